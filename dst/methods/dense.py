@@ -1,0 +1,21 @@
+"""Dense training, through the same interface: the baseline of every table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dst.rule import Rule, fires
+
+
+@dataclass(frozen=True)
+class Dense:
+    """No mask, no topology: the wrapped optimizer, unchanged.
+
+    Checked against: the bare optimizer, bit for bit without jit.
+    """
+
+    fires = fires
+
+    def rule(self, steps: int | None = None) -> Rule:
+        """The rule that selects nothing."""
+        return Rule(sparsity=0.0)

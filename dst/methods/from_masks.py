@@ -1,0 +1,38 @@
+"""Training at masks that come from elsewhere: given, or carried by the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dst.rule import Rule, fires
+
+
+@dataclass(frozen=True)
+class FromMasks:
+    """Fixed masks: prune, hand the model over, fine-tune.
+
+    Args:
+      masks: bool arrays by leaf path; leaves that are missing are dense. None: the masks that
+        the model carries, which ``dst.nnx.Optimizer`` fills in.
+
+    Raises:
+      ValueError: no masks, where nothing can supply them.
+
+    Checked against: the masks themselves; they are the specification.
+    """
+
+    masks: Mapping[str, Any] | None = None
+
+    fires = fires
+
+    def rule(self, steps: int | None = None) -> Rule:
+        """The rule that keeps the masks."""
+        if not self.masks:
+            raise ValueError(
+                "FromMasks has no masks. Give them as FromMasks(masks={'path': bool array}), for "
+                "instance from dst.load_masks, or use dst.nnx.Optimizer with a model that carries "
+                "masks."
+            )
+        return Rule(sparsity=0.0, masks=self.masks)

@@ -1,0 +1,101 @@
+"""Gradual magnitude pruning (Zhu and Gupta 2017): from dense to sparse along a cubic ramp."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from dst import checks, scores
+from dst.allocation import Allocator
+from dst.methods._durations import check_cadence
+from dst.rule import Rule, fires
+from dst.schedule import Duration, Schedule, cadence, cubic, exact, resolve
+from dst.structure import Structure, Unstructured
+
+_RULE = "Gradual pruning starts after some training and ends well before its end."
+
+
+@dataclass(frozen=True)
+class GMP:
+    """Removes the smallest weights step by step until the sparsity is reached.
+
+    ``s(t) = sparsity + (initial_sparsity - sparsity) (1 - (t - start) / (stop - start))^3``; every
+    layer goes the same share of the way to its own sparsity.
+
+    Args:
+      sparsity: at the end, in [0, 1).
+      initial_sparsity: until ``start``, in [0, sparsity].
+      allocation: sparsity per layer; ``uniform`` is the paper's.
+      every: steps between pruning steps.
+      start: first pruning step; steps or percent.
+      stop: last pruning step, at which the final sparsity is reached, also where it is off the
+        grid of ``every``.
+      update_weights: whether the weights take an optimizer step at a pruning step.
+      structure: what is switched.
+
+    Example:
+      >>> rule = GMP(sparsity=0.9, start=1000, stop=10_000, every=1000).rule()
+      >>> rule.fires(10_000)
+      True
+
+    References:
+      Zhu and Gupta 2017, "To prune, or not to prune" (arXiv 1710.01878), equation 1.
+
+    Checked against: the formula; google-research/rigl's baseline and the trace of spec L3.
+    Differs from the paper's code: pruned weights are zero and stay out, where TensorFlow's
+    pruning keeps their values under the mask, so that they may return; ``start`` and ``stop``
+    default to 25 % and 75 % of training, which the paper leaves to the user. JaxPruner's ramp
+    runs one step ahead.
+    """
+
+    sparsity: float
+    initial_sparsity: float = 0.0
+    allocation: str | Allocator = "uniform"
+    every: Duration = 100
+    start: Duration = "25%"
+    stop: Duration = "75%"
+    update_weights: bool = True
+    structure: Structure = Unstructured()
+
+    fires = fires
+
+    def __post_init__(self) -> None:
+        checks.fraction("initial_sparsity", self.initial_sparsity, below_one=True)
+        check_cadence(self.every, self.start, self.stop)
+        self._rule()
+        if self.initial_sparsity > self.sparsity:
+            raise ValueError(
+                f"initial_sparsity {self.initial_sparsity} exceeds the final sparsity "
+                f"{self.sparsity}: pruned weights do not come back. Lower it."
+            )
+
+    def _rule(self, **schedule: Any) -> Rule:
+        return Rule(
+            sparsity=self.sparsity,
+            allocation=self.allocation,
+            structure=self.structure,
+            drop=scores.magnitude,
+            update_weights=self.update_weights,
+            **schedule,
+        )
+
+    def rule(self, steps: int | None = None) -> Rule:
+        """The rule with durations in steps; percentages need ``steps``."""
+        start = resolve("start", self.start, steps, _RULE)
+        stop = resolve("stop", self.stop, steps, _RULE)
+        return self._rule(
+            cadence=cadence(self.every, start, stop, steps, _RULE, include_stop=True),
+            ramp=share_of(cubic(self.sparsity, start, stop, self.initial_sparsity), self.sparsity),
+        )
+
+
+def share_of(sparsity_at: Schedule, final: float) -> Schedule:
+    """A sparsity schedule as the share of the final sparsity that is due, exact on the host."""
+
+    def share(count: Any) -> Any:
+        if final == 0:
+            return Fraction(1)
+        return exact(sparsity_at(count)) / exact(final)
+
+    return share

@@ -1,0 +1,43 @@
+"""Static sparse training: a mask drawn at initialisation that never changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dst.allocation import Allocator
+from dst.rule import Rule, fires
+from dst.structure import Structure, Unstructured
+
+
+@dataclass(frozen=True)
+class Static:
+    """Random pruning at initialisation, then training at a fixed mask.
+
+    Args:
+      sparsity: of the selected weights, in [0, 1).
+      allocation: sparsity per layer.
+      structure: what is switched.
+
+    Example:
+      >>> Static(sparsity=0.9).rule().fires(100)
+      False
+
+    References:
+      Liu et al. 2022, "The Unreasonable Effectiveness of Random Pruning" (arXiv 2202.02643).
+
+    Checked against: the authors' code as described in spec B1.
+    Differs from the code: exact counts per layer where it draws each weight independently.
+    """
+
+    sparsity: float
+    allocation: str | Allocator = "erk"
+    structure: Structure = Unstructured()
+
+    fires = fires
+
+    def __post_init__(self) -> None:
+        self.rule()
+
+    def rule(self, steps: int | None = None) -> Rule:
+        """The rule; ``steps`` is not needed."""
+        return Rule(sparsity=self.sparsity, allocation=self.allocation, structure=self.structure)

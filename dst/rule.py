@@ -1,0 +1,106 @@
+"""Rule: what a sparse training method is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dst import checks, scores
+from dst._typing import Array
+from dst.allocation import Allocator, allocator
+from dst.schedule import Cadence, Schedule, constant
+from dst.structure import Structure, Unstructured
+
+ROUNDINGS = ("floor", "ceil", "round")
+REGROW = ("allow", "forbid")
+REGROWN = ("keep", "zero")
+COLD_STARTS = ("local_count", "off")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One drop-and-grow rule, with every duration in optimizer steps.
+
+    At a topology step, per group: of the ``n`` active units the best ``n - round(n * fraction)``
+    by ``drop`` stay, never more than the target count; then the best of the others by ``grow``
+    fill up to the target count. Grown weights start at zero with zero moments.
+
+    Attributes:
+      sparsity: global sparsity in [0, 1); 0 means that nothing is masked.
+      allocation: ``"erk"``, ``"er"``, ``"uniform"`` or an allocator.
+      structure: what is switched, and where counts are exact.
+      drop: score by which active units stay.
+      grow: score by which inactive units are activated; None: nothing grows.
+      cadence: when; None: never (static).
+      fraction: schedule of the optimizer step: share of active units that is dropped.
+      ramp: schedule of the optimizer step: share, in [0, 1], of each layer's sparsity that is
+        due. None: 1 throughout.
+      rounding: of ``n * fraction``.
+      regrow: whether a unit dropped at this step may grow back at the same step.
+      regrown: the value of such a unit: ``"keep"`` its own, or ``"zero"`` (moments then too).
+      update_weights: whether the other weights take an optimizer step at a topology step.
+      cold_start: what young weights get under Adam-like optimizers, whose bias correction counts
+        globally: ``"local_count"`` corrects by the age of the weight, a number of steps ``W``
+        scales updates by ``min(age / W, 1)``, ``"off"`` leaves the up to 6.6-fold updates alone.
+      keep: replaces ``drop`` and ``fraction`` where a paper's choice is no top-k: which weights
+        stay, as a mask.
+      masks: connections to start from, by leaf path; their counts replace the allocation.
+    """
+
+    sparsity: float
+    allocation: str | Allocator = "erk"
+    structure: Structure = Unstructured()
+    drop: scores.Score = scores.magnitude
+    grow: scores.Score | None = None
+    cadence: Cadence | None = None
+    fraction: Schedule = constant(0.0)
+    ramp: Schedule | None = None
+    rounding: str = "floor"
+    regrow: str = "allow"
+    regrown: str = "keep"
+    update_weights: bool = True
+    cold_start: str | int = "local_count"
+    keep: Callable[[scores.Connections], Array] | None = None
+    masks: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        checks.fraction("sparsity", self.sparsity, below_one=True)
+        allocator(self.allocation)
+        checks.one_of("rounding", self.rounding, ROUNDINGS)
+        checks.one_of("regrow", self.regrow, REGROW)
+        checks.one_of("regrown", self.regrown, REGROWN)
+        if isinstance(self.cold_start, str):
+            checks.one_of("cold_start", self.cold_start, COLD_STARTS)
+        else:
+            checks.integer("cold_start", self.cold_start, at_least=1)
+
+    def fires(self, count: int) -> bool:
+        """Whether topology changes at the update that follows ``count`` updates."""
+        return self.cadence is not None and self.cadence.fires(count)
+
+    def exchanged(self, active: int, count: int) -> int:
+        """Units of a group of ``active`` that are dropped at a step: ``round(active * fraction)``.
+
+        The tolerance of 1e-6 keeps products that are whole numbers whole: 90 * 0.7 is 63.
+        """
+        share = float(self.fraction(count))
+        checks.fraction(f"drop fraction at step {count}", share)
+        product = active * share
+        if self.rounding == "ceil":
+            return min(active, math.ceil(product - 1e-6))
+        if self.rounding == "round":
+            return math.floor(product + 0.5)
+        return math.floor(product + 1e-6)
+
+
+def fires(method: Any, count: int, steps: int | None = None) -> bool:
+    """Whether a method changes topology at the update that follows ``count`` updates.
+
+    Args:
+      method: anything with ``rule(steps) -> Rule``.
+      count: optimizer updates done.
+      steps: length of training, where the method's durations are percentages.
+    """
+    return method.rule(steps).fires(count)

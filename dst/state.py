@@ -1,0 +1,214 @@
+"""State of a sparse transformation, and the flat view of trees that goes with it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dst import tree
+from dst._typing import Array
+from dst.plan import LeafPlan, Plan
+
+# One byte per sparse weight.
+ACTIVE = np.uint8(1)
+EXPLORED = np.uint8(2)
+AGE_SHIFT = np.uint8(2)
+OLD = np.uint8(63)  # ages are six bits; at this age a weight counts as old as the network
+
+
+class Hyper(NamedTuple):
+    """What a sweep may batch; ``update`` reads it here, never from a closure.
+
+    Attributes:
+      seed: uint32.
+      first, every, last: int32; the cadence. No topology step where ``last < first``.
+      counts: int32 ``[topology step, (kept, active), *stacked]`` per sparse leaf.
+      decays: float32 ``(b1, b2)`` of Adam-like inner rules, where young weights are corrected.
+    """
+
+    seed: Array
+    first: Array
+    every: Array
+    last: Array
+    counts: Any
+    decays: Any
+
+
+class TopologyLog(NamedTuple):
+    """What topology steps have done.
+
+    Attributes:
+      done: int32 number of topology steps.
+      at: int32 count at which the last one was.
+      spacing: int32 updates between the last two.
+      dropped, grown: int32 per sparse leaf (and stacked slice), at the last topology step.
+      unscored: int32 per sparse leaf: NaN scores at the last topology step.
+    """
+
+    done: Array
+    at: Array
+    spacing: Array
+    dropped: Any
+    grown: Any
+    unscored: Any
+
+
+class SparsifyState(NamedTuple):
+    """State of :func:`sparsify`. Trees have the shape of the parameters, and
+    ``optax.MaskedNode`` where a leaf is dense.
+
+    Attributes:
+      count: int32 updates done.
+      masks: uint8 per sparse weight: bit 0 active, bit 1 explored, bits 2 to 7 the age in
+        topology steps, 63 at most.
+      active: int32 active weights per sparse leaf (and stacked slice).
+      hyper: what a sweep may batch.
+      topology: what topology steps have done.
+      inner_state: of the wrapped optimizer.
+    """
+
+    count: Array  # type: ignore[assignment]  # as in Optax's states
+    masks: Any
+    active: Any
+    hyper: Hyper
+    topology: TopologyLog
+    inner_state: Any
+
+
+class Flat:
+    """The sparse leaves of a parameter tree as lists, and the way back to trees."""
+
+    def __init__(self, params: Any, plan: Plan):
+        self.paths, self.leaves, self.treedef = tree.flatten(params)
+        self.at = [i for i, path in enumerate(self.paths) if path in plan.sparse]
+        self.plans: list[LeafPlan] = [plan.sparse[self.paths[i]] for i in self.at]
+        self.sparse = [self.leaves[i] for i in self.at]
+
+    def of(self, nodes: Any) -> list[Any]:
+        """The sparse leaves of a tree like the parameters."""
+        try:
+            flat = self.treedef.flatten_up_to(nodes)
+        except ValueError as error:
+            raise ValueError(
+                "the sparse state does not fit the parameters: it was made for another tree. "
+                f"Use the opt_state of tx.init(params). {error}"
+            ) from error
+        return [flat[i] for i in self.at]
+
+    def masks(self, nodes: Any) -> list[Any]:
+        """The sparse leaves of a mask tree, checked against the parameters."""
+        found = self.of(nodes)
+        for plan, mask in zip(self.plans, found, strict=True):
+            shape = getattr(mask, "shape", None)
+            if shape != plan.leaf.shape:
+                kind = "is dense" if shape is None else f"has shape {shape}"
+                raise ValueError(
+                    f"masks do not fit the parameters: {plan.leaf.path} has shape "
+                    f"{plan.leaf.shape}, its mask {kind}. Use the opt_state of tx.init(params)."
+                )
+        return found
+
+    def tree(self, values: Sequence[Any]) -> Any:
+        """A tree like the parameters: values at sparse leaves, ``MaskedNode`` at dense ones."""
+        nodes: list[Any] = [optax.MaskedNode()] * len(self.paths)
+        for i, value in zip(self.at, values, strict=True):
+            nodes[i] = value
+        return self.treedef.unflatten(nodes)
+
+    def map(self, function: Callable[[LeafPlan], Any]) -> Any:
+        """A tree like the parameters from a function of each sparse leaf's plan."""
+        return self.tree([function(p) for p in self.plans])
+
+    def zip(self, function: Callable[..., Any], *columns: Sequence[Any]) -> Any:
+        """A tree like the parameters from lists with one entry per sparse leaf."""
+        return self.tree([function(*row) for row in zip(*columns, strict=True)])
+
+    def replace(self, nodes: Any, values: Sequence[Any]) -> Any:
+        """A tree like the parameters with its sparse leaves replaced."""
+        flat = self.treedef.flatten_up_to(nodes)
+        for i, value in zip(self.at, values, strict=True):
+            flat[i] = value
+        return self.treedef.unflatten(flat)
+
+
+def active(mask: Array) -> Array:
+    """bool: which weights a mask byte says are active."""
+    return (mask & ACTIVE) != 0
+
+
+def explored(mask: Array) -> Array:
+    """bool: which weights were ever active."""
+    return (mask & EXPLORED) != 0
+
+
+def age(mask: Array) -> Array:
+    """uint8: topology steps since a weight was grown; 63 and more read 63."""
+    return mask >> AGE_SHIFT
+
+
+def first_masks(chosen: Array) -> Array:
+    """Mask bytes of the connections that a run starts with."""
+    return chosen.astype(jnp.uint8) * (ACTIVE | EXPLORED) | np.uint8(OLD << AGE_SHIFT)
+
+
+def next_masks(mask: Array, chosen: Array, fresh: Array) -> Array:
+    """Mask bytes after a topology step: ``chosen`` are active, ``fresh`` have just been grown."""
+    older = jnp.minimum(age(mask) + np.uint8(1), OLD)
+    years = jnp.where(fresh, np.uint8(0), older)
+    now = chosen.astype(jnp.uint8)
+    return now | (mask & EXPLORED) | (now * EXPLORED) | (years << AGE_SHIFT)
+
+
+def count_active(plan: LeafPlan, chosen: Array) -> Array:
+    """int32 active weights per stacked slice."""
+    axes = tuple(range(len(plan.layout.counts), chosen.ndim))
+    return jnp.sum(chosen, axis=axes, dtype=jnp.int32)
+
+
+def keys(flat: Flat, seed: Array, draw: Array | int) -> list[Array]:
+    """One key per sparse leaf; independent of devices, of other leaves and of the default PRNG."""
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), draw)
+    paths = [p.leaf.path for p in flat.plans]
+    return [jax.random.fold_in(key, zlib.crc32(path.encode())) for path in paths]
+
+
+def find(opt_state: Any) -> list[SparsifyState]:
+    """All sparse states in an optimizer state, however deep.
+
+    Raises:
+      ValueError: there is none.
+    """
+    found = list(_walk(opt_state))
+    if not found:
+        raise ValueError(
+            "no sparse state in this optimizer state: was the optimizer wrapped by dst.sparsify, "
+            "and is this what tx.init(params) returned?"
+        )
+    return found
+
+
+def _walk(opt_state: Any) -> Iterator[SparsifyState]:
+    def sparse(node: Any) -> bool:
+        return isinstance(node, SparsifyState)
+
+    for node in jax.tree.leaves(opt_state, is_leaf=sparse):
+        if sparse(node):
+            yield node
+            yield from _walk(node.inner_state)
+
+
+def by_path(nodes: Any) -> dict[str, Any]:
+    """The sparse leaves of a tree like the parameters, by leaf path."""
+    paths, leaves, _ = tree.flatten(nodes)
+    return dict(zip(paths, leaves, strict=True))
+
+
+def mask_bytes(opt_state: Any) -> dict[str, Any]:
+    """Mask bytes of every sparse leaf, of all sparse states, by leaf path."""
+    return {path: m for state in find(opt_state) for path, m in by_path(state.masks).items()}

@@ -1,0 +1,116 @@
+"""One drop-and-grow of many leaves: pure arrays, no optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from dst._typing import Array, Bool, Int
+from dst.rule import Rule
+from dst.scores import Connections
+from dst.selection import top_k_masks
+from dst.structure import Layout
+
+
+class Change(NamedTuple):
+    """What a topology step did to one leaf.
+
+    Attributes:
+      active: the new mask.
+      reset: weights that start at zero with zero moments: new connections and, where regrown
+        ones are zeroed, those too.
+      dropped: connections that were active and are not, per stacked slice.
+      grown: connections that were not active and are, per stacked slice.
+      unscored: NaN scores among the candidates of the leaf; they are never chosen.
+    """
+
+    active: Bool[Array, "*shape"]
+    reset: Bool[Array, "*shape"]
+    dropped: Int[Array, "*counts"]
+    grown: Int[Array, "*counts"]
+    unscored: Int[Array, ""]
+
+
+def drop_and_grow(
+    leaves: Sequence[Connections],
+    layouts: Sequence[Layout],
+    keep: Sequence[Array],
+    total: Sequence[Array],
+    rule: Rule,
+) -> list[Change]:
+    """One topology step.
+
+    Args:
+      leaves: what scores look at.
+      layouts: how the structure reads each leaf.
+      keep: int32 units per group that survive dropping; of the layout's shape ``counts``.
+      total: int32 units per group that are active afterwards.
+      rule: scores and choices.
+
+    Source: spec 0.4; RigL (arXiv 1911.11134, section 3), SET (arXiv 1707.04780).
+    """
+    before = [x.units_of(leaf.active) for x, leaf in zip(layouts, leaves, strict=True)]
+    axes = [x.group_axes for x in layouts]
+    unscored = [jnp.int32(0)] * len(leaves)
+
+    if rule.keep is not None:
+        kept = [x.units_of(rule.keep(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
+    else:
+        drop_scores = [x.pool(rule.drop(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
+        unscored = _add_nans(unscored, drop_scores, before)
+        counts = [_per_group(k, x) for k, x in zip(keep, layouts, strict=True)]
+        kept = top_k_masks(drop_scores, counts, before, axes)
+
+    after, candidates_chosen = kept, [jnp.zeros_like(k) for k in kept]
+    if rule.grow is not None:
+        blocked = kept if rule.regrow == "allow" else before
+        # A connection that stayed must not be grown again, whichever way the rest is blocked.
+        eligible = [~(b | k) for b, k in zip(blocked, kept, strict=True)]
+        grow_scores = [x.pool(rule.grow(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
+        unscored = _add_nans(unscored, grow_scores, eligible)
+        counts = [
+            _per_group(n, x) - _group_total(k, x)
+            for n, k, x in zip(total, kept, layouts, strict=True)
+        ]
+        candidates_chosen = top_k_masks(grow_scores, counts, eligible, axes)
+        after = [k | c for k, c in zip(kept, candidates_chosen, strict=True)]
+
+    changes = []
+    for x, old, new, chosen, n in zip(
+        layouts, before, after, candidates_chosen, unscored, strict=True
+    ):
+        fresh = chosen if rule.regrown == "zero" else chosen & ~old
+        changes.append(
+            Change(
+                active=x.spread(new),
+                reset=x.spread(fresh),
+                dropped=x.count(old & ~new),
+                grown=x.count(new & ~old),
+                unscored=n,
+            )
+        )
+    return changes
+
+
+def _per_group(counts: Array, layout: Layout) -> Array:
+    """Counts per stacked slice, as an array over all groups."""
+    shape = tuple(layout.split[a] for a in layout.groups)
+    missing = len(shape) - counts.ndim
+    return jnp.broadcast_to(
+        lax.expand_dims(counts, range(counts.ndim, counts.ndim + missing)), shape
+    )
+
+
+def _group_total(units: Array, layout: Layout) -> Array:
+    axes = tuple(a for a in range(units.ndim) if a not in layout.group_axes)
+    return jnp.sum(units, axis=axes, dtype=jnp.int32)
+
+
+def _add_nans(counts: list[Array], scores: list[Array], where: list[Array]) -> list[Array]:
+    return [
+        n + jnp.sum(jnp.isnan(s) & w, dtype=jnp.int32)
+        for n, s, w in zip(counts, scores, where, strict=True)
+    ]
