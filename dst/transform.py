@@ -117,7 +117,6 @@ def sparsify(
         first, every, last = (
             (1, 1, 0) if cadence is None else (cadence.first, cadence.every, cadence.last)
         )
-        none = flat.map(lambda p: jnp.zeros(p.layout.counts, jnp.int32))
         decays = moments.decays(inner, params, rule, flat)
         return SparsifyState(
             count=jnp.zeros([], jnp.int32),
@@ -139,8 +138,9 @@ def sparsify(
                 done=jnp.zeros([], jnp.int32),
                 at=jnp.zeros([], jnp.int32),
                 spacing=jnp.zeros([], jnp.int32),
-                dropped=none,
-                grown=none,
+                # Buffers of their own: a donated state must not hold one twice.
+                dropped=flat.map(lambda p: jnp.zeros(p.layout.counts, jnp.int32)),
+                grown=flat.map(lambda p: jnp.zeros(p.layout.counts, jnp.int32)),
                 unscored=flat.map(lambda p: jnp.zeros([], jnp.int32)),
             ),
             inner_state=inner.init(params),

@@ -21,6 +21,7 @@ Select = str | Sequence[str] | Callable[[str, Any], bool]
 _DENSE_BY_NAME = (
     ("embedding", re.compile(r"embed|^wte$|^tok(en)?s?(_table)?$|vocab", re.IGNORECASE)),
     ("position", re.compile(r"^pos(ition(s|al)?)?(_|$)|^wpe$|cls_token|^cls$", re.IGNORECASE)),
+    ("bias", re.compile(r"^bias$")),  # of several heads it has two dimensions
     ("norm", re.compile(r"norm|^(ln|bn|rms)(_?\d+|_[a-z]+)?$", re.IGNORECASE)),
 )
 

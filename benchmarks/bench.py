@@ -1,0 +1,192 @@
+"""Ratios that decide whether sparse training is affordable, measured in one process.
+
+    make bench
+
+Everything is interleaved (A B C A B C ...) and summarised by medians of paired ratios, because
+machines are shared and drift. The model is an MLP of 2.9 million weights, batch 128, Adam.
+Unstructured masks over dense arrays save no time: what is measured is what they cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import dst
+
+WIDTHS = (784, 1024, 1024, 1024, 10)
+BATCH = 128
+
+
+def interleaved(
+    runs: dict[str, Callable[[], Any]], rounds: int, warmup: int = 3
+) -> dict[str, np.ndarray]:
+    """Seconds of every run in every round, the runs taking turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(rounds + warmup):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            if round_ >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: np.asarray(s) for name, s in seconds.items()}
+
+
+def ratio(seconds: dict[str, np.ndarray], name: str, base: str) -> float:
+    """Median of the paired ratios."""
+    return float(np.median(seconds[name] / seconds[base]))
+
+
+def initial_params() -> dict[str, Any]:
+    """The parameters of the MLP: LeCun normal kernels, zero biases."""
+    keys = jax.random.split(jax.random.key(0), len(WIDTHS) - 1)
+    shapes = zip(WIDTHS[:-1], WIDTHS[1:], strict=True)
+    return {
+        f"layer{i}": {
+            "kernel": jax.random.normal(key, (n, m)) / np.sqrt(n),
+            "bias": jnp.zeros(m),
+        }
+        for i, (key, (n, m)) in enumerate(zip(keys, shapes, strict=True))
+    }
+
+
+def loss(params: dict[str, Any], x: jax.Array, y: jax.Array) -> jax.Array:
+    """Mean cross-entropy."""
+    for i in range(len(params)):
+        layer = params[f"layer{i}"]
+        x = x @ layer["kernel"] + layer["bias"][None]
+        x = jax.nn.relu(x) if i + 1 < len(params) else x
+    return optax.softmax_cross_entropy_with_integer_labels(x, y).mean()
+
+
+class Trainer:
+    """A jitted step with donated state, and the state it is at."""
+
+    def __init__(self, tx: optax.GradientTransformation, **update: Any):
+        self.params = initial_params()
+        self.opt_state = tx.init(self.params)
+        if isinstance(tx, dst.SparseTransformation):
+            self.params = dst.apply_masks(self.params, self.opt_state)
+        self.x = jax.random.normal(jax.random.key(1), (BATCH, WIDTHS[0]))
+        self.y = jnp.arange(BATCH) % WIDTHS[-1]
+
+        def step(params: Any, opt_state: Any, x: jax.Array, y: jax.Array) -> tuple[Any, Any]:
+            grads = jax.grad(loss)(params, x, y)
+            updates, opt_state = tx.update(grads, opt_state, params, **update)
+            return optax.apply_updates(params, updates), opt_state
+
+        self.step = jax.jit(step, donate_argnums=(0, 1))
+
+    def __call__(self) -> Any:
+        self.params, self.opt_state = self.step(self.params, self.opt_state, self.x, self.y)
+        return self.params
+
+
+def bench_steps(rounds: int) -> list[tuple[str, str, str]]:
+    """Hot step, topology step and amortised cost relative to plain Optax."""
+    inner = optax.adam(1e-3)
+    rigl = dst.RigL(sparsity=0.9, every=100, stop=10**6)
+    set_ = dst.SET(sparsity=0.9, every=100, stop=10**6)
+    runs: dict[str, Callable[[], Any]] = {
+        "plain": Trainer(inner),
+        "static": Trainer(dst.sparsify(inner, dst.Static(sparsity=0.9)), topology=False),
+        "hot": Trainer(dst.sparsify(inner, rigl), topology=False),
+        "cond": Trainer(dst.sparsify(inner, rigl)),
+        "rigl": Trainer(dst.sparsify(inner, rigl), topology=True),
+        "set": Trainer(dst.sparsify(inner, set_), topology=True),
+    }
+    s = interleaved(runs, rounds)
+    plain = float(np.median(s["plain"])) * 1e3
+    hot, rigl_step = ratio(s, "hot", "plain"), ratio(s, "rigl", "plain")
+    return [
+        ("plain step, Adam, dense", f"{plain:.1f} ms", ""),
+        ("hot step, static mask / plain", f"{ratio(s, 'static', 'plain'):.3f}", ""),
+        ("hot step, RigL / plain", f"{hot:.3f}", "at most 1.05"),
+        ("hot step that asks the schedule (cond) / plain", f"{ratio(s, 'cond', 'plain'):.3f}", ""),
+        ("topology step, RigL / plain", f"{rigl_step:.2f}", "at most 3"),
+        ("topology step, SET / plain", f"{ratio(s, 'set', 'plain'):.2f}", "at most 3"),
+        (
+            "one topology step per 100, amortised",
+            f"{(rigl_step - hot) / 100:+.2%} of a plain step",
+            "at most 3 %",
+        ),
+    ]
+
+
+def bench_selection(rounds: int, exponents: list[int]) -> list[tuple[str, str, str]]:
+    """top_k_mask (traced k) against sorting, lax.top_k (static k) and the host."""
+    rows = []
+    for exponent in exponents:
+        repeat = max(3, rounds // (1 if exponent < 20 else 4 if exponent < 24 else 10))
+        s = interleaved(selections(2**exponent, 2**exponent // 10), repeat, warmup=1)
+        ms = float(np.median(s["top_k_mask"])) * 1e3
+        rows.append((f"top_k_mask, n = 2^{exponent}, k = n/10", f"{ms:.2f} ms", ""))
+        for name in list(s)[1:]:
+            goal = "at least 20" if name == "jnp.sort" and exponent == 20 else ""
+            rows.append((f"  {name} / top_k_mask", f"{ratio(s, name, 'top_k_mask'):.1f}", goal))
+    return rows
+
+
+def selections(n: int, k: int) -> dict[str, Callable[[], Any]]:
+    """Ways to find the mask of the k largest of n normal numbers."""
+    x = jax.random.normal(jax.random.key(n), (n,))
+    host = np.asarray(x)
+    ours = jax.jit(dst.top_k_mask)
+    by_sort = jax.jit(lambda x, k: x >= jnp.sort(x)[n - k])
+    by_argsort = jax.jit(lambda x, k: jnp.argsort(jnp.argsort(-x)) < k)
+    by_top_k = jax.jit(lambda x: x >= jax.lax.top_k(x, k)[0][-1])
+    return {
+        "top_k_mask": lambda: ours(x, k),
+        "jnp.sort": lambda: by_sort(x, k),
+        "jnp.argsort": lambda: by_argsort(x, k),
+        "lax.top_k": lambda: by_top_k(x),
+        "numpy.partition": lambda: host >= np.partition(host, n - k)[n - k],
+    }
+
+
+def bench_memory() -> list[tuple[str, str, str]]:
+    """Bytes of parameters and optimizer state."""
+    params = initial_params()
+
+    def size(tree: Any) -> int:
+        return sum(x.nbytes for x in jax.tree.leaves(tree))
+
+    inner = optax.adam(1e-3)
+    dense = size(params) + size(inner.init(params))
+    rows = [("train state, dense, Adam", f"{dense / 1e6:.1f} MB", "")]
+    for method in (dst.Static(sparsity=0.9), dst.RigL(sparsity=0.9, every=100, stop=7500)):
+        sparse = size(params) + size(dst.sparsify(inner, method).init(params))
+        name = type(method).__name__
+        rows.append((f"train state, {name} / dense", f"{sparse / dense:.3f}", ""))
+    return rows
+
+
+def main() -> None:
+    """Prints one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=60, help="interleaved rounds per figure")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, no 2^24")
+    options = parser.parse_args()
+    rounds = 10 if options.quick else options.rounds
+    exponents = [16, 20] if options.quick else [16, 20, 24]
+    device = jax.devices()[0]
+    print(
+        f"jax {jax.__version__}, {device.platform} ({device.device_kind}), "
+        f"{platform.machine()}, {rounds} rounds, medians of paired ratios"
+    )
+    rows = bench_steps(rounds) + bench_memory() + bench_selection(rounds, exponents)
+    width = max(len(name) for name, _, _ in rows)
+    for name, value, goal in rows:
+        print(f"{name:<{width}}  {value:>18}  {goal and '(goal: ' + goal + ')'}")
+
+
+if __name__ == "__main__":
+    main()

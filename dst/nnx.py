@@ -1,0 +1,205 @@
+"""Flax NNX: models that carry their masks, and the optimizer that keeps them in step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from dst import invariants, view
+from dst.methods import FromMasks
+from dst.transform import sparsify
+from dst.tree import lookup
+
+__all__ = ["Mask", "Optimizer", "axes", "check_invariants", "detach", "masks"]
+
+_SUFFIX = "_mask"
+
+
+class Mask(nnx.Variable):
+    """bool array beside a parameter ``w``, as ``w_mask``: True where a connection is active."""
+
+
+class Optimizer(nnx.Optimizer):
+    """An ``nnx.Optimizer`` whose model is sparse and carries its masks.
+
+    At creation inactive weights become zero and every sparse parameter ``kernel`` gets a variable
+    ``kernel_mask`` beside it; topology steps write the new masks there. The optimizer state
+    remains the truth; the model's masks are copies, so that a saved model knows its sparsity.
+
+    Args:
+      model: an NNX module; changed in place.
+      inner: any Optax optimizer.
+      method: as for :func:`dst.sparsify`. ``FromMasks()`` takes the masks the model carries.
+      wrt: which variables are trained.
+      attach_masks: False leaves the model without mask variables, for loops that split by
+        exhaustive filters or map over the whole state.
+      graph: as in ``nnx.Optimizer``.
+      options: ``seed``, ``steps``, ``select``, ``overrides``, ``stacked``, ``axes`` and ``initial``
+        of :func:`dst.sparsify`; ``axes`` of the known modules are filled in.
+
+    Raises:
+      ValueError: as :func:`dst.sparsify`; ``FromMasks()`` for a model that carries none.
+
+    Example:
+      >>> import dst.nnx, optax
+      >>> from flax import nnx
+      >>> model = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
+      >>> optimizer = dst.nnx.Optimizer(model, optax.adam(1e-3), dst.Static(sparsity=0.5))
+      >>> int(model.kernel_mask.get_value().sum())
+      16
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        inner: optax.GradientTransformation,
+        method: Any,
+        *,
+        wrt: Any = nnx.Param,
+        attach_masks: bool = True,
+        graph: bool | None = None,
+        axes: Mapping[str, str] | None = None,
+        **options: Any,
+    ):
+        if isinstance(method, FromMasks) and method.masks is None:
+            method = FromMasks(masks(model))
+        known = _module_axes(model, wrt, options.get("stacked"))
+        tx = sparsify(inner, method, axes={**known, **(axes or {})}, **options)
+        super().__init__(model, tx, wrt=wrt, graph=graph)
+        self.attach_masks = attach_masks
+        params = nnx.state(model, wrt, graph=graph)
+        nnx.update(model, invariants.apply_masks(params, self._arrays()))
+        detach(model)
+        if attach_masks:
+            for path, mask in view.masks(self._arrays()).items():
+                owner, name = _owner(model, path)
+                if not isinstance(owner, nnx.Module):
+                    raise ValueError(
+                        f"{path} lies in a {type(owner).__name__}, which cannot hold a mask beside "
+                        "it. Use attach_masks=False, or make it an attribute of a module."
+                    )
+                setattr(owner, name + _SUFFIX, Mask(mask))
+
+    def update(self, model: Any, grads: Any, /, **kwargs: Any) -> Any:
+        """One optimizer step; ``topology`` as in :func:`dst.sparsify`, other extras go inside."""
+        updates = super().update(model, grads, **kwargs)
+        if self.attach_masks and kwargs.get("topology") is not False:
+            for path, mask in view.masks(self._arrays()).items():
+                owner, name = _owner(model, path)
+                getattr(owner, name + _SUFFIX).set_value(mask)
+        return updates
+
+    def _arrays(self) -> Any:
+        return nnx.as_pure(self.opt_state)
+
+
+def masks(model: Any) -> dict[str, Any]:
+    """The masks that a model carries, by the leaf path of their parameter.
+
+    Raises:
+      ValueError: there are none.
+    """
+    found = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model, Mask)):
+        name = "/".join(map(str, path)).removesuffix(_SUFFIX)
+        found[name] = np.asarray(variable.get_value())
+    if not found:
+        raise ValueError(
+            "this model carries no masks. Create them with dst.nnx.Optimizer(model, ...), or give "
+            "FromMasks(masks=...)."
+        )
+    return found
+
+
+def detach(model: Any) -> None:
+    """Removes all mask variables from a model, in place."""
+    for _, module in nnx.iter_modules(model):
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Mask):
+                delattr(module, name)
+
+
+def check_invariants(model: Any, optimizer: nnx.Optimizer) -> None:
+    """:func:`dst.check_invariants`, and that the model's masks equal the optimizer's.
+
+    Raises:
+      InvariantError: with one line for each thing that is wrong.
+    """
+    arrays = nnx.as_pure(optimizer.opt_state)
+    invariants.check_invariants(arrays, nnx.state(model, optimizer.wrt))
+    carried = nnx.state(model, Mask)
+    if not jax.tree.leaves(carried):
+        return
+    copies = masks(model)
+    truth = {path: np.asarray(mask) for path, mask in view.masks(arrays).items()}
+    wrong = [
+        f"{path}: the mask of the model is not the optimizer's"
+        for path in sorted(copies.keys() | truth.keys())
+        if not np.array_equal(copies.get(path, 0), truth.get(path, 0))
+    ]
+    if wrong:
+        raise invariants.InvariantError("\n".join(wrong))
+
+
+def axes(module: nnx.Module) -> str | None:
+    """The meaning of a module's kernel axes: ``"k k i o"`` for a 2-D convolution.
+
+    Known are Linear, LinearGeneral (and so MultiHeadAttention), Conv, ConvTranspose and Einsum;
+    None for others.
+    """
+    if isinstance(module, nnx.Linear):
+        return "i o"
+    if isinstance(module, nnx.LinearGeneral):
+        return " ".join(["i"] * _rank(module.in_features) + ["o"] * _rank(module.out_features))
+    if isinstance(module, (nnx.Conv, nnx.ConvTranspose)):
+        ends = ["i", "o"]
+        if getattr(module, "transpose_kernel", False):
+            ends.reverse()
+        return " ".join(["k"] * _rank(module.kernel_size) + ends)
+    if isinstance(module, nnx.Einsum):
+        inputs, output = module.einsum_str.split("->")
+        labels = inputs.split(",")[1]
+        if "." not in labels:
+            return " ".join("o" if label in output else "i" for label in labels)
+    return None
+
+
+def _rank(features: Any) -> int:
+    return len(features) if isinstance(features, (tuple, list)) else 1
+
+
+def _module_axes(model: Any, wrt: Any, stacked: Mapping[str, int] | None) -> dict[str, str]:
+    """Axes of all kernels whose rank is what their module says, stacked axes aside."""
+    found = {}
+    for path, name, module, shape in _kernels(model, wrt):
+        meaning = axes(module) if name == "kernel" else None
+        depth = lookup(stacked, path) or 0
+        if meaning is not None and len(meaning.split()) == len(shape) - depth:
+            found[path] = meaning
+    return found
+
+
+def _kernels(model: Any, wrt: Any) -> Iterator[tuple[str, str, Any, tuple[int, ...]]]:
+    for key, variable in nnx.to_flat_state(nnx.state(model, wrt)):
+        path = "/".join(map(str, key))
+        if path:
+            owner, name = _owner(model, path)
+            yield path, name, owner, tuple(variable.get_value().shape)
+
+
+def _owner(model: Any, path: str) -> tuple[Any, str]:
+    """The object that holds a parameter, and the name it has there."""
+    *segments, name = path.split("/")
+    for segment in segments:
+        if isinstance(model, Mapping) and segment in model:
+            model = model[segment]
+        elif hasattr(model, segment):
+            model = getattr(model, segment)
+        else:
+            model = model[int(segment)]
+    return model, name

@@ -1,0 +1,217 @@
+"""Masks as pictures: the mask matrix, its change, and the input pixels it looks at."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.image import imsave
+
+from dst.report.plots import Key, Plot, histogram
+
+# Mid tones, visible on light and on dark paper; the style sheet has the same as --p-*.
+ACTIVE, KEPT, GROWN, DROPPED = (42, 120, 214), (139, 145, 153), (27, 175, 122), (235, 104, 52)
+_LARGEST = 512  # pixels of a picture along an axis; larger masks are averaged over blocks
+_SHARPEST = 1200  # small pictures are enlarged up to this width, so that browsers need not
+
+
+@dataclass(frozen=True)
+class MaskView:
+    """The pictures of one layer.
+
+    Attributes:
+      path: of the layer.
+      wide: whether the matrices are better shown below than beside each other.
+      pixels: connections per input pixel, where the inputs form a square.
+      pixel_text: what these pictures say, in numbers.
+      matrices: the masks themselves.
+      text: what changed between them, in numbers.
+      degrees: histograms of connections per output and per input.
+    """
+
+    path: str
+    wide: bool
+    pixels: tuple[Plot, ...]
+    pixel_text: str
+    matrices: tuple[Plot, ...]
+    text: str
+    degrees: tuple[Plot, ...]
+
+
+def look(path: str, before: np.ndarray | None, after: np.ndarray | None) -> MaskView | None:
+    """The pictures of one layer's masks; None where there is nothing to draw.
+
+    Args:
+      path: of the layer.
+      before, after: bool masks ``[..., inputs, outputs]``; None where a file is missing.
+    """
+    known = [mask for mask in (before, after) if mask is not None]
+    if not known or known[0].ndim < 2 or not known[0].size:
+        return None
+    if len(known) == 2 and known[0].shape != known[1].shape:
+        return None
+    shape = known[0].shape
+    first, last = (None if m is None else m.reshape(-1, shape[-1]) for m in (before, after))
+    inputs, outputs = known[0].reshape(-1, shape[-1]).shape
+    wide = max(inputs, outputs) > 2 * min(inputs, outputs)
+    maps, said = _pixels(first, last) if len(shape) == 2 else ((), "")
+    return MaskView(
+        path, wide, maps, said, *_matrices(first, last), degrees=_degrees(first, last)
+    )
+
+
+def png(weighted: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> str:
+    """A picture as a ``data:`` address: colours mixed by weight, transparent where all are zero.
+
+    Args:
+      weighted: per colour, weights ``[rows, columns]``, 0 or more. Opacity is the sum of the
+        weights, relative to the largest sum in the picture.
+    """
+    weights = [_shrink(np.asarray(weight, float)) for weight, _ in weighted]
+    total = np.sum(weights, axis=0)
+    rgba = np.zeros((*total.shape, 4))
+    for weight, (_, colour) in zip(weights, weighted, strict=True):
+        rgba[..., :3] += weight[..., None] * np.array(colour, float)
+    rgba[..., :3] /= np.maximum(total, 1e-12)[..., None]
+    rgba[..., 3] = 255 * total / max(float(total.max()), 1e-12)
+    image = np.clip(np.rint(rgba), 0, 255).astype(np.uint8)
+    factor = max(1, _SHARPEST // image.shape[1])
+    image = image.repeat(factor, axis=0).repeat(factor, axis=1)
+    out = io.BytesIO()
+    imsave(out, image, format="png", metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _shrink(weight: np.ndarray) -> np.ndarray:
+    for axis in (0, 1):
+        n = weight.shape[axis]
+        if n > _LARGEST:
+            starts = np.unique(np.linspace(0, n, _LARGEST, endpoint=False).astype(int))
+            sizes = np.diff(np.append(starts, n))
+            sums = np.add.reduceat(weight, starts, axis=axis)
+            weight = sums / (sizes[:, None] if axis == 0 else sizes)
+    return weight
+
+
+def _matrices(
+    first: np.ndarray | None, last: np.ndarray | None
+) -> tuple[tuple[Plot, ...], str]:
+    known = [m for m in (first, last) if m is not None]
+    inputs, outputs = known[0].shape
+    turned = inputs > outputs  # the longer axis lies
+    how = (
+        f"{inputs:,} inputs from left to right, {outputs:,} outputs from top to bottom"
+        if turned
+        else f"{outputs:,} outputs from left to right, {inputs:,} inputs from top to bottom"
+    )
+
+    def picture(title: str, weighted, legend: tuple[Key, ...]) -> Plot:
+        laid = [(m.T if turned else m, colour) for m, colour in weighted]
+        return Plot(title, _image(png(laid), f"{title}: {how}"), legend)
+
+    active = (Key("var(--p-active)", "active connection"),)
+    plots = []
+    if first is not None:
+        plots.append(picture("Mask before training", [(first, ACTIVE)], active))
+    if last is not None:
+        plots.append(picture("Mask after training", [(last, ACTIVE)], active))
+    text = f"Every point is one connection: {how}."
+    if first is None or last is None:
+        return tuple(plots), text
+    kept, grown, dropped = first & last, last & ~first, first & ~last
+    if not grown.any() and not dropped.any():
+        return tuple(plots), f"{text} The mask is the same before and after training."
+    n = int(first.sum())
+    chance = int(last.sum()) / last.size
+    legend = (
+        Key("var(--p-kept)", f"kept {int(kept.sum()):,}"),
+        Key("var(--p-grown)", f"new {int(grown.sum()):,}"),
+        Key("var(--p-dropped)", f"gone {int(dropped.sum()):,}"),
+    )
+    change = [(kept, KEPT), (grown, GROWN), (dropped, DROPPED)]
+    plots.append(picture("What changed", change, legend))
+    if n:
+        text += (
+            f" Of the {n:,} connections at the start, {100 * int(kept.sum()) / n:.0f} % are active "
+            f"at the end; a mask drawn at random would share {100 * chance:.0f} %."
+        )
+    return tuple(plots), text
+
+
+def _pixels(
+    first: np.ndarray | None, last: np.ndarray | None
+) -> tuple[tuple[Plot, ...], str]:
+    """Active connections per input, where the inputs are the pixels of a square picture."""
+    counts = [
+        (title, m.sum(axis=1))
+        for title, m in (("Before training", first), ("After training", last))
+        if m is not None
+    ]
+    inputs = counts[0][1].size
+    side = math.isqrt(inputs)
+    if side * side != inputs or side < 3:
+        return (), ""
+    top = max(int(n.max()) for _, n in counts)
+    plots, said = [], []
+    for title, n in counts:
+        grid = n.reshape(side, side)
+        legend = (Key("", f"{int(n.min())} to {int(n.max())} connections per pixel"),)
+        plots.append(Plot(title, _map(grid, top, f"{title}, connections per pixel"), legend))
+        quarter = np.sort(n)[::-1][: max(1, inputs // 4)].sum() / max(1, int(n.sum()))
+        said.append(f"{100 * quarter:.0f} % {title.lower()}")
+    idle = [f"{int((n == 0).sum())} {title.lower()}" for title, n in counts]
+    text = (
+        f"The {inputs:,} inputs as a picture of {side} x {side} pixels: the darker a pixel, the "
+        "more active connections it has. The busiest quarter of the pixels holds "
+        f"{' and '.join(said)} of all connections. Pixels without any: {' and '.join(idle)}."
+    )
+    return tuple(plots), text
+
+
+def _map(grid: np.ndarray, top: int, label: str) -> Markup:
+    """A grid of counts as SVG; opacity is the count relative to ``top``, numbers where few."""
+    side = grid.shape[0]
+    shade = grid / max(top, 1)
+    # One pixel that has `top` sits in only one of two pictures; a shared scale needs it in both.
+    pixels = np.zeros((*grid.shape, 4), np.uint8)
+    pixels[..., :3] = ACTIVE
+    pixels[..., 3] = np.rint(255 * shade)
+    factor = max(1, 800 // side)
+    out = io.BytesIO()
+    big = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+    imsave(out, big, format="png", metadata={"Software": None})
+    data = base64.b64encode(out.getvalue()).decode()
+    texts = []
+    if side <= 12:
+        for (row, column), n in np.ndenumerate(grid):
+            tone = "on" if shade[row, column] > 0.55 else "off"
+            texts.append(
+                f'<text class="{tone}" x="{column + 0.5}" y="{row + 0.62}">{int(n)}</text>'
+            )
+    return Markup(
+        f'<svg class="map" viewBox="0 0 {side} {side}" role="img" aria-label="{escape(label)}">'
+        f'<image width="{side}" height="{side}" href="data:image/png;base64,{data}"/>'
+        f"{''.join(texts)}</svg>"
+    )
+
+
+def _degrees(first: np.ndarray | None, last: np.ndarray | None) -> tuple[Plot, ...]:
+    if last is None:
+        return ()
+    plots = []
+    for title, unit, axis in (
+        ("Connections per output", "output", 0),
+        ("Connections per input", "input", 1),
+    ):
+        before = None if first is None else first.sum(axis=axis)
+        plots.append(histogram(title, unit, before, last.sum(axis=axis)))
+    return tuple(plots)
+
+
+def _image(address: str, label: str) -> Markup:
+    return Markup(f'<img class="mask" src="{address}" alt="{escape(label)}">')

@@ -1,0 +1,238 @@
+"""Figures as inline SVG whose colours are CSS variables, so that they follow light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+# matplotlib draws with these stand-ins; `themed` puts CSS variables in their place.
+INK, MUTED, GRID = "#010101", "#020202", "#030303"
+SERIES = tuple(f"#0400{i:02x}" for i in range(1, 9))
+_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
+    colour: f"s{i}" for i, colour in enumerate(SERIES, start=1)
+}
+_STYLE = {"svg.hashsalt": "dst", "svg.fonttype": "none", "font.size": 10.0}
+_SIZE = (4.9, 2.9)  # inches; small, so that the text stays readable on a phone
+_POINTS = 1500  # of one line; more cannot be seen
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend: a CSS colour and what it stands for."""
+
+    colour: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the report: title, SVG, legend, and a sentence on what it shows."""
+
+    title: str
+    svg: Markup
+    legend: tuple[Key, ...] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a plot; ``faint`` for raw values behind an average, ``points`` marks values."""
+
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+    colour: str
+    faint: bool = False
+    points: bool = False
+    width: float = 1.6
+    dashed: bool = False
+
+
+def variable(colour: str) -> str:
+    """The CSS colour behind a stand-in."""
+    return f"var(--{_VARIABLES[colour]})"
+
+
+def smooth(y: np.ndarray, window: int) -> np.ndarray:
+    """Centred running mean over ``window`` values; NaNs are skipped, ends use what is there."""
+    kernel = np.ones(min(window, y.size))
+    finite = np.isfinite(y)
+    total = np.convolve(np.where(finite, y, 0.0), kernel, mode="same")
+    count = np.convolve(finite.astype(float), kernel, mode="same")
+    return np.divide(total, count, out=np.full(y.shape, np.nan), where=(count > 0.5) & finite)
+
+
+def with_average(label: str, x: np.ndarray, y: np.ndarray, colour: str) -> list[Line]:
+    """A noisy metric: the raw values faintly, and their running mean where they are many."""
+    if y.size < 40:
+        return [Line(label, x, y, colour, points=y.size < 3)]
+    window = max(5, y.size // 40)
+    return [
+        Line("", x, y, colour, faint=True),
+        Line(f"{label} (mean of {window} lines)", x, smooth(y, window), colour),
+    ]
+
+
+def lines(
+    title: str,
+    some: Sequence[Line],
+    *,
+    caption: str = "",
+    percent: bool = False,
+    may_log: bool = False,
+    marks: np.ndarray | None = None,
+) -> Plot | None:
+    """Lines over steps; None where no line has a finite value.
+
+    Args:
+      title, caption: above and below the figure.
+      some: the lines; those with a label are in the legend.
+      percent: the values are fractions and shown in percent.
+      may_log: a logarithmic axis where positive values span more than a factor of 30.
+      marks: steps to mark at the foot of the figure (topology steps).
+    """
+    shown = [line for line in some if np.isfinite(line.y).any()]
+    if not shown:
+        return None
+    figure, axes = _canvas()
+    for line in shown:
+        stride = max(1, -(-line.x.size // _POINTS))
+        axes.plot(
+            line.x[::stride],
+            line.y[::stride],
+            color=line.colour,
+            linewidth=1.0 if line.faint else line.width,
+            alpha=0.3 if line.faint else 1.0,
+            linestyle="--" if line.dashed else "-",
+            marker="o" if line.points else "",
+            markersize=3.5,
+            solid_joinstyle="round",
+        )
+    values = np.concatenate([line.y[np.isfinite(line.y)] for line in shown])
+    if may_log and values.min() > 0 and values.max() > 30 * values.min():
+        axes.set_yscale("log")
+        caption = f"{caption} Logarithmic axis.".strip()
+    if percent:
+        _percent(axes, values)
+    if marks is not None and marks.size:
+        axes.plot(
+            marks,
+            np.full(marks.size, 0.012),
+            transform=axes.get_xaxis_transform(),
+            color=MUTED,
+            marker="|",
+            markersize=6,
+            linestyle="",
+        )
+        caption = f"{caption} Ticks at the foot: topology steps.".strip()
+    axes.set_xlabel("step")
+    legend = tuple(Key(variable(line.colour), line.label) for line in shown if line.label)
+    return Plot(title, themed(figure, title), legend, caption)
+
+
+def exchange(title: str, steps: np.ndarray, grown: np.ndarray, dropped: np.ndarray) -> Plot:
+    """Connections grown (upwards) and dropped (downwards) at every topology step."""
+    figure, axes = _canvas()
+    width = 0.8 * float(np.min(np.diff(steps))) if steps.size > 1 else 1.0
+    axes.bar(steps, np.nan_to_num(grown), width, color=SERIES[1], linewidth=0)
+    axes.bar(steps, -np.nan_to_num(dropped), width, color=SERIES[7], linewidth=0)
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{abs(v):,.0f}"))
+    axes.set_xlabel("step")
+    legend = (Key(variable(SERIES[1]), "grown"), Key(variable(SERIES[7]), "dropped"))
+    return Plot(
+        title, themed(figure, title), legend, "Connections exchanged at every topology step."
+    )
+
+
+def histogram(title: str, unit: str, before: np.ndarray | None, after: np.ndarray) -> Plot:
+    """How many units have how many active connections, before and after training."""
+    both = after if before is None else np.concatenate([before, after])
+    low, high = int(both.min()), int(both.max())
+    width = max(1, -(-(high - low + 1) // 30))
+    edges = np.arange(low, high + width + 1, width) - 0.5
+    figure, axes = _canvas()
+    counts, _ = np.histogram(after, edges)
+    axes.stairs(counts, edges, fill=True, color=SERIES[0], alpha=0.55, linewidth=0)
+    legend = [Key(variable(SERIES[0]), "after training")]
+    if before is not None:
+        counts, _ = np.histogram(before, edges)
+        axes.stairs(counts, edges, color=INK, linewidth=1.3)
+        legend.insert(0, Key(variable(INK), "before training"))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_xlabel(f"active connections of one {unit}")
+    axes.set_ylabel(f"{unit}s", color=MUTED)
+    return Plot(title, themed(figure, title), tuple(legend))
+
+
+def themed(figure: Figure, label: str) -> Markup:
+    """The figure as an SVG element: no width, no outside names, colours as CSS variables.
+
+    Args:
+      figure: drawn with the stand-in colours of this module.
+      label: what a screen reader says; also keeps the ids of several figures apart.
+    """
+    out = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        FigureCanvasSVG(figure).print_svg(out)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
+    box = re.search(r'viewBox="([^"]*)"', svg)
+    view = box.group(1) if box else ""
+    name = escape(label)
+    svg = re.sub(
+        r"<svg[^>]*>", f'<svg viewBox="{view}" role="img" aria-label="{name}">', svg, count=1
+    )
+    svg = svg.replace("xlink:href", "href")
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
+    prefix = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+    svg = re.sub(
+        r' id="([^"]*)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", svg
+    )
+    svg = re.sub(r'(href="|url\()#', rf"\g<1>#{prefix}-", svg)
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    for colour, css in _VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{css})")
+    return Markup(re.sub(r"\n\s*", "\n", svg).strip())
+
+
+def _canvas() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(MUTED)
+    axes.tick_params(colors=MUTED, length=0, labelsize=10)
+    axes.tick_params(axis="x", length=3)
+    axes.xaxis.label.set_color(MUTED)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    return figure, axes
+
+
+def _percent(axes: Axes, values: np.ndarray) -> None:
+    low, high = float(values.min()), float(values.max())
+    if high - low < 0.02:  # a flat line should look flat
+        middle = (low + high) / 2
+        axes.set_ylim(max(middle - 0.02, -0.002), min(middle + 0.02, 1.002))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    bottom, top = axes.get_ylim()
+    digits = 0 if top - bottom > 0.06 else 1
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.{digits}f} %"))
