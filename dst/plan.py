@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dst import checks
 from dst.allocation import Allocation, Layer, Uniform, allocator, zeros
 from dst.rule import Rule
 from dst.schedule import exact
@@ -91,11 +92,15 @@ def make(leaves: Sequence[Leaf], rule: Rule, masks: Mapping[str, Any] | None = N
         its weights, nothing to make sparse.
     """
     for leaf in leaves:
-        unknown = set(leaf.settings or {}) - set(_OVERRIDES)
+        settings = leaf.settings or {}
+        unknown = set(settings) - set(_OVERRIDES)
         if unknown:
             raise ValueError(
                 f"overrides of {leaf.path}: unknown {sorted(unknown)}; known are {_OVERRIDES}."
             )
+        if "sparsity" in settings:
+            found = settings["sparsity"]
+            checks.fraction(f"overrides of {leaf.path}: sparsity", found, below_one=True)
     if masks is not None:
         leaves = _from_masks(leaves, masks)
     elif rule.sparsity == 0 and not any((x.settings or {}).get("sparsity") for x in leaves):

@@ -79,6 +79,7 @@ def cubic(final: float, start: int, end: int, initial: float = 0.0) -> Schedule:
             first, last = exact(initial), exact(final)
             return last + (first - last) * (1 - x) ** 3
         y = jnp.clip((count - start) / max(end - start, 1), 0.0, 1.0)
+        y = jnp.where(count >= end, 1.0, y)
         return final + (initial - final) * (1 - y) ** 3
 
     return schedule

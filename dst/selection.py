@@ -80,7 +80,7 @@ def top_k_masks(
         above = [key > t for key, t in zip(keys, thresholds, strict=True)]
         ranks = [jnp.where(e, g.rank(), jnp.uint32(0)) for g, e in zip(groups, ties, strict=True)]
         missing = [k - g.total(a) for g, k, a in zip(groups, counts, above, strict=True)]
-        bits = max(g.size for g in groups).bit_length()
+        bits = max(1, *(g.size for g in groups)).bit_length()
         last, _ = _search(ranks, missing, groups, bits=bits + bits % 2)
         return [a | (e & (r >= t)) for a, e, r, t in zip(above, ties, ranks, last, strict=True)]
 

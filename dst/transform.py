@@ -200,7 +200,7 @@ def _topology_step(
         kinds = jax.eval_shape(
             lambda g, s, p: _plain_step(inner, rule, flat, extra, g, s, p)[0], grads, state, params
         )
-        nothing = jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), kinds)
+        nothing = jax.tree.map(lambda u, p: jnp.zeros_like(p, u.dtype), kinds, params)
         updates = flat.replace(
             nothing,
             list(map(_project, steady, flat.sparse, flat.of(nothing))),

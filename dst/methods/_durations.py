@@ -10,14 +10,19 @@ from dst.schedule import Duration, Schedule, constant, cosine, duration, linear,
 DECAYS = ("constant", "cosine", "linear")
 
 
-def check_cadence(every: Duration | None, start: Duration | None, stop: Duration | None) -> None:
+def check_cadence(
+    every: Duration | None,
+    start: Duration | None,
+    stop: Duration | None,
+    include_stop: bool = False,
+) -> None:
     """Raises unless the three are steps or percentages, where given, in a possible order."""
     for name, value in (("every", every), ("start", start), ("stop", stop)):
         if value is not None:
             duration(name, value)
     if every in (0, "0%"):
         raise ValueError(f"every must be at least one step, got {every!r}.")
-    if isinstance(start, int) and isinstance(stop, int) and start >= stop:
+    if isinstance(start, int) and isinstance(stop, int) and start >= stop + include_stop:
         raise ValueError(
             f"the schedule never fires: start={start} does not lie before stop={stop}. "
             "Lower `start` or raise `stop`."

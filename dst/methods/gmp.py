@@ -62,7 +62,7 @@ class GMP:
 
     def __post_init__(self) -> None:
         checks.fraction("initial_sparsity", self.initial_sparsity, below_one=True)
-        check_cadence(self.every, self.start, self.stop)
+        check_cadence(self.every, self.start, self.stop, include_stop=True)
         self._rule()
         if self.initial_sparsity > self.sparsity:
             raise ValueError(

@@ -118,6 +118,10 @@ ITOP = {
 def rigl_itop(sparsity: float, **changes: Any) -> RigL:
     """RigL with ITOP's settings: dT = 4000, drop fraction 0.5 to 0.005 over the whole run.
 
+    References:
+      Liu et al. 2021, "Do We Actually Need Dense Over-Parameterization?" (arXiv 2102.02887).
+
+    Checked against: the authors' README and code as described in spec A6.
     Differs from the code: connections are exchanged before the optimizer step of their gradient,
     not after it; masks start with exact counts.
     """

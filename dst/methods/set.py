@@ -150,7 +150,11 @@ ITOP = {
 def set_itop(sparsity: float, **changes: Any) -> SET:
     """SET with ITOP's settings: dT = 1500, drop fraction 0.5 to 0.005 over the whole run.
 
-    Liu et al. 2021 (arXiv 2102.02887). Differs from the code: random growth is exact where the
+    References:
+      Liu et al. 2021, "Do We Actually Need Dense Over-Parameterization?" (arXiv 2102.02887).
+
+    Checked against: the authors' README and code as described in spec A6.
+    Differs from the code: random growth is exact where the
     code's Bernoulli draws let the count fluctuate.
     """
     return SET(sparsity=sparsity, **{**ITOP, **changes})

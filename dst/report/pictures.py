@@ -60,9 +60,7 @@ def look(path: str, before: np.ndarray | None, after: np.ndarray | None) -> Mask
     inputs, outputs = known[0].reshape(-1, shape[-1]).shape
     wide = max(inputs, outputs) > 2 * min(inputs, outputs)
     maps, said = _pixels(first, last) if len(shape) == 2 else ((), "")
-    return MaskView(
-        path, wide, maps, said, *_matrices(first, last), degrees=_degrees(first, last)
-    )
+    return MaskView(path, wide, maps, said, *_matrices(first, last), degrees=_degrees(first, last))
 
 
 def png(weighted: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> str:
@@ -79,11 +77,15 @@ def png(weighted: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> str:
         rgba[..., :3] += weight[..., None] * np.array(colour, float)
     rgba[..., :3] /= np.maximum(total, 1e-12)[..., None]
     rgba[..., 3] = 255 * total / max(float(total.max()), 1e-12)
+    return _encode(rgba)
+
+
+def _encode(rgba: np.ndarray) -> str:
     image = np.clip(np.rint(rgba), 0, 255).astype(np.uint8)
     factor = max(1, _SHARPEST // image.shape[1])
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
     out = io.BytesIO()
-    imsave(out, image, format="png", metadata={"Software": None})
+    imsave(out, image, format="png", metadata={"Software": "dst"})
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
@@ -98,9 +100,7 @@ def _shrink(weight: np.ndarray) -> np.ndarray:
     return weight
 
 
-def _matrices(
-    first: np.ndarray | None, last: np.ndarray | None
-) -> tuple[tuple[Plot, ...], str]:
+def _matrices(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[Plot, ...], str]:
     known = [m for m in (first, last) if m is not None]
     inputs, outputs = known[0].shape
     turned = inputs > outputs  # the longer axis lies
@@ -143,9 +143,7 @@ def _matrices(
     return tuple(plots), text
 
 
-def _pixels(
-    first: np.ndarray | None, last: np.ndarray | None
-) -> tuple[tuple[Plot, ...], str]:
+def _pixels(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[Plot, ...], str]:
     """Active connections per input, where the inputs are the pixels of a square picture."""
     counts = [
         (title, m.sum(axis=1))
@@ -166,8 +164,8 @@ def _pixels(
         said.append(f"{100 * quarter:.0f} % {title.lower()}")
     idle = [f"{int((n == 0).sum())} {title.lower()}" for title, n in counts]
     text = (
-        f"The {inputs:,} inputs as a picture of {side} x {side} pixels: the darker a pixel, the "
-        "more active connections it has. The busiest quarter of the pixels holds "
+        f"The {inputs:,} inputs as a picture of {side} × {side} pixels: the fuller its colour, the "
+        "more active connections a pixel has. The busiest quarter of the pixels holds "
         f"{' and '.join(said)} of all connections. Pixels without any: {' and '.join(idle)}."
     )
     return tuple(plots), text
@@ -177,15 +175,9 @@ def _map(grid: np.ndarray, top: int, label: str) -> Markup:
     """A grid of counts as SVG; opacity is the count relative to ``top``, numbers where few."""
     side = grid.shape[0]
     shade = grid / max(top, 1)
-    # One pixel that has `top` sits in only one of two pictures; a shared scale needs it in both.
-    pixels = np.zeros((*grid.shape, 4), np.uint8)
+    pixels = np.empty((*grid.shape, 4))
     pixels[..., :3] = ACTIVE
-    pixels[..., 3] = np.rint(255 * shade)
-    factor = max(1, 800 // side)
-    out = io.BytesIO()
-    big = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
-    imsave(out, big, format="png", metadata={"Software": None})
-    data = base64.b64encode(out.getvalue()).decode()
+    pixels[..., 3] = 255 * shade
     texts = []
     if side <= 12:
         for (row, column), n in np.ndenumerate(grid):
@@ -195,7 +187,7 @@ def _map(grid: np.ndarray, top: int, label: str) -> Markup:
             )
     return Markup(
         f'<svg class="map" viewBox="0 0 {side} {side}" role="img" aria-label="{escape(label)}">'
-        f'<image width="{side}" height="{side}" href="data:image/png;base64,{data}"/>'
+        f'<image width="{side}" height="{side}" href="{_encode(pixels)}"/>'
         f"{''.join(texts)}</svg>"
     )
 

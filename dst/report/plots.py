@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import matplotlib
@@ -21,7 +22,6 @@ SERIES = tuple(f"#0400{i:02x}" for i in range(1, 9))
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
     colour: f"s{i}" for i, colour in enumerate(SERIES, start=1)
 }
-_STYLE = {"svg.hashsalt": "dst", "svg.fonttype": "none", "font.size": 10.0}
 _SIZE = (4.9, 2.9)  # inches; small, so that the text stays readable on a phone
 _POINTS = 1500  # of one line; more cannot be seen
 
@@ -56,6 +56,16 @@ class Line:
     points: bool = False
     width: float = 1.6
     dashed: bool = False
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """matplotlib's own settings for the time of a report, whatever the user has set."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams["svg.hashsalt"] = "dst"  # the same data gives the same file
+        matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
+        yield
 
 
 def variable(colour: str) -> str:
@@ -180,12 +190,11 @@ def themed(figure: Figure, label: str) -> Markup:
     """The figure as an SVG element: no width, no outside names, colours as CSS variables.
 
     Args:
-      figure: drawn with the stand-in colours of this module.
+      figure: drawn with the stand-in colours of this module, under :func:`style`.
       label: what a screen reader says; also keeps the ids of several figures apart.
     """
     out = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
-        FigureCanvasSVG(figure).print_svg(out)
+    FigureCanvasSVG(figure).print_svg(out)
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
@@ -199,9 +208,7 @@ def themed(figure: Figure, label: str) -> Markup:
     svg = svg.replace("xlink:href", "href")
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
     prefix = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
-    svg = re.sub(
-        r' id="([^"]*)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", svg
-    )
+    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", svg)
     svg = re.sub(r'(href="|url\()#', rf"\g<1>#{prefix}-", svg)
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     for colour, css in _VARIABLES.items():

@@ -1,0 +1,140 @@
+"""The command line: ``dst train | resume | report | methods | schema``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 failed, 2 bad input.
+
+    Args:
+      argv: arguments without the program's name; None: those of the process.
+    """
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    # Overrides may stand before, between and after options; argparse leaves the later ones over.
+    if args.command is _train:
+        args.overrides += [x for x in rest if not x.startswith("-")]
+        rest = [x for x in rest if x.startswith("-")]
+    if rest:
+        parser.error(f"unknown argument {rest[0]!r}")
+
+    from dst.train.config import ConfigError
+    from dst.train.directory import DirectoryError
+
+    try:
+        return args.command(args)
+    except (ConfigError, DirectoryError) as error:
+        return _fail(error, BAD_INPUT)
+    except KeyboardInterrupt:
+        return _fail("interrupted; `dst resume` continues the run", INTERRUPTED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dst", description="Dynamic sparse training in JAX.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train what a config describes")
+    train.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, YAML values")
+    train.add_argument("--dir", type=Path, help="run directory; runs/<name> unless given")
+    train.add_argument("--overwrite", action="store_true", help="replace a run that is there")
+    train.set_defaults(command=_train)
+
+    for name, command, text in (
+        ("resume", _resume, "continue a run at its newest checkpoint"),
+        ("report", _report, "write a run's report again"),
+    ):
+        one = commands.add_parser(name, help=text)
+        one.add_argument("run", type=Path, metavar="RUN_DIR")
+        one.set_defaults(command=command)
+
+    commands.add_parser("methods", help="list the methods").set_defaults(command=_methods)
+    commands.add_parser("schema", help="print the JSON Schema of configs").set_defaults(
+        command=_schema
+    )
+    return parser
+
+
+def _train(args: argparse.Namespace) -> int:
+    from dst.train import config, directory
+
+    found = config.load(args.config, args.overrides)
+    where = args.dir or Path("runs") / found.name
+    directory.check_free(where, args.overwrite)
+    for advice in config.advice(found):
+        print(f"warning: {advice}", file=sys.stderr)
+    return _run(lambda loop: loop.train(found, where, overwrite=args.overwrite))
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from dst.train import directory
+
+    directory.check_run(args.run)
+    return _run(lambda loop: loop.resume(args.run))
+
+
+def _run(start: Callable[[Any], Path | None]) -> int:
+    # Only now, with a config that is known to be good: this loads Flax, Orbax and Matplotlib.
+    from dst.train import loop
+
+    try:
+        print(f"report: {start(loop)}")
+    except loop.Diverged as error:
+        return _fail(error, FAILED)
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from dst.train import directory
+
+    directory.check_run(args.run)
+    from dst.report.run import write_report
+
+    print(f"report: {write_report(args.run)}")
+    return 0
+
+
+def _methods(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from dst.train.config import METHOD
+    from dst.train.schema import defaults, paragraphs
+
+    table = Table("name", "paper", "hyper-parameters", "checked against", show_lines=True)
+    for name, option in METHOD.options.items():
+        about = paragraphs(option.type) | paragraphs(option.about)
+        table.add_row(
+            name,
+            " ".join(about.get("References", "").split()),
+            ", ".join(f"{k}={v}" for k, v in defaults(option).items()),
+            " ".join(about.get("Checked against", "").split()),
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return 0
+
+
+def _schema(args: argparse.Namespace) -> int:
+    from dst.train.config import Config
+    from dst.train.schema import json_schema
+
+    print(json.dumps(json_schema(Config), indent=2))
+    return 0
+
+
+def _fail(message: object, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

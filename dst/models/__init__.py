@@ -1,0 +1,6 @@
+"""Small networks in Flax NNX, one architecture per file."""
+
+from dst.models.convnet import ConvNet
+from dst.models.mlp import MLP
+
+__all__ = ["MLP", "ConvNet"]

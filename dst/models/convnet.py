@@ -1,0 +1,65 @@
+"""A small convolutional network for images of a few pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flax import nnx
+
+from dst._typing import Array
+
+
+class ConvNet(nnx.Module):
+    """Convolutions of 3 x 3, each with ReLU and 2 x 2 max-pooling, then one hidden layer.
+
+    Args:
+      shape: ``(height, width, channels)`` of one image.
+      classes: number of outputs.
+      channels: output channels of the convolutions.
+      hidden: width of the hidden layer.
+      rngs: of the initial weights.
+
+    Raises:
+      ValueError: more poolings than the image has room for.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> model = ConvNet((8, 8, 1), 10, rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((2, 8, 8, 1))).shape
+      (2, 10)
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        classes: int,
+        *,
+        channels: Sequence[int] = (16, 32),
+        hidden: int = 64,
+        rngs: nnx.Rngs,
+    ):
+        height, width, depth = shape
+        room = min(height, width).bit_length() - 1
+        if len(channels) > room:
+            raise ValueError(
+                f"channels must name at most {room} convolutions for images of {height} x {width} "
+                f"pixels, which each of them halves, got {list(channels)}."
+            )
+        depths = [depth, *channels]
+        self.conv = nnx.List(
+            [
+                nnx.Conv(n, m, kernel_size=(3, 3), rngs=rngs)
+                for n, m in zip(depths[:-1], depths[1:], strict=True)
+            ]
+        )
+        pixels = (height >> len(channels)) * (width >> len(channels))
+        self.hidden = nnx.Linear(pixels * depths[-1], hidden, rngs=rngs)
+        self.out = nnx.Linear(hidden, classes, rngs=rngs)
+
+    def __call__(self, inputs: Array) -> Array:
+        """Logits ``[batch, classes]`` of images ``[batch, height, width, channels]``."""
+        x = inputs
+        for layer in self.conv:
+            x = nnx.max_pool(nnx.relu(layer(x)), (2, 2), strides=(2, 2))
+        x = nnx.relu(self.hidden(x.reshape(len(x), -1)))
+        return self.out(x)

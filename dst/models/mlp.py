@@ -1,0 +1,50 @@
+"""A multilayer perceptron; with widths 300 and 100 it is LeNet-300-100."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from flax import nnx
+
+from dst._typing import Array
+
+
+class MLP(nnx.Module):
+    """Fully connected layers with ReLU between them.
+
+    Args:
+      shape: of one input, without the batch axis; inputs are flattened.
+      classes: number of outputs.
+      hidden: widths of the hidden layers.
+      rngs: of the initial weights.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> model = MLP((8, 8, 1), 10, rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((2, 8, 8, 1))).shape
+      (2, 10)
+
+    References:
+      LeCun et al. 1998, "Gradient-based learning applied to document recognition" (LeNet-300-100).
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        classes: int,
+        *,
+        hidden: Sequence[int] = (300, 100),
+        rngs: nnx.Rngs,
+    ):
+        widths = [math.prod(shape), *hidden]
+        layers = zip(widths[:-1], widths[1:], strict=True)
+        self.hidden = nnx.List([nnx.Linear(n, m, rngs=rngs) for n, m in layers])
+        self.out = nnx.Linear(widths[-1], classes, rngs=rngs)
+
+    def __call__(self, inputs: Array) -> Array:
+        """Logits ``[batch, classes]`` of inputs ``[batch, *shape]``."""
+        x = inputs.reshape(len(inputs), -1)
+        for layer in self.hidden:
+            x = nnx.relu(layer(x))
+        return self.out(x)

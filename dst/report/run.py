@@ -1,0 +1,303 @@
+"""`dst report`: a run directory becomes one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dst.report import pictures, plots, reading
+from dst.report.reading import Run
+
+REPORT = "report.html"
+_METHODS = {"rigl": "RigL", "set": "SET", "gmp": "GMP", "itop": "ITOP", "static": "a static mask"}
+_SAME = 5e-4  # a sparsity that moves less than this does not change
+_MANY = 8  # layers that still get a colour of their own
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One key figure."""
+
+    label: str
+    value: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures under a heading; ``text`` introduces them, or says why there are none."""
+
+    title: str
+    text: str
+    plots: tuple[plots.Plot, ...] = ()
+
+
+def write_report(run_dir: str | os.PathLike[str]) -> Path:
+    """Writes ``<run_dir>/report.html``, whole or not at all, and returns its path.
+
+    The report holds everything it shows: it asks for nothing from outside and opens offline. It is
+    made from the files of the run directory alone; what is missing or damaged is named in it. The
+    same files give the same report.
+
+    Args:
+      run_dir: the directory that ``dst train`` wrote.
+
+    Raises:
+      FileNotFoundError: no such directory, or one that holds no file of a run.
+
+    Example:
+      >>> write_report("runs/digits-rigl")  # doctest: +SKIP
+      PosixPath('runs/digits-rigl/report.html')
+    """
+    run = reading.read(run_dir)
+    with plots.style():
+        html = render(run)
+    target = Path(run_dir) / REPORT
+    part = target.with_name(target.name + ".part")
+    # File names may hold bytes that are no text; a report is UTF-8 all the same.
+    part.write_text(html, encoding="utf-8", errors="replace")
+    os.replace(part, target)
+    return target
+
+
+def render(run: Run) -> str:
+    """The report as HTML text; to be called under :func:`dst.report.plots.style`."""
+    environment = Environment(
+        loader=PackageLoader("dst.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "count": count, "shape": shape}
+    layers = run.layers()
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        question=question(run),
+        settings=settings(run),
+        tiles=tiles(run),
+        sections=[training(run), topology(run)],
+        layers=layers,
+        bars=[row for row in layers if row.sparse or len(row.shape) > 1],
+        changing=_changing_sparsity(run),
+        masks=mask_view(run),
+        versions=_versions(run),
+    )
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction in percent; a dash where it is unknown."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def count(value: float | None) -> str:
+    """An integer with thousands separators; a dash where it is unknown."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def shape(value: tuple[int, ...]) -> str:
+    """``64 × 300``; a dash where it is unknown."""
+    return " × ".join(map(str, value)) or "–"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit a person would use."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def question(run: Run) -> str:
+    """What the run asks, in one sentence: model, data, method, sparsity."""
+    data = run.section("data").get("name") or "its data"
+    start = f"How accurate does {_model(run)} become on {data}"
+    if run.dense():
+        return f"{start} with all of its weights in use?"
+    name = str(run.section("method").get("name") or "the method")
+    target = reading.number(run.section("method").get("sparsity"))
+    if target is None:
+        target = _final(run, "sparsity")
+    how_many = "some" if target is None else f"{100 * target:.4g} %"
+    return f"{start} when {_METHODS.get(name, name)} keeps {how_many} of its weights at zero?"
+
+
+def _model(run: Run) -> str:
+    section = run.section("model")
+    name = section.pop("name", None)
+    if not name:
+        return "the model"
+    details = [
+        f"{key.replace('_', ' ')} {', '.join(map(str, v)) if isinstance(v, list) else v}"
+        for key, v in section.items()
+        if isinstance(v, int | float | str | list)
+    ]
+    return f"{name} ({'; '.join(map(str, details[:4]))})" if details else f"{name}"
+
+
+def settings(run: Run) -> list[str]:
+    """The settings that define the question, as short labels."""
+    found: list[tuple[str, Any]] = list(run.section("method").items())
+    found = [(key if key != "name" else "method", value) for key, value in found]
+    optimizer = run.section("optimizer")
+    found += [(key, optimizer[key]) for key in ("name", "learning_rate") if key in optimizer]
+    found += [("seed", run.config["seed"])] if "seed" in run.config else []
+    shown = [
+        (key if key != "name" else "optimizer", value)
+        for key, value in found
+        if value is not None and not isinstance(value, Mapping | list)
+    ]
+    return [f"{key.replace('_', ' ')} {value}" for key, value in shown]
+
+
+def _final(run: Run, key: str) -> float | None:
+    """A final figure: the summary's, or else the last logged one."""
+    names = ("test_accuracy", "accuracy", "final_accuracy") if key == "accuracy" else (key,)
+    for name in names:
+        value = reading.number(run.summary.get(name))
+        if value is not None:
+            return value
+    kinds = ("eval",) if key == "accuracy" else ("topology", "eval")
+    return run.last(key, *kinds)
+
+
+def tiles(run: Run) -> list[Tile]:
+    """The key figures."""
+    steps, accuracy = run.series("accuracy", "eval")
+    best = ""
+    if np.isfinite(accuracy).any():
+        at = int(np.nanargmax(accuracy))
+        best = f"best {percent(float(accuracy[at]))} at step {count(steps[at])}"
+    sparse = [row for row in run.layers() if row.sparse]
+    known = [row for row in sparse if row.active is not None and row.size is not None]
+    active = sum(row.active or 0 for row in known)
+    size = sum(row.size or 0 for row in known)
+    total = [row.size for row in run.layers() if row.size is not None]
+    done = reading.number(run.summary.get("steps"))
+    if done is None:
+        done = max((line["step"] for line in run.lines), default=None)
+    planned = reading.number(run.section("train").get("steps"))
+    speed = run.last("steps_per_second", "train")
+    short = planned is not None and done is not None and done < planned
+    return [
+        Tile("Test accuracy", percent(_final(run, "accuracy")), best),
+        Tile(
+            "Sparsity",
+            "dense" if run.dense() else percent(_final(run, "sparsity")),
+            f"{active:,} of {size:,} selected weights active" if known else "",
+        ),
+        Tile(
+            "Sparsity of the model",
+            percent(_final(run, "sparsity_model")),
+            f"of all {sum(total):,} parameters" if total and len(total) > len(sparse) else "",
+        ),
+        Tile("Explored, R_s", percent(_final(run, "explored")), "selected weights ever active"),
+        Tile("Steps", count(done), f"of {count(planned)} planned" if short else ""),
+        Tile(
+            "Time",
+            duration(reading.number(run.summary.get("seconds"))),
+            f"{count(speed)} steps per second" if speed is not None else "",
+        ),
+    ]
+
+
+def training(run: Run) -> Section:
+    """Loss and accuracy over steps."""
+    marks, _ = run.series("sparsity", "topology")
+    shown = []
+    for key, is_percent in (("loss", False), ("accuracy", True)):
+        some = plots.with_average("train", *run.series(key, "train"), plots.SERIES[0])
+        some.append(plots.Line("test", *run.series(key, "eval"), plots.SERIES[7], points=True))
+        shown.append(
+            plots.lines(
+                key.capitalize(),
+                some,
+                percent=is_percent,
+                may_log=not is_percent,
+                marks=marks,
+            )
+        )
+    found = tuple(plot for plot in shown if plot)
+    return Section("Training", "" if found else "No training curves: no metrics yet.", found)
+
+
+def topology(run: Run) -> Section:
+    """R_s over time, and what the topology steps exchanged."""
+    title = "Which connections were tried"
+    if run.dense():
+        return Section(title, "A dense run: no layer is sparse, so there is nothing to explore.")
+    steps, grown = run.series("grown", "topology")
+    _, dropped = run.series("dropped", "topology")
+    shown = [_per_layer(run, "explored", "Explored weights over time (R_s)", "all layers")]
+    text = (
+        "R_s is the share of the selected weights that have been active at any time so far "
+        "(in-time over-parameterization)."
+    )
+    if not steps.size:
+        text += " The metrics hold no topology step: as far as is known, the masks never changed."
+    elif steps.size == dropped.size:
+        shown.append(plots.exchange("Grown and dropped", steps, grown, dropped))
+    churn = plots.Line("", *run.series("churn", "topology"), plots.SERIES[4], points=True)
+    shown.append(
+        plots.lines(
+            "Churn",
+            [churn],
+            percent=True,
+            caption="Share of the active connections exchanged by a topology step.",
+        )
+    )
+    return Section(title, text, tuple(plot for plot in shown if plot))
+
+
+def _changing_sparsity(run: Run) -> plots.Plot | None:
+    keys = ["sparsity", *(f"sparsity/{path}" for path in run.paths())]
+    values = [run.series(key, "topology", "eval")[1] for key in keys]
+    finite = [v[np.isfinite(v)] for v in values]
+    if not any(v.size and np.ptp(v) > _SAME for v in finite):
+        return None
+    return _per_layer(run, "sparsity", "Sparsity over time", "selected weights")
+
+
+def _per_layer(run: Run, key: str, title: str, together: str) -> plots.Plot | None:
+    """One line per layer and one for all of them."""
+    kinds = ("topology", "eval")
+    paths = run.paths()
+    few = len(paths) <= _MANY
+    some = [
+        plots.Line(
+            path if few else ("each layer" if i == 0 else ""),
+            *run.series(f"{key}/{path}", *kinds),
+            plots.SERIES[i] if few else plots.MUTED,
+            faint=not few,
+        )
+        for i, path in enumerate(paths)
+    ]
+    whole = plots.Line(together, *run.series(key, *kinds), plots.INK, width=2.2, dashed=True)
+    if len(paths) == 1:
+        some = []
+    return plots.lines(title, [*some, whole], percent=True)
+
+
+def mask_view(run: Run) -> pictures.MaskView | None:
+    """Pictures of the first sparse layer that has a mask of two or more axes."""
+    for path in run.paths():
+        view = pictures.look(path, run.initial.get(path), run.final.get(path))
+        if view is not None:
+            return view
+    return None
+
+
+def _versions(run: Run) -> str:
+    found = run.summary.get("versions")
+    if isinstance(found, Mapping):
+        return ", ".join(f"{name} {version}" for name, version in found.items())
+    return found if isinstance(found, str) else ""

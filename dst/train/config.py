@@ -1,0 +1,308 @@
+"""A run as data: a YAML file, validated into frozen dataclasses before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dst import checks
+from dst.methods import METHODS, rigl
+from dst.methods import set as set_
+from dst.rule import Rule
+from dst.schedule import Duration, duration, resolve
+from dst.train import optim, plain, schema
+from dst.train.optim import Optimizer
+from dst.train.schema import Choice, Option, Section
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run: the file, the key, what was expected, what was found."""
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Fully connected layers with ReLU between them.
+
+    Attributes:
+      hidden: widths of the hidden layers.
+    """
+
+    hidden: tuple[int, ...] = (300, 100)
+
+    def __post_init__(self) -> None:
+        _widths("hidden", self.hidden)
+
+
+@dataclass(frozen=True)
+class ConvNet:
+    """Convolutions of 3 x 3 with ReLU and 2 x 2 pooling, then one hidden layer.
+
+    Attributes:
+      channels: output channels of the convolutions.
+      hidden: width of the hidden layer.
+    """
+
+    channels: tuple[int, ...] = (16, 32)
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        _widths("channels", self.channels)
+        checks.integer("hidden", self.hidden, at_least=1)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Scikit-learn's handwritten digits: 1797 images of 8 x 8, split 80 : 20, stratified.
+
+    Attributes:
+      batch_size: images per optimizer update, over all micro-batches and devices.
+    """
+
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        checks.integer("batch_size", self.batch_size, at_least=1)
+
+
+@dataclass(frozen=True)
+class Override:
+    """What differs for the leaves of one pattern.
+
+    Attributes:
+      sparsity: in [0, 1); 0 leaves them dense.
+    """
+
+    sparsity: float
+
+    def __post_init__(self) -> None:
+        checks.fraction("sparsity", self.sparsity, below_one=True)
+
+
+@dataclass(frozen=True)
+class Sparsify:
+    """Arguments of :func:`dst.sparsify` beside the method.
+
+    Attributes:
+      select: pattern or patterns of the leaves that are sparse (`!pattern` takes out again);
+        null: leaves of two or more dimensions except embeddings, positions and norms.
+      overrides: settings by leaf pattern.
+      stacked: number of leading axes that enumerate layers, by leaf pattern.
+      initial: the connections to start with: random ones, or those of largest initial weight.
+    """
+
+    select: str | tuple[str, ...] | None = None
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+    stacked: Mapping[str, int] = field(default_factory=dict)
+    initial: Literal["random", "magnitude"] = "random"
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, and what happens how often. Durations are steps or percent of training.
+
+    Attributes:
+      steps: optimizer updates.
+      log_every: between records of the training loss.
+      eval_every: between evaluations on the test set.
+      checkpoint_every: between checkpoints.
+      keep: how many checkpoints stay.
+    """
+
+    steps: int
+    log_every: Duration = 50
+    eval_every: Duration = "5%"
+    checkpoint_every: Duration = "10%"
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        checks.integer("steps", self.steps, at_least=1)
+        checks.integer("keep", self.keep, at_least=1)
+        for name in ("log_every", "eval_every", "checkpoint_every"):
+            duration(name, getattr(self, name))
+            self.interval(name)
+
+    def interval(self, name: str) -> int:
+        """``log_every``, ``eval_every`` or ``checkpoint_every`` in steps."""
+        value = getattr(self, name)
+        found = resolve(name, value, self.steps, "")
+        if found < 1:
+            raise ValueError(f"{name} must be at least one step, got {value!r} = {found} steps.")
+        return found
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """Weights & Biases.
+
+    Attributes:
+      mode: offline records into the run directory, for `wandb sync` later.
+      project: where the run appears.
+    """
+
+    mode: Literal["disabled", "offline", "online"] = "disabled"
+    project: str = "dst"
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices of this machine.
+
+    Attributes:
+      data: devices that share a batch; -1: all there are.
+      model: devices that share a weight; 1 in this release.
+    """
+
+    data: int = -1
+    model: int = 1
+
+    def __post_init__(self) -> None:
+        if self.data != -1 and self.data < 1:
+            raise ValueError(
+                f"data must be a number of devices >= 1, or -1 for all, got {self.data}."
+            )
+        if self.model != 1:
+            raise ValueError(
+                f"model must be 1, got {self.model}: this release trains data-parallel only."
+            )
+
+
+MODEL = Choice({"mlp": Option(MLP), "convnet": Option(ConvNet)})
+DATA = Choice({"digits": Option(Digits)})
+METHOD = Choice(
+    # Masks that are arrays have no place in YAML; FromMasks is for the Python API.
+    {name: Option(cls) for name, cls in METHODS.items() if name != "from_masks"}
+    | {
+        "set-itop": Option(set_.SET, set_.ITOP, about=set_.set_itop),
+        "rigl-itop": Option(rigl.RigL, rigl.ITOP, about=rigl.rigl_itop),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run.
+
+    Attributes:
+      name: of the run; its directory is runs/<name> unless told otherwise.
+      model: the architecture.
+      data: the data set and how it is read.
+      method: the sparse training method.
+      optimizer: what the method wraps.
+      train: length and intervals.
+      seed: of weights, connections and batches.
+      sparsify: which weights are sparse.
+      wandb: logging to Weights & Biases.
+      mesh: devices.
+    """
+
+    name: str
+    model: Annotated[Section, MODEL]
+    data: Annotated[Section, DATA]
+    method: Annotated[Section, METHOD]
+    optimizer: Optimizer
+    train: Train
+    seed: int = 0
+    sparsify: Sparsify = Sparsify()
+    wandb: Wandb = Wandb()
+    mesh: Mesh = Mesh()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(
+                f"name must be letters, digits, '_', '-' and '.', since it names a directory, "
+                f"got {self.name!r}."
+            )
+        checks.integer("seed", self.seed, at_least=0)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2**32, got {self.seed}.")
+        batch, parts = self.data.value.batch_size, self.optimizer.accumulate
+        if batch % parts:
+            raise ValueError(
+                f"data.batch_size must be a multiple of optimizer.accumulate={parts}, got {batch}."
+            )
+        _check_schedule(self.rule(), self.train.steps)
+
+    def rule(self) -> Rule:
+        """The rule of the method, its durations resolved by the length of training."""
+        try:
+            return self.method.value.rule(self.train.steps)
+        except ValueError as error:
+            raise ValueError(f"method: {error}") from error
+
+
+def _check_schedule(rule: Rule, steps: int) -> None:
+    cadence = rule.cadence
+    if cadence is None:
+        return
+    if cadence.first >= steps:
+        raise ValueError(
+            f"method: the schedule never fires: the first topology step would be {cadence.first}, "
+            f"training has {steps} steps. Lower `every` or `start`, or raise train.steps."
+        )
+    if rule.ramp is not None and cadence.last >= steps:
+        raise ValueError(
+            f"method.stop must lie before the last of {steps} steps, got {cadence.last}: the "
+            "final sparsity would not be reached. Lower `stop` or raise train.steps."
+        )
+
+
+def advice(config: Config) -> list[str]:
+    """What is allowed and probably not meant: topology steps where weights hardly learn."""
+    cadence, steps = config.rule().cadence, config.train.steps
+    if cadence is None:
+        return []
+    rate = optim.learning_rate(config.optimizer, steps)
+    warm = resolve("warmup", config.optimizer.warmup, steps, "")
+    last = min(cadence.last, steps - 1)
+    found = []
+    if cadence.first < warm:
+        found.append(
+            f"method: topology steps start at step {cadence.first}, inside the warm-up of {warm} "
+            f"steps, where weights have hardly moved. Consider method.start={warm}."
+        )
+    if rate(last) < 0.01 * config.optimizer.learning_rate:
+        found.append(
+            f"method: topology steps go on until step {last}, where the learning rate is "
+            f"{rate(last):.2g}, below 1 % of its peak: connections grown then cannot learn. "
+            "Consider an earlier method.stop."
+        )
+    return found
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads, merges and validates a config.
+
+    Args:
+      path: of a YAML 1.2 file.
+      overrides: ``key=value`` with dotted keys; values are YAML or Python literals, and mappings
+        merge into what is there.
+
+    Raises:
+      ConfigError: with file, key, what was expected, what was found, and the nearest valid name.
+    """
+    source = f"{path} with {' '.join(overrides)}" if overrides else str(path)
+    try:
+        data = plain.merged(plain.read(Path(path)), *map(plain.override, overrides))
+        return schema.read(Config, data, "")
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The resolved config as plain data: every field, defaults included."""
+    return schema.dump(Config, config)
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML; :func:`load` reads it back."""
+    return plain.to_yaml(to_dict(config))
+
+
+def _widths(name: str, widths: tuple[int, ...]) -> None:
+    if not widths:
+        raise ValueError(f"{name} must name at least one layer, got an empty list.")
+    for i, n in enumerate(widths):
+        checks.integer(f"{name}[{i}]", n, at_least=1)

@@ -1,0 +1,42 @@
+"""What every test runs under: eight fake devices, no rank promotion, checked annotations."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+# Before JAX is imported: it reads the environment once.
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+import tests.typecheck  # the hook below finds it by name
+
+install_import_hook("dst", f"{tests.typecheck.__name__}.check")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Many tests compile the same program under another function; each process remembers its own.
+if not jax.config.jax_compilation_cache_dir:
+    _cache = tempfile.TemporaryDirectory(prefix="dst-tests-", ignore_cleanup_errors=True)
+    jax.config.update("jax_compilation_cache_dir", _cache.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+settings.register_profile("laws", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("laws")
+
+
+@pytest.fixture(scope="module")
+def strict_dtypes():
+    """No silent dtype promotion: the rule of layers 0 to 2.
+
+    Use as ``pytestmark = pytest.mark.usefixtures("strict_dtypes")``.
+    """
+    with jax.numpy_dtype_promotion("strict"):
+        yield

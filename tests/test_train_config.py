@@ -1,0 +1,210 @@
+"""Laws of configs: strict, resolved, repeatable, and refused before anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+import dst
+from dst import cli
+from dst.train import config, plain, schema
+from tests.training import CONFIGS, SMALL, small, write_small
+
+# Input: overrides of the small config. Expected: what the message must contain.
+BAD = {
+    "unknown section": (["modle.name=mlp"], ["modle", "Did you mean 'model'?"]),
+    "unknown key": (["method.sparsty=0.9"], ["method.sparsty", "Did you mean 'sparsity'?"]),
+    "unknown method": (["method.name=rigll"], ["method.name", "'rigll'", "Did you mean 'rigl'?"]),
+    "unknown model": (["model.name=mpl"], ["model.name", "'convnet'", "Did you mean 'mlp'?"]),
+    "unknown optimizer": (["optimizer.name=adamww"], ["optimizer.name", "Did you mean 'adamw'?"]),
+    "unknown allocation": (["method.allocation=erkk"], ["allocation.name", "Did you mean 'erk'?"]),
+    "unknown key of an allocation": (
+        ["method.allocation={'name': 'erk', 'powr': 1}"],
+        ["method.allocation.powr", "Did you mean 'power'?"],
+    ),
+    "unknown choice": (["method.regrow=maybe"], ["method.regrow", "['allow', 'forbid']"]),
+    "true is no number": (["method.sparsity=true"], ["method.sparsity", "finite number", "True"]),
+    "a string is no number": (["optimizer.learning_rate=fast"], ["learning_rate", "'fast'"]),
+    "NaN": (["method.sparsity=.nan"], ["method.sparsity", "finite", "nan"]),
+    "infinity": (["optimizer.learning_rate=.inf"], ["learning_rate", "finite", "inf"]),
+    "sparsity of 1": (["method.sparsity=1"], ["method.sparsity", "[0, 1)", "got 1"]),
+    "sparsity in percent": (["method.sparsity=90"], ["method.sparsity", "Did you mean 0.9?"]),
+    "negative sparsity": (["method.sparsity=-0.1"], ["method.sparsity", "[0, 1)", "-0.1"]),
+    "a float is no integer": (["train.steps=100.0"], ["train.steps", "an integer", "100.0"]),
+    "no steps": (["train.steps=0"], ["train.steps", ">= 1", "got 0"]),
+    "a section that is null": (["method=null"], ["method", "'name'", "None"]),
+    "a section that is a number": (["train=3"], ["train", "mapping", "3"]),
+    "a list with a bad entry": (["model.hidden=[8, 0]"], ["model.hidden[1]", ">= 1", "got 0"]),
+    "an empty list": (["model.hidden=[]"], ["model.hidden", "at least one"]),
+    "a bad duration": (["method.every=often"], ["method.every", "percentage", "'often'"]),
+    "a duration above 100 %": (["method.stop=120%"], ["method.stop", "'120%'"]),
+    "an interval of no step": (["train.eval_every=1%"], ["train.eval_every", "1%", "0 steps"]),
+    "never fires: stop": (["method.stop=10"], ["method", "never fires", "10"]),
+    "never fires: steps": (
+        ["method.every=50", "method.stop=null", "method.decay=constant"],
+        ["method", "never fires", "40 steps"],
+    ),
+    "no cadence": (["method={'name': 'set', 'every': None}"], ["method", "SET", "every"]),
+    "the ramp ends after training": (
+        ["method={'name': 'gmp', 'start': 5, 'stop': 40}"],
+        ["method.stop", "40", "would not be reached"],
+    ),
+    "a setting of another optimizer": (
+        ["optimizer.momentum=0.9"],
+        ["optimizer.momentum", "adamw", "belongs to momentum"],
+    ),
+    "negative clipping": (["optimizer.clip=-1"], ["optimizer.clip", "> 0", "-1"]),
+    "batch and micro-batches": (["optimizer.accumulate=7"], ["data.batch_size", "accumulate=7"]),
+    "model parallelism": (["mesh.model=2"], ["mesh.model", "must be 1", "got 2"]),
+    "a name that is a path": (["name=../x"], ["name", "'../x'"]),
+    "seed": (["seed=-1"], ["seed", ">= 0", "-1"]),
+    "no override": (["seed"], ["key=value", "'seed'"]),
+    "unreadable override": (["model.hidden=[1"], ["model.hidden=[1", "neither YAML"]),
+    # What only data, network and machine can tell.
+    "batch larger than the data": (["data.batch_size=2000"], ["data.batch_size", "1437"]),
+    "more devices than there are": (["mesh.data=999"], ["mesh.data", "at most", "999"]),
+    "a pattern without match": (
+        ["sparsify.select=hiden/**"],
+        ["select", "'hiden/**'", "hidden/0/kernel"],
+    ),
+    "an override without match": (
+        ["sparsify.overrides.last/kernel.sparsity=0.5"],
+        ["overrides", "'last/kernel'", "out/kernel"],
+    ),
+    "a layer without weights": (
+        ["method.sparsity=0.9999", "method.allocation=uniform"],
+        ["out/kernel", "lose all its weights"],
+    ),
+    "too many poolings": (
+        ["model={'name': 'convnet', 'channels': [4, 4, 4, 4], 'hidden': 8}"],
+        ["channels", "at most 3"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_config_exits_with_2_and_leaves_nothing_behind(case, tmp_path, monkeypatch, capsys):
+    overrides, parts = BAD[case]
+    monkeypatch.chdir(tmp_path)
+    write_small(tmp_path)
+    assert cli.main(["train", "small.yaml", *overrides]) == 2
+    message = capsys.readouterr().err
+    for part in ["small.yaml" if "run 'small'" not in message else "small", *parts]:
+        assert part in message
+    assert [p.name for p in tmp_path.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("name: a\nname: b\n", ["no valid YAML", "duplicate key", "line 2"]),
+        ("name: [a\n", ["no valid YAML", "line"]),
+        ("- a\n", ["mapping", "['a']"]),
+        ("", ["mapping", "None"]),
+        ("name: a\n", ["model is missing"]),
+        (SMALL.replace("learning_rate: 3e-3, ", ""), ["optimizer.learning_rate is missing"]),
+        (SMALL.replace("sparsity: 0.8, ", ""), ["method.sparsity is missing"]),
+    ],
+)
+def test_a_bad_file_is_named(text, parts, tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert cli.main(["train", str(path)]) == 2
+    message = capsys.readouterr().err
+    assert all(part in message for part in [str(path), *parts]), message
+
+
+def test_a_missing_file_is_named_with_its_nearest_neighbour(tmp_path, capsys):
+    write_small(tmp_path)
+    assert cli.main(["train", str(tmp_path / "smal.yaml")]) == 2
+    assert "Did you mean 'small.yaml'?" in capsys.readouterr().err
+
+
+def test_yaml_is_read_as_1_2(tmp_path):
+    assert small(tmp_path, "optimizer.learning_rate=1e-3").optimizer.learning_rate == 1e-3
+    assert small(tmp_path, "name=no").name == "no"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a=1e-05", {"a": 1e-5}),
+        ("a=True", {"a": True}),
+        ("a=true", {"a": True}),
+        ("a=None", {"a": None}),
+        ("a=null", {"a": None}),
+        ("a=", {"a": None}),
+        ("a.b=75%", {"a": {"b": "75%"}}),
+        ("a={'name': 'rigl', 'x': None}", {"a": {"name": "rigl", "x": None}}),
+        ("a={name: rigl}", {"a": {"name": "rigl"}}),
+        ("a=[1, 2]", {"a": [1, 2]}),
+        ("a=b=c", {"a": "b=c"}),
+    ],
+)
+def test_overrides_are_python_or_yaml(text, expected):
+    assert plain.override(text) == expected
+
+
+def test_mappings_merge_and_other_values_replace(tmp_path):
+    found = small(tmp_path, "method={'drop_fraction': 0.5}", "model.hidden=[9]")
+    assert found.method.value == dst.RigL(sparsity=0.8, every=10, stop="75%", drop_fraction=0.5)
+    assert found.model.value.hidden == (9,)
+
+
+def test_allocations_have_names_and_settings(tmp_path):
+    uniform = "method.allocation={'name': 'uniform', 'dense': 'hidden/**', 'compensate': True}"
+    assert small(tmp_path, uniform).method.value.allocation == dst.Uniform("hidden/**", True)
+    er = small(tmp_path, "method.allocation=er").method.value.allocation
+    assert er == dst.ErdosRenyi(kernel=False)
+
+
+def test_a_preset_is_its_method_with_other_defaults(tmp_path):
+    found = small(tmp_path, "method={'name': 'rigl-itop', 'every': 5}")
+    assert found.method.value == dst.rigl_itop(0.8, every=5, stop="75%")
+    assert found.method.name == "rigl-itop"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_the_resolved_config_repeats_the_run(path, tmp_path):
+    found = config.load(path)
+    copy = tmp_path / "config.yaml"
+    copy.write_text(config.dump(found), encoding="utf-8")
+    assert config.load(copy) == found
+    assert config.dump(config.load(copy)) == config.dump(found)
+
+
+@pytest.mark.parametrize("option", [*config.METHOD.options.values()], ids=[*config.METHOD.options])
+def test_every_method_is_described_field_by_field(option):
+    described = schema.field_texts(option.type)
+    assert {f.name for f in dataclasses.fields(option.type)} <= described.keys()
+
+
+def test_every_config_class_is_frozen_and_described():
+    seen, open_ = set(), [config.Config]
+    while open_:
+        cls = open_.pop()
+        if cls in seen:
+            continue
+        seen.add(cls)
+        assert cls.__dataclass_params__.frozen, cls
+        assert {f.name for f in dataclasses.fields(cls)} <= schema.field_texts(cls).keys(), cls
+        open_ += [t for t in schema._hints(cls).values() if dataclasses.is_dataclass(t)]
+        open_ += [o.type for c in schema._hints(cls).values() for o in _options(c)]
+    assert {config.MLP, config.Digits, config.Mesh, dst.RigL} <= seen
+
+
+def _options(hint):
+    choice = schema._choice(hint)
+    return choice.options.values() if choice else []
+
+
+def test_topology_steps_inside_the_warm_up_are_advised_against(tmp_path):
+    assert not config.advice(small(tmp_path))
+    (advice,) = config.advice(small(tmp_path, "optimizer.warmup=20"))
+    assert "warm-up" in advice and "method.start=20" in advice
+
+
+def test_topology_steps_without_learning_rate_are_advised_against(tmp_path):
+    (advice,) = config.advice(small(tmp_path, "method.stop=100%", "method.every=13"))
+    assert "step 39" in advice and "method.stop" in advice

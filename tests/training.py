@@ -1,0 +1,52 @@
+"""A run so small that tests can afford it, and what tests of the trainer share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dst.train import checkpoint, config, directory, setup
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+# One device: the tests run under eight, and most laws here are not about devices.
+SMALL = """
+name: small
+model: {name: mlp, hidden: [16]}
+data: {name: digits, batch_size: 64}
+optimizer: {name: adamw, learning_rate: 3e-3, warmup: 4, decay: cosine, clip: 1.0}
+method: {name: rigl, sparsity: 0.8, every: 10, stop: 75%}
+train: {steps: 40, log_every: 5, eval_every: 20, checkpoint_every: 10}
+mesh: {data: 1}
+"""
+
+
+def write_small(folder: Path) -> Path:
+    """The small config as a file."""
+    path = folder / "small.yaml"
+    path.write_text(SMALL, encoding="utf-8")
+    return path
+
+
+def small(folder: Path, *overrides: str) -> config.Config:
+    """The small config with overrides."""
+    return config.load(write_small(folder), overrides)
+
+
+def states_in(run: Path) -> dict[int, Any]:
+    """The states in a run's checkpoints, by step."""
+    saved = run / directory.CHECKPOINTS
+    like = setup.make(config.load(run / directory.CONFIG)).begin()
+    return {n: checkpoint.restore(saved, n, like) for n in checkpoint.steps(saved)}
+
+
+def assert_same(first: Any, second: Any) -> None:
+    """Two states are equal, bit for bit."""
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert a.dtype == b.dtype
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
