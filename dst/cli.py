@@ -72,34 +72,38 @@ def _train(args: argparse.Namespace) -> int:
     directory.check_free(where, args.overwrite)
     for advice in config.advice(found):
         print(f"warning: {advice}", file=sys.stderr)
-    return _run(lambda loop: loop.train(found, where, overwrite=args.overwrite))
+    return _run(where, lambda loop: loop.train(found, where, overwrite=args.overwrite))
 
 
 def _resume(args: argparse.Namespace) -> int:
     from dst.train import directory
 
     directory.check_run(args.run)
-    return _run(lambda loop: loop.resume(args.run))
+    return _run(args.run, lambda loop: loop.resume(args.run))
 
 
-def _run(start: Callable[[Any], Path | None]) -> int:
-    # Only now, with a config that is known to be good: this loads Flax, Orbax and Matplotlib.
+def _run(where: Path, start: Callable[[Any], Any]) -> int:
+    # Only now, with a config that is known to be good: this loads Flax and Orbax.
     from dst.train import loop
 
     try:
-        print(f"report: {start(loop)}")
+        start(loop)
     except loop.Diverged as error:
         return _fail(error, FAILED)
-    return 0
+    return _write_report(where)
 
 
 def _report(args: argparse.Namespace) -> int:
     from dst.train import directory
 
     directory.check_run(args.run)
+    return _write_report(args.run)
+
+
+def _write_report(where: Path) -> int:
     from dst.report.run import write_report
 
-    print(f"report: {write_report(args.run)}")
+    print(f"report: {write_report(where)}")
     return 0
 
 

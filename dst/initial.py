@@ -27,20 +27,26 @@ def chosen(
         return []
     if masks is not None:
         return [jnp.asarray(masks[p.leaf.path], bool) for p in flat.plans]
-    if initial == "magnitude":
-        scores = [jnp.abs(x.astype(jnp.float32)) for x in flat.sparse]
-    else:
-        keys = state.keys(flat, jnp.asarray(seed, jnp.uint32), 0)
-        scores = [uniform(key, x) for key, x in zip(keys, flat.sparse, strict=True)]
     layouts = [p.layout for p in flat.plans]
-    pooled = [x.pool(s) for x, s in zip(layouts, scores, strict=True)]
     groups = [tuple(x.split[a] for a in x.groups) for x in layouts]
     counts = [
         np.broadcast_to(p.initial.reshape(p.initial.shape + (1,) * (len(g) - p.initial.ndim)), g)
         for p, g in zip(flat.plans, groups, strict=True)
     ]
-    chosen = top_k_masks(pooled, counts, [None] * len(pooled), [x.group_axes for x in layouts])
-    return [x.spread(c) for x, c in zip(layouts, chosen, strict=True)]
+
+    @jax.jit  # one program to compile, where the parts would be dozens
+    def draw(seed: Array, weights: list[Array]) -> list[Array]:
+        if initial == "magnitude":
+            scores = [jnp.abs(x.astype(jnp.float32)) for x in weights]
+        else:
+            keys = state.keys(flat, seed, 0)
+            scores = [uniform(key, x) for key, x in zip(keys, weights, strict=True)]
+        pooled = [x.pool(s) for x, s in zip(layouts, scores, strict=True)]
+        axes = [x.group_axes for x in layouts]
+        units = top_k_masks(pooled, counts, [None] * len(pooled), axes)
+        return [x.spread(u) for x, u in zip(layouts, units, strict=True)]
+
+    return draw(jnp.asarray(seed, jnp.uint32), flat.sparse)
 
 
 def placed_like(mask: Array, leaf: Array) -> Array:

@@ -20,7 +20,10 @@ Select = str | Sequence[str] | Callable[[str, Any], bool]
 # their rank: lookup tables, positions, normalisation.
 _DENSE_BY_NAME = (
     ("embedding", re.compile(r"embed|^wte$|^tok(en)?s?(_table)?$|vocab", re.IGNORECASE)),
-    ("position", re.compile(r"^pos(ition(s|al)?)?(_|$)|^wpe$|cls_token|^cls$", re.IGNORECASE)),
+    (
+        "position",
+        re.compile(r"^pos(ition(s|al)?)?(_?(table|ids?|enc\w*))?$|^wpe$|^cls(_token)?$", re.I),
+    ),
     ("bias", re.compile(r"^bias$")),  # of several heads it has two dimensions
     ("norm", re.compile(r"norm|^(ln|bn|rms)(_?\d+|_[a-z]+)?$", re.IGNORECASE)),
 )
@@ -102,18 +105,24 @@ def _product(lengths: Iterable[int]) -> int:
     return result
 
 
-def path_of(key_path: Sequence[Any]) -> str:
-    """``"encoder/0/kernel"`` of a JAX key path; NNX's trailing ``value`` is removed."""
-    keys = key_path
-    if keys and getattr(keys[-1], "name", None) == "value":
-        keys = keys[:-1]
-    return jax.tree_util.keystr(tuple(keys), simple=True, separator="/")
-
-
 def flatten(tree: Any) -> tuple[list[str], list[Any], Any]:
-    """Leaf paths, leaves and structure of a parameter tree."""
-    pairs, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    return [path_of(p) for p, _ in pairs], [leaf for _, leaf in pairs], treedef
+    """Leaf paths, leaves and structure of a parameter tree.
+
+    A path is ``"encoder/0/kernel"``: of an NNX variable, without the ``value`` inside it.
+    """
+    nodes, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)
+    paths = [
+        jax.tree_util.keystr(key_path, simple=True, separator="/")
+        for key_path, node in nodes
+        if not _is_variable(node) or jax.tree.leaves(node)
+    ]
+    leaves, treedef = jax.tree.flatten(tree)
+    return paths, leaves, treedef
+
+
+def _is_variable(node: Any) -> bool:
+    # By what it can do: the core does not import Flax.
+    return hasattr(type(node), "get_metadata") and hasattr(type(node), "get_value")
 
 
 def is_dense_marker(node: Any) -> bool:

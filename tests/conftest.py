@@ -32,6 +32,16 @@ settings.register_profile("laws", deadline=None, derandomize=True, max_examples=
 settings.load_profile("laws")
 
 
+def pytest_configure(config):
+    """Compilation is what tests cost here, and most of it is LLVM's optimisation.
+
+    The slow proofs (`make evidence`) run what users run. XLA reads the flag with its first program.
+    """
+    flag = "--xla_backend_optimization_level"
+    if flag not in os.environ["XLA_FLAGS"] and config.getoption("markexpr") != "evidence":
+        os.environ["XLA_FLAGS"] += f" {flag}=0"
+
+
 @pytest.fixture(scope="module")
 def strict_dtypes():
     """No silent dtype promotion: the rule of layers 0 to 2.

@@ -19,6 +19,7 @@ from flax.training.train_state import TrainState
 
 import dst
 import dst.nnx
+from dst.state import find
 from dst.tree import flatten
 
 SHAPES = {"hidden/kernel": (8, 16), "out/kernel": (16, 4)}
@@ -82,23 +83,45 @@ def look(params: Any, opt_state: Any) -> dict[str, Any]:
     return {
         "off": largest_off_mask(params, opt_state),
         "active": {p: m.sum(dtype=jnp.int32) for p, m in dst.masks(opt_state).items()},
-        "done": dst.metrics(opt_state)["topology_steps"],
+        "done": sum(state.topology.done for state in find(opt_state)),
     }
 
 
-# One object per container. `step(topology)` trains and returns what `look` sees.
+# Compilation is what small runs cost: five times less of it where speed does not matter.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+
+def quick(tx: Any) -> optax.GradientTransformationExtraArgs:
+    """A transformation whose ``init`` and ``update`` are one program each, compiled quickly."""
+    compiled = partial(jax.jit, compiler_options=QUICK)
+    return optax.GradientTransformationExtraArgs(
+        compiled(tx.init), compiled(tx.update, static_argnames="topology")
+    )
+
+
+# One object per container. `step(topology)` trains and returns what `look` sees; the state is
+# donated from the very first step.
 
 
 class DictRun:
-    """Parameters in a dict, state donated from the very first step."""
+    """Parameters in a dict."""
 
-    def __init__(self, tx: Any, params: Any = None, loss: Callable[[Any], Any] | None = None):
+    def __init__(self, tx: Any, options: Any = None, params: Any = None, loss: Any = None):
         self.params = initial_params() if params is None else params
         self.state = tx.init(self.params)
         self.params = dst.apply_masks(self.params, self.state)
         loss = loss or (lambda p: error(forward(p, X)))
 
-        @partial(jax.jit, static_argnames="topology", donate_argnames=("params", "state"))
+        @partial(
+            jax.jit,
+            static_argnames="topology",
+            donate_argnames=("params", "state"),
+            compiler_options=options,
+        )
         def step(params, state, topology):
             grads = jax.grad(loss)(params)
             updates, state = tx.update(grads, state, params, topology=topology)
@@ -107,7 +130,7 @@ class DictRun:
 
         self.program = step
 
-    def step(self, topology: bool | None) -> dict[str, Any]:
+    def step(self, topology: bool | None = None) -> dict[str, Any]:
         """One micro-step."""
         self.params, self.state, seen = self.program(self.params, self.state, topology=topology)
         return seen
@@ -120,13 +143,13 @@ class DictRun:
 class LinenRun:
     """Linen and its TrainState, whose ``apply_gradients`` has no way to pass the flag on."""
 
-    def __init__(self, tx: Any):
+    def __init__(self, tx: Any, options: Any = None):
         model = LinenNet()
         params = model.init(jax.random.key(0), X)["params"]
         train = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
         self.train = train.replace(params=dst.apply_masks(params, train.opt_state))
 
-        @jax.jit
+        @partial(jax.jit, donate_argnames="train", compiler_options=options)
         def step(train):
             grads = jax.grad(lambda p: error(train.apply_fn({"params": p}, X)))(train.params)
             train = train.apply_gradients(grads=grads)
@@ -134,7 +157,7 @@ class LinenRun:
 
         self.program = step
 
-    def step(self, topology: bool | None) -> dict[str, Any]:
+    def step(self, topology: bool | None = None) -> dict[str, Any]:
         """One micro-step; the count decides."""
         self.train, seen = self.program(self.train)
         return seen
@@ -145,31 +168,39 @@ class LinenRun:
 
 
 class NnxRun:
-    """An NNX model with any ``nnx.Optimizer``."""
+    """An NNX model with any ``nnx.Optimizer``, split once and trained as one state."""
 
-    def __init__(self, optimizer_of: Callable[[Any], nnx.Optimizer]):
-        self.model = NnxNet()
-        self.optimizer = optimizer_of(self.model)
-        if not isinstance(self.optimizer, dst.nnx.Optimizer):
-            params = nnx.state(self.model, nnx.Param)
-            nnx.update(self.model, dst.apply_masks(params, nnx.as_pure(self.optimizer.opt_state)))
+    def __init__(self, optimizer_of: Callable[[Any], nnx.Optimizer], options: Any = None):
+        model = NnxNet()
+        optimizer = optimizer_of(model)
+        if not isinstance(optimizer, dst.nnx.Optimizer):
+            params = nnx.state(model, nnx.Param)
+            nnx.update(model, dst.apply_masks(params, nnx.as_pure(optimizer.opt_state)))
+        self.objects = (model, optimizer)
+        graph, self.state = nnx.split(self.objects)
 
-        @partial(nnx.jit, static_argnames="topology")
-        def step(model, optimizer, topology):
+        @partial(
+            jax.jit, static_argnames="topology", donate_argnames="state", compiler_options=options
+        )
+        def step(state, topology):
+            model, optimizer = nnx.merge(graph, state)
             params = nnx.DiffState(0, nnx.Param)
             grads = nnx.grad(lambda m: error(m(X)), argnums=params)(model)
             optimizer.update(model, grads, topology=topology)
-            return look(nnx.state(model, nnx.Param), nnx.as_pure(optimizer.opt_state))
+            seen = look(nnx.state(model, nnx.Param), nnx.as_pure(optimizer.opt_state))
+            return nnx.state((model, optimizer)), seen
 
         self.program = step
 
-    def step(self, topology: bool | None) -> dict[str, Any]:
+    def step(self, topology: bool | None = None) -> dict[str, Any]:
         """One micro-step."""
-        return self.program(self.model, self.optimizer, topology=topology)
+        self.state, seen = self.program(self.state, topology=topology)
+        return seen
 
     def check(self) -> None:
         """The library's own check, with the model's copy of the masks where it has one."""
-        dst.nnx.check_invariants(self.model, self.optimizer)
+        nnx.update(self.objects, self.state)
+        dst.nnx.check_invariants(*self.objects)
 
 
 _COMPILED = [0]

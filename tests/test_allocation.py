@@ -32,7 +32,9 @@ def layers(shapes, **sparsity):
 
 
 def counts(shapes, allocation):
-    return {k: math.prod(s) - zeros(math.prod(s), allocation.sparsity[k]) for k, s in shapes.items()}
+    return {
+        k: math.prod(s) - zeros(math.prod(s), allocation.sparsity[k]) for k, s in shapes.items()
+    }
 
 
 def floats(allocation):

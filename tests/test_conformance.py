@@ -16,6 +16,7 @@ from flax import nnx
 import dst
 import dst.nnx
 from tests.runs import (
+    QUICK,
     SHAPES,
     SPARSITY,
     DictRun,
@@ -105,26 +106,28 @@ def wrapped(inner: str, method: Any) -> tuple[int, Any]:
     return accumulate, around(dst.sparsify(optax.adamw(1e-2), method))
 
 
-def dst_nnx_run(inner: str, method: Any) -> NnxRun:
-    return NnxRun(lambda model: dst.nnx.Optimizer(model, INNERS[inner](), method))
-
-
 CONTAINERS = {
     "dict": DictRun,
     "linen": LinenRun,
-    "nnx": lambda tx: NnxRun(lambda model: nnx.Optimizer(model, tx, wrt=nnx.Param)),
+    "nnx": lambda tx, options: NnxRun(
+        lambda model: nnx.Optimizer(model, tx, wrt=nnx.Param), options
+    ),
 }
 
 
-def run_cell(container: str, method: str, inner: str, updates: int) -> None:
+def run_of(container: str, rule: dst.Rule, inner: str, options: Any) -> tuple[int, Any]:
+    """Micro-steps per update, and the run."""
+    if container == "dst.nnx":
+        return 1, NnxRun(lambda model: dst.nnx.Optimizer(model, INNERS[inner](), rule), options)
+    accumulate, tx = wrapped(inner, rule)
+    return accumulate, CONTAINERS[container](tx, options)
+
+
+def run_cell(container: str, method: str, inner: str, updates: int, options: Any = None) -> None:
     """Trains and asserts the laws of the grid after every step."""
     case = METHODS[method]
-    rule = case.method(updates)
-    if container == "dst.nnx":
-        accumulate, run = 1, dst_nnx_run(inner, rule)
-    else:
-        accumulate, tx = wrapped(inner, rule)
-        run = CONTAINERS[container](tx)
+    rule = case.method(updates).rule()
+    accumulate, run = run_of(container, rule, inner, options)
 
     history, done = [], 0
     warm_until = accumulate * (EVERY + 1)  # the first topology step is compiled by then
@@ -147,19 +150,10 @@ def run_cell(container: str, method: str, inner: str, updates: int) -> None:
     run.check()
 
 
-@pytest.fixture
-def quick_compiler():
-    """Compilation is what the grid costs. The laws hold whatever the compiler does."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.usefixtures("quick_compiler")
 @pytest.mark.parametrize("inner", [*INNERS, *AROUND])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_meets_every_inner_optimizer(method, inner):
-    run_cell("dict", method, inner, updates=40)
+    run_cell("dict", method, inner, updates=40, options=QUICK)
 
 
 PAIRS = [
@@ -171,10 +165,9 @@ PAIRS = [
 ]
 
 
-@pytest.mark.usefixtures("quick_compiler")
 @pytest.mark.parametrize(("container", "method", "inner"), PAIRS)
 def test_every_container_meets_every_inner_optimizer(container, method, inner):
-    run_cell(container, method, inner, updates=40)
+    run_cell(container, method, inner, updates=40, options=QUICK)
 
 
 @pytest.mark.evidence

@@ -164,7 +164,9 @@ class NOfM:
 
 def test_counts_are_of_units_per_group_in_every_structure():
     rule = Rule(0.5, allocation="uniform", structure=NOfM(4))
-    plan = planned(rule, overrides={"head/kernel": {"structure": Block(2, 5)}, "tiny": {"sparsity": 0}})
+    plan = planned(
+        rule, overrides={"head/kernel": {"structure": Block(2, 5)}, "tiny": {"sparsity": 0}}
+    )
     assert plan.sparse["layers/kernel"].initial.tolist() == [2, 2, 2]
     assert plan.sparse["layers/kernel"].layout.weights_per_count == 16
     assert int(plan.sparse["head/kernel"].initial) == 2
@@ -181,7 +183,7 @@ def test_a_structure_that_does_not_fit_names_the_leaf():
 
 def test_a_layer_that_would_lose_all_its_weights_is_an_error():
     def everything(layers, sparsity):
-        return Allocation({path: 1 for path in layers})
+        return Allocation(dict.fromkeys(layers, 1))
 
     with pytest.raises(ValueError, match=r"head/kernel of shape \(8, 5\) would lose all"):
         planned(Rule(0.5, allocation=everything))

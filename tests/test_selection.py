@@ -22,7 +22,21 @@ from tests.reference import selection as twin
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 SIZE = 24
-NASTY = [0.0, -0.0, 1.0, -1.0, 1e-42, -1e-42, 2e-42, np.inf, -np.inf, np.nan, 3e38, 1.0000001, 1e-38]
+NASTY = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    1e-42,
+    -1e-42,
+    2e-42,
+    np.inf,
+    -np.inf,
+    np.nan,
+    3e38,
+    1.0000001,
+    1e-38,
+]
 
 
 @jax.jit

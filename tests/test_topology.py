@@ -355,7 +355,10 @@ def test_many_leaves_at_once_equal_one_at_a_time():
     @jax.jit
     def together(leaves):
         connections = [Connections(w, g, m, m, jax.random.key(0)) for w, g, m in leaves]
-        counts = [jnp.asarray(k, jnp.int32) for k in kept], [jnp.asarray(n, jnp.int32) for n in total]
+        counts = (
+            [jnp.asarray(k, jnp.int32) for k in kept],
+            [jnp.asarray(n, jnp.int32) for n in total],
+        )
         return drop_and_grow(connections, layouts, *counts, rule())
 
     found = together([tuple(map(jnp.asarray, leaf)) for leaf in leaves])
@@ -398,9 +401,7 @@ def test_blocks_are_switched_as_wholes():
     after = keep | twin.best(pooled(grad), ~keep, 2)
     np.testing.assert_array_equal(change.active, np.kron(after, np.ones((2, 2), bool)))
     assert int(change.dropped) == 4 * (blocks & ~after).sum()
-    np.testing.assert_array_equal(
-        change.reset, np.kron(after & ~blocks, np.ones((2, 2), bool))
-    )
+    np.testing.assert_array_equal(change.reset, np.kron(after & ~blocks, np.ones((2, 2), bool)))
 
 
 def test_n_of_m_counts_are_exact_in_every_group():

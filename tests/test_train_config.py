@@ -72,9 +72,9 @@ BAD = {
         ["sparsify.overrides.last/kernel.sparsity=0.5"],
         ["overrides", "'last/kernel'", "out/kernel"],
     ),
-    "a layer without weights": (
-        ["method.sparsity=0.9999", "method.allocation=uniform"],
-        ["out/kernel", "lose all its weights"],
+    "layers without weights": (
+        ["method.allocation={'name': 'uniform', 'dense': 'hidden/**', 'compensate': True}"],
+        ["hidden/0/kernel", "would leave the other layers empty"],
     ),
     "too many poolings": (
         ["model={'name': 'convnet', 'channels': [4, 4, 4, 4], 'hidden': 8}"],

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import dst
 from dst.train import optim, setup
 from tests.training import small
 
-PLAIN = ("optimizer.name=sgd", "optimizer.clip=null", "optimizer.warmup=0", "optimizer.decay=constant")
+PLAIN = (
+    "optimizer.name=sgd",
+    "optimizer.clip=null",
+    "optimizer.warmup=0",
+    "optimizer.decay=constant",
+)
 
 
 def _train(made, n):
@@ -55,10 +61,10 @@ def test_the_hot_step_contains_no_selection(tmp_path):
     arguments = (made.begin(), *made.batch(0))
 
     def loops(topology: bool) -> int:
-        return str(made.step.trace(*arguments, topology=topology).jaxpr).count(" while[")
+        return made.step.lower(*arguments, topology=topology).as_text().count("stablehlo.while")
 
-    # Selection counts digits in a loop; the only other one is the scan over micro-batches.
-    assert loops(False) == 0 < loops(True)
+    # Selection counts digits in loops; the only other one is the scan over micro-batches.
+    assert loops(False) == 1 < loops(True)
 
 
 def test_the_moving_average_is_masked_at_evaluation(tmp_path):
@@ -107,12 +113,20 @@ def test_the_logged_learning_rate_is_the_one_of_the_inner_optimizer(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw", "lion", "adafactor", "muon"])
-def test_every_optimizer_trains_sparse(name, tmp_path):
-    changes = (f"optimizer.name={name}", "optimizer.weight_decay=1e-4", "method.every=2")
-    made = setup.make(small(tmp_path, *changes))
-    state, metrics = _train(made, 4)
-    dst.check_invariants(state.opt_state, state.params)
-    assert np.isfinite(metrics["loss"])
+def test_every_optimizer_trains_sparse(name):
+    config = optim.Optimizer(name, learning_rate=0.01, weight_decay=1e-4, clip=1.0)
+    method = dst.RigL(sparsity=0.5, every=1, stop=None, decay="constant")
+    tx = dst.sparsify(optim.make(config, 10), method)
+    params = {"w": jax.random.normal(jax.random.key(0), (6, 4)), "b": np.ones(4, np.float32)}
+    state = tx.init(params)
+    params = dst.apply_masks(params, state)
+    update = jax.jit(tx.update, static_argnames="topology")
+    for count in range(3):
+        grads = jax.tree.map(lambda p: p + 1, params)
+        updates, state = update(grads, state, params, topology=tx.fires(count))
+        params = optax.apply_updates(params, updates)
+    dst.check_invariants(state, params)
+    assert (np.asarray(params["b"]) < 1).all()
 
 
 def test_biases_do_not_decay():

@@ -175,6 +175,12 @@ def test_embeddings_positions_and_norms_stay_dense(path):
     assert leaf.why.split()[0] in ("embedding", "position", "norm")
 
 
+def test_the_bias_of_several_heads_stays_dense():
+    leaves = tree.survey({"query": {"kernel": shaped(8, 8), "bias": shaped(4, 2)}})
+    assert [(x.path, x.sparse) for x in leaves] == [("query/bias", False), ("query/kernel", True)]
+    assert leaves[0].why == "bias (by name)"
+
+
 @pytest.mark.parametrize(
     "path", ["encoder/kernel", "cls_head", "possible", "lm_head", "dense_1", "blend", "linear"]
 )

@@ -94,7 +94,7 @@ def test_the_summary_of_three_small_leaves():
     params = {"a": jnp.ones((2, 2)), "d": jnp.ones((1, 4)), "e": jnp.ones((2, 1))}
     tx = dst.sparsify(optax.sgd(0.1), dst.Static(sparsity=0.5))
     masks = {"a": np.ones((2, 2)), "d": np.array([[1, 0, 1, 1]]), "e": np.zeros((2, 1))}
-    state = from_bytes(tx.init(params), masks)
+    state = from_bytes(jax.jit(tx.init)(params), masks)
     found = dst.metrics(state, params)
     assert float(found["sparsity"]) == pytest.approx(0.3)
     assert [float(found[f"sparsity/{k}"]) for k in "ade"] == [0, 0.25, 1]

@@ -161,13 +161,15 @@ def _pixels(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[Pl
         legend = (Key("", f"{int(n.min())} to {int(n.max())} connections per pixel"),)
         plots.append(Plot(title, _map(grid, top, f"{title}, connections per pixel"), legend))
         quarter = np.sort(n)[::-1][: max(1, inputs // 4)].sum() / max(1, int(n.sum()))
-        said.append(f"{100 * quarter:.0f} % {title.lower()}")
-    idle = [f"{int((n == 0).sum())} {title.lower()}" for title, n in counts]
+        said.append(f"{100 * quarter:.0f} % of all connections {title.lower()}")
     text = (
         f"The {inputs:,} inputs as a picture of {side} × {side} pixels: the fuller its colour, the "
         "more active connections a pixel has. The busiest quarter of the pixels holds "
-        f"{' and '.join(said)} of all connections. Pixels without any: {' and '.join(idle)}."
+        f"{', '.join(said)}; spread evenly it would hold 25 %."
     )
+    if any((n == 0).any() for _, n in counts):
+        idle = [f"{int((n == 0).sum())} {title.lower()}" for title, n in counts]
+        text += f" Pixels without any connection: {', '.join(idle)}."
     return tuple(plots), text
 
 
@@ -181,7 +183,7 @@ def _map(grid: np.ndarray, top: int, label: str) -> Markup:
     texts = []
     if side <= 12:
         for (row, column), n in np.ndenumerate(grid):
-            tone = "on" if shade[row, column] > 0.55 else "off"
+            tone = "on" if shade[row, column] > 0.9 else "off"
             texts.append(
                 f'<text class="{tone}" x="{column + 0.5}" y="{row + 0.62}">{int(n)}</text>'
             )

@@ -22,7 +22,8 @@ SERIES = tuple(f"#0400{i:02x}" for i in range(1, 9))
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
     colour: f"s{i}" for i, colour in enumerate(SERIES, start=1)
 }
-_SIZE = (4.9, 2.9)  # inches; small, so that the text stays readable on a phone
+_SIZE = (4.5, 2.75)  # inches; small, so that the text stays readable on a phone
+_TICKS = [1, 2, 2.5, 5, 10]  # round numbers
 _POINTS = 1500  # of one line; more cannot be seen
 
 
@@ -46,7 +47,16 @@ class Plot:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a plot; ``faint`` for raw values behind an average, ``points`` marks values."""
+    """One line of a plot.
+
+    Attributes:
+      label: in the legend; empty for none.
+      x, y: steps and values.
+      colour: one of the stand-ins.
+      faint: for raw values behind an average.
+      points: marks every value.
+      holds: a value holds until the next one, as what only topology steps change.
+    """
 
     label: str
     x: np.ndarray
@@ -56,6 +66,7 @@ class Line:
     points: bool = False
     width: float = 1.6
     dashed: bool = False
+    holds: bool = False
 
 
 @contextmanager
@@ -82,6 +93,13 @@ def smooth(y: np.ndarray, window: int) -> np.ndarray:
     return np.divide(total, count, out=np.full(y.shape, np.nan), where=(count > 0.5) & finite)
 
 
+def thinned(line: Line) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a line, evenly thinned to what can be seen; the last one stays."""
+    stride = max(1, -(-line.x.size // _POINTS))
+    kept = np.unique(np.append(np.arange(0, line.x.size, stride), line.x.size - 1))
+    return line.x[kept], line.y[kept]
+
+
 def with_average(label: str, x: np.ndarray, y: np.ndarray, colour: str) -> list[Line]:
     """A noisy metric: the raw values faintly, and their running mean where they are many."""
     if y.size < 40:
@@ -101,6 +119,7 @@ def lines(
     percent: bool = False,
     may_log: bool = False,
     marks: np.ndarray | None = None,
+    until: float | None = None,
 ) -> Plot | None:
     """Lines over steps; None where no line has a finite value.
 
@@ -110,20 +129,20 @@ def lines(
       percent: the values are fractions and shown in percent.
       may_log: a logarithmic axis where positive values span more than a factor of 30.
       marks: steps to mark at the foot of the figure (topology steps).
+      until: the last step of the run, so that all figures have the same axis.
     """
     shown = [line for line in some if np.isfinite(line.y).any()]
     if not shown:
         return None
     figure, axes = _canvas()
     for line in shown:
-        stride = max(1, -(-line.x.size // _POINTS))
         axes.plot(
-            line.x[::stride],
-            line.y[::stride],
+            *thinned(line),
             color=line.colour,
             linewidth=1.0 if line.faint else line.width,
             alpha=0.3 if line.faint else 1.0,
             linestyle="--" if line.dashed else "-",
+            drawstyle="steps-post" if line.holds else "default",
             marker="o" if line.points else "",
             markersize=3.5,
             solid_joinstyle="round",
@@ -131,6 +150,8 @@ def lines(
     values = np.concatenate([line.y[np.isfinite(line.y)] for line in shown])
     if may_log and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(_short))
+        axes.tick_params(axis="y", which="minor", length=0)
         caption = f"{caption} Logarithmic axis.".strip()
     if percent:
         _percent(axes, values)
@@ -145,24 +166,24 @@ def lines(
             linestyle="",
         )
         caption = f"{caption} Ticks at the foot: topology steps.".strip()
-    axes.set_xlabel("step")
+    _steps(axes, until)
     legend = tuple(Key(variable(line.colour), line.label) for line in shown if line.label)
     return Plot(title, themed(figure, title), legend, caption)
 
 
-def exchange(title: str, steps: np.ndarray, grown: np.ndarray, dropped: np.ndarray) -> Plot:
+def exchange(
+    title: str, steps: np.ndarray, grown: np.ndarray, dropped: np.ndarray, until: float | None
+) -> Plot:
     """Connections grown (upwards) and dropped (downwards) at every topology step."""
     figure, axes = _canvas()
     width = 0.8 * float(np.min(np.diff(steps))) if steps.size > 1 else 1.0
     axes.bar(steps, np.nan_to_num(grown), width, color=SERIES[1], linewidth=0)
     axes.bar(steps, -np.nan_to_num(dropped), width, color=SERIES[7], linewidth=0)
     axes.axhline(0, color=MUTED, linewidth=0.8)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{abs(v):,.0f}"))
-    axes.set_xlabel("step")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _short(abs(v))))
+    _steps(axes, until)
     legend = (Key(variable(SERIES[1]), "grown"), Key(variable(SERIES[7]), "dropped"))
-    return Plot(
-        title, themed(figure, title), legend, "Connections exchanged at every topology step."
-    )
+    return Plot(title, themed(figure, title), legend, "Connections changed at every topology step.")
 
 
 def histogram(title: str, unit: str, before: np.ndarray | None, after: np.ndarray) -> Plot:
@@ -179,11 +200,11 @@ def histogram(title: str, unit: str, before: np.ndarray | None, after: np.ndarra
         counts, _ = np.histogram(before, edges)
         axes.stairs(counts, edges, color=INK, linewidth=1.3)
         legend.insert(0, Key(variable(INK), "before training"))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=_TICKS))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_TICKS))
     axes.set_xlabel(f"active connections of one {unit}")
-    axes.set_ylabel(f"{unit}s", color=MUTED)
-    return Plot(title, themed(figure, title), tuple(legend))
+    caption = f"How many {unit}s have how many active connections."
+    return Plot(title, themed(figure, title), tuple(legend), caption)
 
 
 def themed(figure: Figure, label: str) -> Markup:
@@ -217,7 +238,9 @@ def themed(figure: Figure, label: str) -> Markup:
 
 
 def _canvas() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure = Figure(figsize=_SIZE)
+    # Fixed margins: figures align with each other, and need no second drawing to be laid out.
+    figure.subplots_adjust(left=0.15, right=0.945, bottom=0.18, top=0.96)
     figure.patch.set_visible(False)
     axes = figure.add_subplot()
     axes.patch.set_visible(False)
@@ -229,9 +252,25 @@ def _canvas() -> tuple[Figure, Axes]:
     axes.xaxis.label.set_color(MUTED)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_TICKS))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.yaxis.set_major_formatter(FuncFormatter(_short))
     return figure, axes
+
+
+def _short(value: float, _: object = None) -> str:
+    """``0.05``, ``4,000``, ``25k``, ``1.5M``: what fits beside an axis."""
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:g}M"
+    if abs(value) >= 1e4:
+        return f"{value / 1e3:g}k"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.5g}"
+
+
+def _steps(axes: Axes, until: float | None) -> None:
+    axes.set_xlabel("step")
+    if until:
+        axes.set_xlim(-0.02 * until, 1.02 * until)
 
 
 def _percent(axes: Axes, values: np.ndarray) -> None:
@@ -239,7 +278,7 @@ def _percent(axes: Axes, values: np.ndarray) -> None:
     if high - low < 0.02:  # a flat line should look flat
         middle = (low + high) / 2
         axes.set_ylim(max(middle - 0.02, -0.002), min(middle + 0.02, 1.002))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_TICKS))
     bottom, top = axes.get_ylim()
     digits = 0 if top - bottom > 0.06 else 1
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.{digits}f} %"))

@@ -87,6 +87,10 @@ class Run:
         finite = values[np.isfinite(values)]
         return float(finite[-1]) if finite.size else None
 
+    def last_step(self) -> int | None:
+        """The last logged step."""
+        return self.lines[-1]["step"] if self.lines else None
+
     def section(self, name: str) -> dict[str, Any]:
         """One section of the config, empty where it is not there."""
         found = self.config.get(name)
@@ -184,23 +188,24 @@ def read(run_dir: str | os.PathLike[str]) -> Run:
     return run
 
 
-def _text(path: Path, run: Run, consequence: str) -> str:
+def _text(path: Path, run: Run, consequence: str) -> str | None:
     if not path.is_file():
         run.notes.append(f"{path.name} is missing: {consequence}")
-        return ""
+        return None
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         run.notes.append(f"{path.name} cannot be read ({error.strerror}): {consequence}")
-        return ""
+        return None
 
 
 def _read_config(where: Path, run: Run) -> None:
-    run.config_text = _text(where / CONFIG, run, "the settings of this run are unknown.")
-    if not run.config_text:
+    text = _text(where / CONFIG, run, "the settings of this run are unknown.")
+    if text is None:
         return
+    run.config_text = text
     try:
-        config = YAML(typ="safe", pure=True).load(run.config_text)
+        config = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError):
         config = None
     if not isinstance(config, dict):
@@ -213,12 +218,15 @@ def _read_config(where: Path, run: Run) -> None:
 
 def _read_metrics(where: Path, run: Run) -> None:
     missing = "there are no curves; they appear once training has logged a step."
-    raw = _text(where / METRICS, run, missing).split("\n")
+    text = _text(where / METRICS, run, missing)
+    if text is None:
+        return
+    raw = text.split("\n")
     damaged = []
-    for i, text in enumerate(raw, start=1):
-        if not text.strip():
+    for i, part in enumerate(raw, start=1):
+        if not part.strip():
             continue
-        line = _metrics_line(text)
+        line = _metrics_line(part)
         if line is not None:
             run.lines.append(line)
         elif i == len(raw):
@@ -228,7 +236,7 @@ def _read_metrics(where: Path, run: Run) -> None:
     if damaged:
         some = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
         run.notes.append(f"{METRICS}: {len(damaged)} unreadable lines are left out (line {some}).")
-    if (where / METRICS).is_file() and not run.lines:
+    if not run.lines:
         run.notes.append(f"{METRICS} holds no metrics yet: {missing}")
     run.lines.sort(key=lambda line: line["step"])
     for kind, key in (("train", "loss"), ("eval", "loss"), ("eval", "accuracy")):
@@ -260,7 +268,7 @@ def _read_summary(where: Path, run: Run) -> None:
         run,
         "the run has not finished; the figures below are those of the last logged steps.",
     )
-    if not text:
+    if text is None:
         return
     try:
         summary = json.loads(text)

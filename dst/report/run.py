@@ -6,16 +6,25 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from dst.report import pictures, plots, reading
 from dst.report.reading import Run
 
 REPORT = "report.html"
-_METHODS = {"rigl": "RigL", "set": "SET", "gmp": "GMP", "itop": "ITOP", "static": "a static mask"}
+_METHODS = {
+    "rigl": "RigL",
+    "rigl-itop": "RigL with ITOP's settings",
+    "set": "SET",
+    "set-itop": "SET with ITOP's settings",
+    "gmp": "gradual magnitude pruning",
+    "static": "a static mask",
+}
+_DEFINING = ("sparsity", "allocation", "drop_fraction", "every", "start", "stop", "structure")
+_RS = Markup("R<sub>s</sub>")
 _SAME = 5e-4  # a sparsity that moves less than this does not change
 _MANY = 8  # layers that still get a colour of their own
 
@@ -60,7 +69,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         html = render(run)
     target = Path(run_dir) / REPORT
     part = target.with_name(target.name + ".part")
-    # File names may hold bytes that are no text; a report is UTF-8 all the same.
+    # Names may hold bytes that are no text; a report is UTF-8 all the same.
     part.write_text(html, encoding="utf-8", errors="replace")
     os.replace(part, target)
     return target
@@ -82,9 +91,12 @@ def render(run: Run) -> str:
         question=question(run),
         settings=settings(run),
         tiles=tiles(run),
-        sections=[training(run), topology(run)],
+        training=training(run),
+        exploration=exploration(run),
+        exchange=exchange(run),
         layers=layers,
-        bars=[row for row in layers if row.sparse or len(row.shape) > 1],
+        sparse=[row for row in layers if row.sparse],
+        matrices=[row for row in layers if row.sparse or len(row.shape) > 1],
         changing=_changing_sparsity(run),
         masks=mask_view(run),
         versions=_versions(run),
@@ -128,7 +140,9 @@ def question(run: Run) -> str:
     if target is None:
         target = _final(run, "sparsity")
     how_many = "some" if target is None else f"{100 * target:.4g} %"
-    return f"{start} when {_METHODS.get(name, name)} keeps {how_many} of its weights at zero?"
+    return (
+        f"{start} when {_METHODS.get(name, name)} keeps {how_many} of its selected weights at zero?"
+    )
 
 
 def _model(run: Run) -> str:
@@ -146,17 +160,12 @@ def _model(run: Run) -> str:
 
 def settings(run: Run) -> list[str]:
     """The settings that define the question, as short labels."""
-    found: list[tuple[str, Any]] = list(run.section("method").items())
-    found = [(key if key != "name" else "method", value) for key, value in found]
-    optimizer = run.section("optimizer")
-    found += [(key, optimizer[key]) for key in ("name", "learning_rate") if key in optimizer]
-    found += [("seed", run.config["seed"])] if "seed" in run.config else []
-    shown = [
-        (key if key != "name" else "optimizer", value)
-        for key, value in found
-        if value is not None and not isinstance(value, Mapping | list)
-    ]
-    return [f"{key.replace('_', ' ')} {value}" for key, value in shown]
+    method, optimizer = run.section("method"), run.section("optimizer")
+    found = {"method": method.get("name"), **{key: method.get(key) for key in _DEFINING}}
+    found |= {"optimizer": optimizer.get("name"), "learning_rate": optimizer.get("learning_rate")}
+    found["seed"] = run.config.get("seed")
+    named = {k: v.get("name") if isinstance(v, Mapping) else v for k, v in found.items()}
+    return [f"{k.replace('_', ' ')} {v}" for k, v in named.items() if v is not None]
 
 
 def _final(run: Run, key: str) -> float | None:
@@ -184,9 +193,10 @@ def tiles(run: Run) -> list[Tile]:
     total = [row.size for row in run.layers() if row.size is not None]
     done = reading.number(run.summary.get("steps"))
     if done is None:
-        done = max((line["step"] for line in run.lines), default=None)
+        done = run.last_step()
     planned = reading.number(run.section("train").get("steps"))
-    speed = run.last("steps_per_second", "train")
+    _, speeds = run.series("steps_per_second", "train")
+    speed = float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else None
     short = planned is not None and done is not None and done < planned
     return [
         Tile("Test accuracy", percent(_final(run, "accuracy")), best),
@@ -200,7 +210,11 @@ def tiles(run: Run) -> list[Tile]:
             percent(_final(run, "sparsity_model")),
             f"of all {sum(total):,} parameters" if total and len(total) > len(sparse) else "",
         ),
-        Tile("Explored, R_s", percent(_final(run, "explored")), "selected weights ever active"),
+        Tile(
+            Markup("Explored, ") + _RS,
+            percent(_final(run, "explored")),
+            "selected weights ever active",
+        ),
         Tile("Steps", count(done), f"of {count(planned)} planned" if short else ""),
         Tile(
             "Time",
@@ -216,7 +230,12 @@ def training(run: Run) -> Section:
     shown = []
     for key, is_percent in (("loss", False), ("accuracy", True)):
         some = plots.with_average("train", *run.series(key, "train"), plots.SERIES[0])
-        some.append(plots.Line("test", *run.series(key, "eval"), plots.SERIES[7], points=True))
+        for prefix, label, colour in (
+            ("", "test", plots.SERIES[7]),
+            ("ema_", "test, moving average of the weights", plots.SERIES[4]),
+        ):
+            scores = run.series(prefix + key, "eval")
+            some.append(plots.Line(label, *scores, colour, points=True))
         shown.append(
             plots.lines(
                 key.capitalize(),
@@ -224,38 +243,50 @@ def training(run: Run) -> Section:
                 percent=is_percent,
                 may_log=not is_percent,
                 marks=marks,
+                until=run.last_step(),
             )
         )
     found = tuple(plot for plot in shown if plot)
     return Section("Training", "" if found else "No training curves: no metrics yet.", found)
 
 
-def topology(run: Run) -> Section:
-    """R_s over time, and what the topology steps exchanged."""
-    title = "Which connections were tried"
+def exploration(run: Run) -> Section:
+    """R_s over time, of all sparse layers and of each."""
+    title = Markup("Explored weights, ") + _RS
     if run.dense():
         return Section(title, "A dense run: no layer is sparse, so there is nothing to explore.")
+    plot = _per_layer(run, "explored", "Explored over time", "all sparse layers")
+    if plot is None:
+        return Section(title, "The metrics do not say which weights were explored.")
+    text = _RS + (
+        " is the share of the selected weights that have been active at any time so far: the "
+        "in-time over-parameterization rate of ITOP. It cannot fall."
+    )
+    return Section(title, text, (plot,))
+
+
+def exchange(run: Run) -> Section:
+    """What the topology steps dropped and grew."""
+    title = "Topology steps"
+    if run.dense():
+        return Section(title, "A dense run has no topology steps.")
     steps, grown = run.series("grown", "topology")
     _, dropped = run.series("dropped", "topology")
-    shown = [_per_layer(run, "explored", "Explored weights over time (R_s)", "all layers")]
-    text = (
-        "R_s is the share of the selected weights that have been active at any time so far "
-        "(in-time over-parameterization)."
+    if not steps.size or steps.size != dropped.size:
+        return Section(title, "The metrics hold no topology step.")
+    total = (
+        f"{steps.size:,} topology steps dropped {np.nansum(dropped):,.0f} connections and grew "
+        f"{np.nansum(grown):,.0f}."
     )
-    if not steps.size:
-        text += " The metrics hold no topology step: as far as is known, the masks never changed."
-    elif steps.size == dropped.size:
-        shown.append(plots.exchange("Grown and dropped", steps, grown, dropped))
-    churn = plots.Line("", *run.series("churn", "topology"), plots.SERIES[4], points=True)
-    shown.append(
-        plots.lines(
-            "Churn",
-            [churn],
-            percent=True,
-            caption="Share of the active connections exchanged by a topology step.",
-        )
+    churn = plots.lines(
+        "Churn",
+        [plots.Line("", *run.series("churn", "topology"), plots.SERIES[4], points=True)],
+        percent=True,
+        caption="Share of the active connections that a topology step dropped.",
+        until=run.last_step(),
     )
-    return Section(title, text, tuple(plot for plot in shown if plot))
+    bars = plots.exchange("Grown and dropped", steps, grown, dropped, run.last_step())
+    return Section(title, total, (bars, churn) if churn else (bars,))
 
 
 def _changing_sparsity(run: Run) -> plots.Plot | None:
@@ -264,7 +295,7 @@ def _changing_sparsity(run: Run) -> plots.Plot | None:
     finite = [v[np.isfinite(v)] for v in values]
     if not any(v.size and np.ptp(v) > _SAME for v in finite):
         return None
-    return _per_layer(run, "sparsity", "Sparsity over time", "selected weights")
+    return _per_layer(run, "sparsity", "Sparsity over time", "all sparse layers")
 
 
 def _per_layer(run: Run, key: str, title: str, together: str) -> plots.Plot | None:
@@ -278,13 +309,16 @@ def _per_layer(run: Run, key: str, title: str, together: str) -> plots.Plot | No
             *run.series(f"{key}/{path}", *kinds),
             plots.SERIES[i] if few else plots.MUTED,
             faint=not few,
+            holds=True,
         )
         for i, path in enumerate(paths)
     ]
-    whole = plots.Line(together, *run.series(key, *kinds), plots.INK, width=2.2, dashed=True)
+    whole = plots.Line(
+        together, *run.series(key, *kinds), plots.INK, width=2.2, dashed=True, holds=True
+    )
     if len(paths) == 1:
         some = []
-    return plots.lines(title, [*some, whole], percent=True)
+    return plots.lines(title, [*some, whole], percent=True, until=run.last_step())
 
 
 def mask_view(run: Run) -> pictures.MaskView | None:

@@ -15,7 +15,8 @@ class Split:
     """Images and their classes.
 
     Attributes:
-      images: float32 ``[n, height, width, channels]``, in [0, 1].
+      images: float32 ``[n, height, width, channels]``; over the training images, pixels have
+        mean 0 and standard deviation 1.
       labels: int32 ``[n]``.
     """
 
@@ -101,7 +102,12 @@ def digits() -> Dataset:
     from sklearn.model_selection import train_test_split
 
     raw = load_digits()
-    images = (raw.images[..., None] / 16).astype(np.float32)
-    labels = raw.target.astype(np.int32)
-    parts = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
-    return Dataset(Split(parts[0], parts[2]), Split(parts[1], parts[3]), classes=10)
+    train, test, *labels = train_test_split(
+        raw.images[..., None], raw.target, test_size=0.2, stratify=raw.target, random_state=0
+    )
+    mean, deviation = train.mean(), train.std()
+
+    def split(images: np.ndarray, classes: np.ndarray) -> Split:
+        return Split(((images - mean) / deviation).astype(np.float32), classes.astype(np.int32))
+
+    return Dataset(split(train, labels[0]), split(test, labels[1]), classes=10)

@@ -1,4 +1,4 @@
-"""A run: from its first step, or its newest checkpoint, to its report."""
+"""A run: from its first step, or its newest checkpoint, to its summary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 import dst
-from dst.report.run import write_report
 from dst.train import checkpoint, directory, logs, setup, summary
 from dst.train.config import Config, dump, load
 from dst.train.setup import Setup
@@ -26,7 +25,7 @@ class Diverged(RuntimeError):
 
 def train(
     config: Config, where: Path, *, overwrite: bool = False, until: int | None = None
-) -> Path | None:
+) -> dict[str, Any] | None:
     """Trains a new run.
 
     Args:
@@ -36,7 +35,7 @@ def train(
       until: stop after this many steps, with a checkpoint, as if interrupted; None: at the end.
 
     Returns:
-      The path of the report; None for a run that stopped before its end.
+      The figures of ``summary.json``; None for a run that stopped before its end.
 
     Raises:
       ConfigError, DirectoryError: before anything is written.
@@ -48,7 +47,7 @@ def train(
     return _run(config, made, where, until)
 
 
-def resume(where: Path, *, until: int | None = None) -> Path | None:
+def resume(where: Path, *, until: int | None = None) -> dict[str, Any] | None:
     """Continues a run at its newest whole checkpoint, bit for bit as if it had never stopped.
 
     Arguments, result and errors are those of :func:`train`.
@@ -58,7 +57,7 @@ def resume(where: Path, *, until: int | None = None) -> Path | None:
     return _run(config, setup.make(config), where, until)
 
 
-def _run(config: Config, made: Setup, where: Path, until: int | None) -> Path | None:
+def _run(config: Config, made: Setup, where: Path, until: int | None) -> dict[str, Any] | None:
     began, steps, saved = time.perf_counter(), config.train.steps, where / directory.CHECKPOINTS
     log_every = config.train.interval("log_every")
     eval_every = config.train.interval("eval_every")
@@ -108,12 +107,11 @@ def _run(config: Config, made: Setup, where: Path, until: int | None) -> Path | 
         for logger in loggers:
             logger.close(figures)
 
-    if figures is None:
-        return None
-    dst.save_masks(where / directory.MASKS_FINAL, dst.masks(state.opt_state))
-    directory.write_json(where / directory.SUMMARY, figures)
-    print(summary.table(figures))
-    return write_report(where)
+    if figures is not None:
+        dst.save_masks(where / directory.MASKS_FINAL, dst.masks(state.opt_state))
+        directory.write_json(where / directory.SUMMARY, figures)
+        print(summary.table(figures))
+    return figures
 
 
 def _newest_whole(saved: Path) -> int | None:

@@ -212,7 +212,7 @@ def _read_fields(cls: Any, given: Mapping, key: str, defaults: Mapping[str, Any]
         return cls(**{**defaults, **values})
     except ValueError as error:
         # The checks of a dataclass name its own field first; here it becomes the dotted key.
-        own = re.split(r"[\s=:]", str(error), maxsplit=1)[0] in names
+        own = re.split(r"[\s=:[]", str(error), maxsplit=1)[0] in names
         raise ValueError(f"{prefix}{error}" if own or not key else f"{key}: {error}") from error
 
 

@@ -1,0 +1,137 @@
+"""The README's code, executed verbatim: the adoption in a loop of one's own, and a new method."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen, nnx
+from flax.training.train_state import TrainState
+
+import dst
+import dst.nnx
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+X = jax.random.normal(jax.random.key(0), (16, 20))
+Y = jnp.arange(16) % 10
+
+
+def block(name):
+    """The code between two marker comments."""
+    return re.search(rf"<!-- {name} -->\n```python\n(.*?)```\n<!-- /{name} -->", README, re.S)[1]
+
+
+def cross_entropy(logits, y):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+
+def network(params, x):
+    return jnp.tanh(x @ params["hidden"]["kernel"]) @ params["out"]["kernel"]
+
+
+def initial_params():
+    keys = jax.random.split(jax.random.key(1))
+    return {
+        "hidden": {"kernel": jax.random.normal(keys[0], (20, 30))},
+        "out": {"kernel": jax.random.normal(keys[1], (30, 10))},
+    }
+
+
+def assert_sparse_and_trained(opt_state, params, losses):
+    dst.check_invariants(opt_state, params)
+    found = dst.metrics(opt_state, params)
+    assert int(found["topology_steps"]) == 1
+    active = sum(int(m.sum()) for m in dst.masks(opt_state).values())
+    size = sum(m.size for m in dst.masks(opt_state).values())
+    assert abs(active - size / 10) <= len(dst.masks(opt_state))
+    assert losses[-1] < losses[0]
+
+
+def test_a_dict_loop_is_sparse_with_the_lines_of_the_readme():
+    names = {
+        "jax": jax,
+        "optax": optax,
+        "dst": dst,
+        "params": initial_params(),
+        "loss_fn": lambda p, x, y: cross_entropy(network(p, x), y),
+    }
+    exec(block("adopt_dict"), names)
+    params, opt_state, losses = names["params"], names["opt_state"], []
+    for _ in range(105):
+        params, opt_state, loss = names["train_step"](params, opt_state, X, Y)
+        losses.append(float(loss))
+    assert_sparse_and_trained(opt_state, params, losses)
+
+
+def test_an_nnx_loop_is_sparse_with_the_lines_of_the_readme():
+    model = nnx.Sequential(
+        nnx.Linear(20, 30, rngs=nnx.Rngs(0)), jnp.tanh, nnx.Linear(30, 10, rngs=nnx.Rngs(1))
+    )
+    names = {
+        "nnx": nnx,
+        "optax": optax,
+        "dst": dst,
+        "model": model,
+        "loss_fn": lambda m, x, y: cross_entropy(m(x), y),
+    }
+    exec(block("adopt_nnx"), names)
+    losses = [float(names["train_step"](model, names["optimizer"], X, Y)) for _ in range(105)]
+    dst.nnx.check_invariants(model, names["optimizer"])
+    params = nnx.state(model, nnx.Param)
+    assert_sparse_and_trained(names["optimizer"].opt_state, params, losses)
+    assert set(dst.nnx.masks(model)) == {"layers/0/kernel", "layers/2/kernel"}
+
+
+def test_a_linen_train_state_is_sparse_with_the_lines_of_the_readme():
+    model = linen.Dense(10)
+    names = {
+        "jax": jax,
+        "optax": optax,
+        "dst": dst,
+        "TrainState": TrainState,
+        "model": model,
+        "params": model.init(jax.random.key(0), X)["params"],
+        "loss_fn": lambda p, x, y: cross_entropy(model.apply({"params": p}, x), y),
+    }
+    exec(block("adopt_linen"), names)
+    state, losses = names["state"], []
+    for _ in range(105):
+        state, loss = names["train_step"](state, X, Y)
+        losses.append(float(loss))
+    assert_sparse_and_trained(state.opt_state, state.params, losses)
+
+
+def test_a_method_of_ones_own_takes_the_lines_of_the_readme():
+    code = next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "dst.Rule(" in b)
+    names = {"dst": dst, "optax": optax}
+    exec(code, names)
+    assert len(code.strip().splitlines()) <= 8
+    params = initial_params()
+    opt_state = names["tx"].init(params)
+    before = dst.masks(opt_state)
+    params = dst.apply_masks(params, opt_state)
+    grads = jax.grad(lambda p: cross_entropy(network(p, X), Y))(params)
+    step = jax.jit(lambda g, s, p: names["tx"].update(g, s, p, topology=True))
+    updates, opt_state = step(grads, opt_state, params)
+    dst.check_invariants(opt_state, optax.apply_updates(params, updates))
+    assert any((np.asarray(m) != before[p]).any() for p, m in dst.masks(opt_state).items())
+
+
+def test_the_views_of_the_readme_work():
+    code = next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "tx.plan" in b)
+    params = initial_params()
+    tx = dst.sparsify(optax.sgd(0.1), dst.Static(sparsity=0.9))
+    opt_state = tx.init(params)
+    params = dst.apply_masks(params, opt_state)
+    exec(code, {"dst": dst, "tx": tx, "params": params, "opt_state": opt_state})
+
+
+@pytest.mark.parametrize(
+    "name", ["make train", "make test", "dst train", "dst resume", "dst report"]
+)
+def test_the_readme_names_the_commands(name):
+    assert name in README

@@ -1,0 +1,122 @@
+"""NNX: models that carry their masks, and loops that want none."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import dst
+import dst.nnx
+
+
+class Net(nnx.Module):
+    def __init__(self):
+        self.hidden = nnx.Linear(8, 16, rngs=nnx.Rngs(0))
+        self.norm = nnx.LayerNorm(16, rngs=nnx.Rngs(1))
+        self.out = nnx.Linear(16, 4, rngs=nnx.Rngs(2))
+
+    def __call__(self, x):
+        return self.out(jnp.tanh(self.norm(self.hidden(x))))
+
+
+X = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+RIGL = dst.RigL(sparsity=0.75, every=2, stop=100, drop_fraction=0.5)
+
+
+def loss_fn(model, x):
+    return jnp.mean((model(x) - 1) ** 2)
+
+
+@nnx.jit(static_argnames="topology")
+def step(model, optimizer, x, topology=None):
+    loss, grads = nnx.value_and_grad(loss_fn)(model, x)
+    optimizer.update(model, grads, topology=topology)
+    return loss
+
+
+def test_a_model_carries_its_masks_and_topology_steps_write_them():
+    model = Net()
+    optimizer = dst.nnx.Optimizer(model, optax.adam(1e-2), RIGL)
+    assert set(dst.nnx.masks(model)) == {"hidden/kernel", "out/kernel"}
+    before = dst.nnx.masks(model)
+    dst.nnx.check_invariants(model, optimizer)
+    for count in range(4):
+        step(model, optimizer, X, topology=optimizer.tx.fires(count))
+    dst.nnx.check_invariants(model, optimizer)
+    after = dst.nnx.masks(model)
+    assert any((before[path] != after[path]).any() for path in after)
+    mask_state = nnx.state(model, dst.nnx.Mask)
+    assert len(jax.tree.leaves(mask_state)) == 2
+
+
+def test_a_tampered_copy_is_found():
+    model = Net()
+    optimizer = dst.nnx.Optimizer(model, optax.sgd(1e-2), RIGL)
+    mask = model.hidden.kernel_mask.get_value()
+    model.hidden.kernel_mask.set_value(~mask)
+    with pytest.raises(dst.InvariantError, match="hidden/kernel: the mask of the model"):
+        dst.nnx.check_invariants(model, optimizer)
+
+
+def test_from_masks_takes_the_masks_that_the_model_carries(tmp_path):
+    model = Net()
+    dst.nnx.Optimizer(model, optax.sgd(1e-2), dst.Static(sparsity=0.75))
+    carried = dst.nnx.masks(model)
+    dst.save_masks(tmp_path / "masks.safetensors", carried)
+    optimizer = dst.nnx.Optimizer(model, optax.sgd(1e-2), dst.FromMasks())
+    for path, mask in dst.load_masks(tmp_path / "masks.safetensors").items():
+        np.testing.assert_array_equal(mask, carried[path])
+        np.testing.assert_array_equal(np.asarray(dst.masks(optimizer.opt_state)[path]), mask)
+    with pytest.raises(ValueError, match="carries no masks"):
+        dst.nnx.Optimizer(Net(), optax.sgd(1e-2), dst.FromMasks())
+
+
+def test_ordinary_loops_work_without_attached_masks():
+    model = Net()
+    optimizer = dst.nnx.Optimizer(model, optax.sgd(1e-2), RIGL, attach_masks=False)
+    graphdef, params, rest = nnx.split(model, nnx.Param, nnx.RngState)  # exhaustive
+    average = jax.tree.map(lambda x: 0.5 * x, nnx.state(model))  # over the whole state
+    grads = jax.grad(lambda p: loss_fn(nnx.merge(graphdef, p, rest), X))(params)
+    optimizer.update(model, grads, topology=True)
+    dst.nnx.check_invariants(model, optimizer)
+    assert jax.tree.structure(average) == jax.tree.structure(nnx.state(model))
+    assert not jax.tree.leaves(nnx.state(model, dst.nnx.Mask))
+
+
+def test_detach_leaves_a_plain_model():
+    model = Net()
+    plain = jax.tree.structure(nnx.state(model))
+    dst.nnx.Optimizer(model, optax.sgd(1e-2), dst.Static(sparsity=0.75))
+    dst.nnx.detach(model)
+    assert jax.tree.structure(nnx.state(model)) == plain
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (lambda r: nnx.Linear(4, 6, rngs=r), "i o"),
+        (lambda r: nnx.LinearGeneral((2, 4), (3, 5), rngs=r), "i i o o"),
+        (lambda r: nnx.Conv(3, 4, (3,), rngs=r), "k i o"),
+        (lambda r: nnx.Conv(3, 4, (3, 3), rngs=r), "k k i o"),
+        (lambda r: nnx.Einsum("abc,cde->abde", (4, 5, 6), rngs=r), "i o o"),
+        (lambda r: nnx.LayerNorm(4, rngs=r), None),
+    ],
+)
+def test_modules_say_what_their_kernel_axes_mean(module, expected):
+    assert dst.nnx.axes(module(nnx.Rngs(0))) == expected
+
+
+def test_attention_projections_are_allocated_as_merged_kernels():
+    model = nnx.MultiHeadAttention(4, 16, rngs=nnx.Rngs(0))
+    options = {"attach_masks": False}
+    optimizer = dst.nnx.Optimizer(model, optax.sgd(0.1), dst.Static(sparsity=0.5), **options)
+    plan = optimizer.tx.plan(nnx.state(model, nnx.Param))
+    assert set(plan.sparse) == {f"{name}/kernel" for name in ("query", "key", "value", "out")}
+    for leaf in plan.sparse.values():
+        assert leaf.leaf.merged_shape == (16, 16)
+    with pytest.raises(ValueError, match="can be read in several ways"):
+        dst.sparsify(optax.sgd(0.1), dst.Static(sparsity=0.5)).init(nnx.state(model, nnx.Param))

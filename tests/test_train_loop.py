@@ -1,0 +1,210 @@
+"""Laws of runs: repeatable, resumable bit for bit, and never lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import dst
+from dst import cli
+from dst.train import checkpoint, config, directory, logs, loop
+from tests.training import CONFIGS, ROOT, assert_same, small, states_in, write_small
+
+EMA = ("optimizer.ema=0.9", "optimizer.accumulate=2")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("finished")
+    loop.train(small(folder, *EMA), folder / "run")
+    return folder / "run"
+
+
+def _records(run):
+    """Without what depends on the clock."""
+    lines = logs.read(run / directory.METRICS)
+    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
+
+
+def test_a_run_directory_holds_all_that_is_promised(finished):
+    names = {p.name for p in finished.iterdir()}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "masks-initial.safetensors",
+        "masks-final.safetensors",
+        "summary.json",
+    }
+    final = json.loads((finished / "summary.json").read_text())
+    assert final["steps"] == 40 and final["topology_steps"] == 2
+    masks = dst.load_masks(finished / "masks-final.safetensors")
+    rows = {row["path"]: row for row in final["layers"]}
+    assert {p: int(m.sum()) for p, m in masks.items()} == {p: rows[p]["active"] for p in masks}
+
+
+def test_records_say_what_happened(finished):
+    lines = _records(finished)
+    assert [x["step"] for x in lines if x["kind"] == "train"] == list(range(5, 41, 5))
+    assert [x["step"] for x in lines if x["kind"] == "eval"] == [20, 40]
+    # A record's step is the number of updates done; the topology steps are the 11th and the 21st.
+    assert [x["step"] for x in lines if x["kind"] == "topology"] == [11, 21]
+    for line in lines:
+        if line["kind"] != "train":
+            assert {"sparsity", "sparsity_model", "explored", "dropped", "grown"} <= line.keys()
+            assert {"sparsity/hidden/0/kernel", "explored/out/kernel"} <= line.keys()
+        if line["kind"] == "topology":
+            assert line["dropped"] == line["grown"] > 0 and 0 < line["churn"] < 1
+        if line["kind"] == "eval":
+            assert {"loss", "accuracy", "ema_loss", "ema_accuracy"} <= line.keys()
+    rows = json.loads((finished / "summary.json").read_text())["layers"]
+    for row in (r for r in rows if r["explored"] is not None):
+        steps = [x[f"dropped/{row['path']}"] for x in lines if x["kind"] == "topology"]
+        assert row["dropped_total"] == sum(steps)
+
+
+@pytest.mark.parametrize("stop", [10, 17])
+def test_a_resumed_run_equals_one_that_never_stopped(stop, finished, tmp_path):
+    run = tmp_path / "run"
+    assert loop.train(small(tmp_path, *EMA), run, until=stop) is None
+    loop.resume(run)
+    assert _records(run) == _records(finished)
+    assert_same(states_in(run)[40], states_in(finished)[40])
+    for name in ("masks-initial.safetensors", "masks-final.safetensors"):
+        assert (run / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_the_saved_config_repeats_the_run(finished, tmp_path):
+    loop.train(config.load(finished / "config.yaml"), tmp_path / "run", until=20)
+    assert_same(states_in(tmp_path / "run")[20], states_in(finished)[20])
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    newest = run / "checkpoints" / f"{40:09d}"
+    victim = max(newest.rglob("d/*"), key=lambda p: p.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    loop.resume(run)
+    out = capsys.readouterr().out
+    assert "step 40 is damaged" in out and "resuming at step 30" in out
+    assert checkpoint.damage(run / "checkpoints", 40) is None
+    assert _records(run) == _records(finished)
+    assert_same(states_in(run)[40], states_in(finished)[40])
+
+
+def test_without_a_checkpoint_a_run_begins_again(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "checkpoints")
+    loop.resume(run, until=20)
+    assert_same(states_in(run)[20], states_in(finished)[20])
+    assert _records(run) == [x for x in _records(finished) if x["step"] <= 20]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_small(tmp_path)
+    bad = ["optimizer.name=sgd", "optimizer.learning_rate=1e30", "optimizer.warmup=0"]
+    assert cli.main(["train", "small.yaml", "optimizer.clip=null", *bad]) == 1
+    message = capsys.readouterr().err
+    assert "the loss is nan at step" in message and "step 0 in runs/small" in message
+    (state,) = states_in(tmp_path / "runs" / "small").values()
+    assert all(np.isfinite(x).all() for x in (state.params["out"]["kernel"],))
+    assert not (tmp_path / "runs" / "small" / "summary.json").exists()
+
+
+def test_an_existing_run_is_not_overwritten_unless_asked(finished, capsys):
+    folder = finished.parent
+    before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
+    arguments = ["train", str(folder / "small.yaml"), "--dir", str(finished)]
+    assert cli.main(arguments) == 2
+    message = capsys.readouterr().err
+    assert f"dst resume {finished}" in message and "--overwrite" in message
+    assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(tmp_path):
+    directory.create(tmp_path / "run", "name: a\n", overwrite=False)
+    (tmp_path / "run" / "more").write_text("")
+    directory.create(tmp_path / "run", "name: b\n", overwrite=True)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["config.yaml"]
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("")
+    with pytest.raises(directory.DirectoryError, match="no run directory"):
+        directory.create(tmp_path / "home", "name: a\n", overwrite=True)
+    assert (tmp_path / "home" / "thesis.tex").exists()
+
+
+def test_resume_needs_a_run(tmp_path, capsys):
+    assert cli.main(["resume", str(tmp_path)]) == 2
+    assert "config.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_every_config_runs(path, tmp_path):
+    loop.train(config.load(path), tmp_path / "run", until=2)
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [0, 2]
+
+
+# Slow proofs.
+
+SEVEN_SECONDS = ["train.steps=3000", "train.checkpoint_every=100", "model.hidden=[64]"]
+
+
+def _start(*arguments):
+    """``dst`` in a process of its own, on one device."""
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error", "-m", "dst.cli", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.evidence
+def test_a_run_killed_ten_times_equals_one_that_never_stopped(tmp_path):
+    path = str(write_small(tmp_path))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    assert _start("train", path, *SEVEN_SECONDS, *EMA, "--dir", str(whole)).wait() == 0
+    needed = time.monotonic() - began
+
+    chance = random.Random(0)
+    reached = []
+    for _ in range(10):
+        if (killed / "config.yaml").exists():
+            process = _start("resume", str(killed))
+        else:
+            process = _start("train", path, *SEVEN_SECONDS, *EMA, "--dir", str(killed))
+        # Half of the kills fall into the start, where directory and first checkpoint are made.
+        time.sleep(needed * chance.uniform(0.1, 0.9))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        reached.append(max(checkpoint.steps(killed / "checkpoints"), default=-1))
+    print("checkpoints after each kill:", reached)
+    assert _start("resume", str(killed)).wait() == 0
+    assert _records(killed) == _records(whole)
+    assert_same(states_in(killed)[3000], states_in(whole)[3000])
+
+
+@pytest.mark.evidence
+def test_weights_and_biases_records_offline(tmp_path):
+    pytest.importorskip("wandb")
+    path = str(write_small(tmp_path))
+    run = tmp_path / "run"
+    assert _start("train", path, "wandb.mode=offline", "--dir", str(run)).wait() == 0
+    (record,) = (run / "wandb").glob("offline-run-*/*.wandb")
+    assert record.stat().st_size > 1000
+    assert (run / "summary.json").exists()
