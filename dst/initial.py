@@ -49,7 +49,7 @@ def chosen(
     return draw(jnp.asarray(seed, jnp.uint32), flat.sparse)
 
 
-def placed_like(mask: Array, leaf: Array) -> Array:
+def placed_like(mask: Array, leaf: Any) -> Array:
     """The mask, placed as its parameter is."""
     if isinstance(leaf, jax.core.Tracer):
         return shard_alike(mask, leaf)[0]

@@ -47,6 +47,8 @@ class TopologyLog(NamedTuple):
       done: int32 number of topology steps.
       at: int32 count at which the last one was.
       spacing: int32 updates between the last two.
+      scheduled: int32 active weights per sparse leaf (and stacked slice) that the schedule gave
+        at the last topology step, or at the start.
       dropped, grown: int32 per sparse leaf (and stacked slice), at the last topology step.
       unscored: int32 per sparse leaf: NaN scores at the last topology step.
     """
@@ -54,6 +56,7 @@ class TopologyLog(NamedTuple):
     done: Array
     at: Array
     spacing: Array
+    scheduled: Any
     dropped: Any
     grown: Any
     unscored: Any

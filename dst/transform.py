@@ -16,7 +16,7 @@ from dst import checks, moments, tree
 from dst import initial as initial_masks
 from dst import state as states
 from dst._typing import Array
-from dst.plan import Plan, make
+from dst.plan import LeafPlan, Plan, make
 from dst.rule import Rule
 from dst.scores import Connections
 from dst.state import Flat, Hyper, SparsifyState, TopologyLog
@@ -138,6 +138,7 @@ def sparsify(
                 done=jnp.zeros([], jnp.int32),
                 at=jnp.zeros([], jnp.int32),
                 spacing=jnp.zeros([], jnp.int32),
+                scheduled=flat.map(lambda p: _weights(p, jnp.asarray(p.initial))),
                 # Buffers of their own: a donated state must not hold one twice.
                 dropped=flat.map(lambda p: jnp.zeros(p.layout.counts, jnp.int32)),
                 grown=flat.map(lambda p: jnp.zeros(p.layout.counts, jnp.int32)),
@@ -189,7 +190,8 @@ def _topology_step(
     inner: Any, rule: Rule, flat: Flat, extra: Any, grads: Any, state: SparsifyState, params: Any
 ) -> tuple[Any, SparsifyState]:
     masks = flat.masks(state.masks)
-    changes = _changes(rule, flat, masks, grads, state)
+    rows = [_row(table, state) for table in flat.of(state.hyper.counts)]
+    changes = _changes(rule, flat, masks, grads, state, rows)
     inner_state = moments.reset(inner, state.inner_state, flat.tree([c.reset for c in changes]))
     steady = [c.active & ~c.reset for c in changes]
     if rule.update_weights:
@@ -214,6 +216,7 @@ def _topology_step(
             done=log.done + 1,
             at=state.count,
             spacing=state.count - log.at,
+            scheduled=flat.zip(lambda p, row: _weights(p, row[1]), flat.plans, rows),
             dropped=flat.tree([c.dropped for c in changes]),
             grown=flat.tree([c.grown for c in changes]),
             unscored=flat.tree([c.unscored for c in changes]),
@@ -251,7 +254,12 @@ def _project(keep: Array, weight: Array, update: Array) -> Array:
 
 
 def _changes(
-    rule: Rule, flat: Flat, masks: list[Array], grads: Any, state: SparsifyState
+    rule: Rule,
+    flat: Flat,
+    masks: list[Array],
+    grads: Any,
+    state: SparsifyState,
+    rows: list[Array],
 ) -> list[Change]:
     keys = states.keys(flat, state.hyper.seed, state.count + 1)
     leaves = [
@@ -264,7 +272,6 @@ def _changes(
         )
         for p, g, m, key in zip(flat.sparse, flat.of(grads), masks, keys, strict=True)
     ]
-    rows = [_row(table, state) for table in flat.of(state.hyper.counts)]
     return drop_and_grow(
         leaves,
         [p.layout for p in flat.plans],
@@ -272,6 +279,11 @@ def _changes(
         [row[1] for row in rows],
         rule,
     )
+
+
+def _weights(plan: LeafPlan, count: Array) -> Array:
+    """Active weights per stacked slice from the active units of each of its groups."""
+    return count.astype(jnp.int32) * jnp.int32(plan.layout.weights_per_count)
 
 
 def _row(table: Array, state: SparsifyState) -> Array:

@@ -130,8 +130,7 @@ def test_the_views_of_the_readme_work():
     exec(code, {"dst": dst, "tx": tx, "params": params, "opt_state": opt_state})
 
 
-@pytest.mark.parametrize(
-    "name", ["make train", "make test", "dst train", "dst resume", "dst report"]
-)
-def test_the_readme_names_the_commands(name):
-    assert name in README
+def test_every_file_that_the_readme_names_exists():
+    linked = re.findall(r"\]\(([\w./]+)\)", README) + re.findall(r"`(tests/[\w./]+)`", README)
+    for target in linked:
+        assert (Path(__file__).parents[1] / target).exists(), target

@@ -99,7 +99,7 @@ def test_detach_leaves_a_plain_model():
     ("module", "expected"),
     [
         (lambda r: nnx.Linear(4, 6, rngs=r), "i o"),
-        (lambda r: nnx.LinearGeneral((2, 4), (3, 5), rngs=r), "i i o o"),
+        (lambda r: nnx.LinearGeneral((2, 4), (3, 5), axis=(-2, -1), rngs=r), "i i o o"),
         (lambda r: nnx.Conv(3, 4, (3,), rngs=r), "k i o"),
         (lambda r: nnx.Conv(3, 4, (3, 3), rngs=r), "k k i o"),
         (lambda r: nnx.Einsum("abc,cde->abde", (4, 5, 6), rngs=r), "i o o"),

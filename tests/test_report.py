@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dst.export import save_masks
-from dst.report import pictures, plots, reading, run, write_report
+from dst.report import plots, reading, run, write_report
 
 CONFIG = """\
 name: small-rigl
@@ -325,41 +325,14 @@ def test_a_static_mask_is_said_to_be_the_same(whole):
     assert "The metrics hold no topology step." in text and "What changed" not in text
 
 
-def test_input_maps_count_the_connections_of_each_pixel(whole):
-    before, after = np.zeros((9, 5), bool), np.zeros((9, 5), bool)
-    before[0, :3] = before[8, :1] = True
-    after[4, :5] = True
-    view = pictures.look("w", before, after)
-    numbers = [re.findall(r"<text[^>]*>(\d+)<", plot.svg) for plot in view.pixels]
-    assert numbers == [["3", *"0000000", "1"], [*"0000", "5", *"0000"]]
-    assert "Pixels without any connection: 7 before training, 8 after training." in view.pixel_text
-    labels = [key.label for key in view.matrices[2].legend]
-    assert labels == ["kept 0", "new 5", "gone 4"]
-
-
-@pytest.mark.parametrize("shape", [(10, 7), (3, 3, 2, 8), (16, 4), (1, 1), (2000, 3), (700, 600)])
-def test_masks_of_any_shape_have_pictures(shape):
-    rng = np.random.default_rng(0)
-    view = pictures.look("w", rng.random(shape) < 0.5, np.zeros(shape, bool))
-    assert len(view.matrices) == 3 or shape == (1, 1)
-    assert bool(view.pixels) == (shape == (16, 4))
-
-
-@pytest.mark.parametrize(
-    "masks", [(None, None), ((3,), (3,)), ((0, 4), (0, 4)), ((3, 4), (4, 3))], ids=str
-)
-def test_masks_that_cannot_be_compared_have_none(masks):
-    before, after = (None if shape is None else np.ones(shape, bool) for shape in masks)
-    assert pictures.look("w", before, after) is None
-
-
-def test_pictures_show_large_masks_by_their_density():
-    mask = np.zeros((2048, 4), bool)
-    mask[:1024] = True
-    weight = pictures._shrink(mask.astype(float))
-    assert weight.shape == (512, 4)
-    assert weight.mean() == pytest.approx(0.5)
-    assert weight[0, 0] == 1.0 and weight[-1, 0] == 0.0
+def test_masks_alone_tell_the_sparsity(whole):
+    (whole / "metrics.jsonl").unlink()
+    (whole / "summary.json").unlink()
+    masks = {"w": np.arange(40).reshape(8, 5) < 5}
+    save_masks(whole / "masks-initial.safetensors", masks)
+    save_masks(whole / "masks-final.safetensors", masks)
+    tile = run.tiles(reading.read(whole))[1]
+    assert (tile.value, tile.detail) == ("87.5 %", "5 of 40 selected weights active")
 
 
 def test_many_layers_share_one_legend_entry(whole):
@@ -385,17 +358,6 @@ def test_a_long_run_stays_small(whole):
     ]
     (whole / "metrics.jsonl").write_text(jsonl(lines))
     assert write_report(whole).stat().st_size < 500_000
-
-
-def test_the_last_value_is_drawn_however_long_the_run():
-    line = plots.Line("a", np.arange(5000.0), np.zeros(5000), plots.SERIES[0])
-    x, _ = plots.thinned(line)
-    assert x[-1] == 4999 and x[0] == 0 and x.size <= 1502
-
-
-def test_averages_skip_what_is_no_number():
-    y = np.array([1.0, np.nan, 3.0, 3.0, 3.0])
-    np.testing.assert_allclose(plots.smooth(y, 3), [1.0, np.nan, 3.0, 3.0, 3.0])
 
 
 @pytest.mark.parametrize("make", ["nothing", "empty", "file"])

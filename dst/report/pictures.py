@@ -120,7 +120,10 @@ def _matrices(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[
         plots.append(picture("Mask before training", [(first, ACTIVE)], active))
     if last is not None:
         plots.append(picture("Mask after training", [(last, ACTIVE)], active))
-    text = f"Every point is one connection: {how}."
+    if max(inputs, outputs) > _LARGEST:
+        text = f"Every point is several connections, the fuller the more are active: {how}."
+    else:
+        text = f"Every point is one connection: {how}."
     if first is None or last is None:
         return tuple(plots), text
     kept, grown, dropped = first & last, last & ~first, first & ~last

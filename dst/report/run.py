@@ -190,6 +190,9 @@ def tiles(run: Run) -> list[Tile]:
     known = [row for row in sparse if row.active is not None and row.size is not None]
     active = sum(row.active or 0 for row in known)
     size = sum(row.size or 0 for row in known)
+    sparsity = _final(run, "sparsity")
+    if sparsity is None and size:
+        sparsity = 1 - active / size
     total = [row.size for row in run.layers() if row.size is not None]
     done = reading.number(run.summary.get("steps"))
     if done is None:
@@ -202,7 +205,7 @@ def tiles(run: Run) -> list[Tile]:
         Tile("Test accuracy", percent(_final(run, "accuracy")), best),
         Tile(
             "Sparsity",
-            "dense" if run.dense() else percent(_final(run, "sparsity")),
+            "dense" if run.dense() else percent(sparsity),
             f"{active:,} of {size:,} selected weights active" if known else "",
         ),
         Tile(
