@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.command(args)
     except (ConfigError, DirectoryError) as error:
         return _fail(error, BAD_INPUT)
+    except OSError as error:  # no room, no permission: the message names the file
+        return _fail(error, FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted; `dst resume` continues the run", INTERRUPTED)
 
@@ -72,22 +74,26 @@ def _train(args: argparse.Namespace) -> int:
     directory.check_free(where, args.overwrite)
     for advice in config.advice(found):
         print(f"warning: {advice}", file=sys.stderr)
-    return _run(where, lambda loop: loop.train(found, where, overwrite=args.overwrite))
+    source = config.source(args.config, args.overrides)
+    return _run(where, source, lambda loop: loop.train(found, where, overwrite=args.overwrite))
 
 
 def _resume(args: argparse.Namespace) -> int:
     from dst.train import directory
 
     directory.check_run(args.run)
-    return _run(args.run, lambda loop: loop.resume(args.run))
+    return _run(args.run, str(args.run / directory.CONFIG), lambda loop: loop.resume(args.run))
 
 
-def _run(where: Path, start: Callable[[Any], Any]) -> int:
+def _run(where: Path, source: str, start: Callable[[Any], Any]) -> int:
     # Only now, with a config that is known to be good: this loads Flax and Orbax.
     from dst.train import loop
+    from dst.train.setup import SetupError
 
     try:
         start(loop)
+    except SetupError as error:
+        return _fail(f"{source}: {error}", BAD_INPUT)
     except loop.Diverged as error:
         return _fail(error, FAILED)
     return _write_report(where)

@@ -119,7 +119,7 @@ def decays(inner: Any, params: Any, rule: Rule, flat: states.Flat) -> Any:
     found = adam_decays(inner, params) if wanted else {}
     return flat.map(
         lambda p: (
-            jnp.asarray(found[p.leaf.path], jnp.float32)
+            jnp.array(found[p.leaf.path], jnp.float32)
             if p.leaf.path in found
             else optax.MaskedNode()
         )

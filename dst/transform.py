@@ -131,7 +131,8 @@ def sparsify(
                 first=jnp.asarray(first, jnp.int32),
                 every=jnp.asarray(every, jnp.int32),
                 last=jnp.asarray(last, jnp.int32),
-                counts=flat.map(lambda p: jnp.asarray(p.counts, jnp.int32)),
+                # `asarray` would leave it off the mesh, and the step would be compiled twice.
+                counts=flat.map(lambda p: jnp.array(p.counts, jnp.int32)),
                 decays=decays,
             ),
             topology=TopologyLog(

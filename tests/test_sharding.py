@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import dst
+from tests.runs import QUICK, compilations
 
 METHODS = {
     "set": dst.SET(sparsity=0.75, every=2, stop=100),
@@ -49,12 +50,15 @@ def placed(values, mesh, spec):
 
 
 def begun(tx, params):
-    opt_state = tx.init(params)
-    return dst.apply_masks(params, opt_state), opt_state
+    def begin(params):
+        opt_state = tx.init(params)
+        return dst.apply_masks(params, opt_state), opt_state
+
+    return jax.jit(begin, compiler_options=QUICK)(params)
 
 
 def topology_step(tx):
-    return jax.jit(lambda g, s, p: tx.update(g, s, p, topology=True))
+    return jax.jit(lambda g, s, p: tx.update(g, s, p, topology=True), compiler_options=QUICK)
 
 
 @cache
@@ -73,13 +77,23 @@ def test_masks_keep_their_sharding_and_equal_those_of_one_device(method, spec, k
     with jax.set_mesh(mesh):
         params, opt_state = begun(tx, placed(tree(SIZES, 0), mesh, SPECS[spec]))
         grads = placed(tree(SIZES, 1), mesh, SPECS[spec])
-        for masks in (opt_state.masks, jax.jit(tx.init)(params).masks):
-            for mask, weight in zip(masks.values(), params.values(), strict=True):
-                assert mask.sharding.is_equivalent_to(weight.sharding, 2)
-        _, opt_state = topology_step(tx)(grads, opt_state, params)
-        for path, mask in opt_state.masks.items():
-            assert mask.sharding.is_equivalent_to(params[path].sharding, 2)
-            np.testing.assert_array_equal(np.asarray(mask), expected[path], err_msg=path)
+        program = topology_step(tx).lower(grads, opt_state, params).compile()
+        _, after = program(grads, opt_state, params)
+        slots = [after.inner_state[0].mu, after.inner_state[0].nu]
+        for path, weight in params.items():
+            for nodes in (opt_state.masks, after.masks, *slots):
+                assert nodes[path].sharding.is_equivalent_to(weight.sharding, 2)
+            np.testing.assert_array_equal(np.asarray(after.masks[path]), expected[path], path)
+    assert_only_counts_travel(program.as_text())
+
+
+def assert_only_counts_travel(text):
+    """All-reduces of single integers; no weight is gathered, moved or sorted."""
+    moved = r" (?:all-gather|all-to-all|collective-permute|reduce-scatter|sort)(?:-start)?\("
+    assert not re.findall(moved, text)
+    for shapes in re.findall(r"= (.*?) all-reduce(?:-start)?\(", text):
+        for lengths in re.findall(r"\w+\[([\d,]*)\]", shapes):
+            assert math.prod(int(n) for n in lengths.split(",") if n) == 1, shapes
 
 
 @pytest.mark.parametrize("method", ["set", pytest.param("rigl", marks=pytest.mark.evidence)])
@@ -113,7 +127,9 @@ def test_masks_of_a_sharded_vmap_equal_one_run_at_a_time():
         return jax.device_put(x, NamedSharding(mesh, P("model", *[None] * (x.ndim - 1))))
 
     tx = dst.sparsify(optax.adam(1e-2), METHODS["set"])
-    step = jax.jit(jax.vmap(lambda g, s, p: tx.update(g, s, p, topology=True)))
+    step = jax.jit(
+        jax.vmap(lambda g, s, p: tx.update(g, s, p, topology=True)), compiler_options=QUICK
+    )
     with jax.set_mesh(mesh):
         _, found = step(*jax.tree.map(place, stacked))
     for seed in seeds:
@@ -159,17 +175,31 @@ def test_collectives_do_not_grow_with_the_number_of_leaves(method, kind, many):
     assert 0 < found[many] <= found[2]
 
 
-@pytest.mark.parametrize(("method", "spec", "kind"), CASES)
-def test_no_weight_is_gathered(method, spec, kind):
-    mesh, size = mesh_of(kind), 64
-    tx = dst.sparsify(optax.adam(1e-2), METHODS[method])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_on_a_mesh_compiles_two_programs(kind):
+    """In the first the count decides; nothing is compiled when the state comes back."""
+    mesh = mesh_of(kind)
+    tx = dst.sparsify(optax.adam(1e-2), METHODS["rigl"])
+
+    def step(topology):
+        def run(grads, opt_state, params):
+            updates, opt_state = tx.update(grads, opt_state, params, topology=topology)
+            return optax.apply_updates(params, updates), opt_state
+
+        return jax.jit(run, compiler_options=QUICK)
+
+    by_count, hot = step(None), step(False)
     with jax.set_mesh(mesh):
-        params, opt_state = begun(tx, placed(tree([(size, size)] * 2, 0), mesh, SPECS[spec]))
-        grads = placed(tree([(size, size)] * 2, 1), mesh, SPECS[spec])
-        text = topology_step(tx).lower(grads, opt_state, params).compile().as_text()
-    moved = re.findall(
-        r"= \(?\w+\[([\d,]*)\]\S* (?:all-gather|all-to-all|collective-permute)", text
-    )
-    largest = max((math.prod(int(n) for n in x.split(",") if n) for x in moved), default=0)
-    assert largest <= size, moved
-    assert " sort(" not in text
+        params = placed(tree(SIZES[:2], 0), mesh, SPECS["both"])
+        grads = placed(tree(SIZES[:2], 1), mesh, SPECS["both"])
+        opt_state = tx.init(params)
+        params = dst.apply_masks(params, opt_state)
+        for path, weight in params.items():
+            assert opt_state.masks[path].sharding.is_equivalent_to(weight.sharding, 2)
+        with compilations() as compiled:
+            for program in (by_count, by_count, by_count, hot):
+                params, opt_state = program(grads, opt_state, params)
+        assert compiled.count == 2
+        assert int(opt_state.topology.done) == 1
+        dst.check_invariants(opt_state, params)
+        assert jax.jit(dst.metrics)(opt_state, params)["sparsity"] == 0.75

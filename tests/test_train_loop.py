@@ -163,7 +163,9 @@ def test_every_config_runs(path, tmp_path):
 
 # Slow proofs.
 
-LONGER = ["train.steps=1200", "train.checkpoint_every=40", "train.eval_every=200"]
+STEPS = 600
+# Checkpoints take longer than the steps between them, so that most kills fall into one.
+OFTEN = [f"train.steps={STEPS}", "train.checkpoint_every=5", "train.eval_every=50", *EMA]
 
 
 def _start(*arguments):
@@ -173,30 +175,40 @@ def _start(*arguments):
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
 
+def _last_step(run):
+    return max((line["step"] for line in logs.read(run / directory.METRICS)), default=-1)
+
+
 @pytest.mark.evidence
 def test_a_run_killed_ten_times_equals_one_that_never_stopped(tmp_path):
     path = str(write_small(tmp_path))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    began = time.monotonic()
-    assert _start("train", path, *LONGER, *EMA, "--dir", str(whole)).wait() == 0
-    needed = time.monotonic() - began
+    assert _start("train", path, *OFTEN, "--dir", str(whole)).wait() == 0
 
     chance = random.Random(0)
-    reached = []
-    for _ in range(10):
-        if (killed / "config.yaml").exists():
-            process = _start("resume", str(killed))
-        else:
-            process = _start("train", path, *LONGER, *EMA, "--dir", str(killed))
-        # Half of the kills fall into the start, where directory and first checkpoint are made.
-        time.sleep(needed * chance.uniform(0.1, 0.9))
+    # The first kill as soon as the directory is there, the others at random steps.
+    moments = [-1, *sorted(chance.sample(range(1, STEPS - 60), 9))]
+    found = []
+    for moment in moments:
+        begun = (killed / "config.yaml").exists()
+        arguments = ["resume", str(killed)] if begun else ["train", path, *OFTEN]
+        process = _start(*arguments, *([] if begun else ["--dir", str(killed)]))
+        while not killed.exists() or _last_step(killed) < moment:
+            assert process.poll() is None, "the run ended before it was killed"
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        reached.append(max(checkpoint.steps(killed / "checkpoints"), default=-1))
-    print("checkpoints after each kill:", reached)
+        saved = killed / "checkpoints"
+        halves = [p.name for p in killed.rglob("*.part")]
+        found.append((_last_step(killed), max(checkpoint.steps(saved), default=None), halves))
+    for step, newest, halves in found:
+        print(f"killed after step {step}; newest checkpoint {newest}; half-written: {halves}")
+
     assert _start("resume", str(killed)).wait() == 0
     assert _records(killed) == _records(whole)
-    assert_same(states_in(killed)[1200], states_in(whole)[1200])
+    assert_same(states_in(killed)[STEPS], states_in(whole)[STEPS])
+    assert not list(killed.rglob("*.part"))
 
 
 @pytest.mark.evidence

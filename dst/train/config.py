@@ -122,15 +122,14 @@ class Train:
         checks.integer("keep", self.keep, at_least=1)
         for name in ("log_every", "eval_every", "checkpoint_every"):
             duration(name, getattr(self, name))
-            self.interval(name)
+            checks.integer(name, self.interval(name), at_least=1)
 
     def interval(self, name: str) -> int:
-        """``log_every``, ``eval_every`` or ``checkpoint_every`` in steps."""
+        """``log_every``, ``eval_every`` or ``checkpoint_every`` in steps; percentages give at
+        least one."""
         value = getattr(self, name)
         found = resolve(name, value, self.steps, "")
-        if found < 1:
-            raise ValueError(f"{name} must be at least one step, got {value!r} = {found} steps.")
-        return found
+        return max(found, 1) if isinstance(value, str) else found
 
 
 @dataclass(frozen=True)
@@ -283,12 +282,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
       ConfigError: with file, key, what was expected, what was found, and the nearest valid name.
     """
-    source = f"{path} with {' '.join(overrides)}" if overrides else str(path)
     try:
         data = plain.merged(plain.read(Path(path)), *map(plain.override, overrides))
         return schema.read(Config, data, "")
     except ValueError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        raise ConfigError(f"{source(path, overrides)}: {error}") from error
+
+
+def source(path: str | Path, overrides: Sequence[str] = ()) -> str:
+    """Where a config comes from, for messages."""
+    return f"{path} with {' '.join(overrides)}" if overrides else str(path)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -67,17 +67,14 @@ class Screen:
                 f"test loss {line['loss']:.4f}  accuracy {line['accuracy']:.4f}  "
                 f"sparsity {line['sparsity']:.4f}  explored {line['explored']:.4f}  {self._speed}"
             )
-            (self._bar.console if self._bar else _Plain).print(text)
+            if self._bar:
+                self._bar.console.print(text, highlight=False, soft_wrap=True)
+            else:
+                print(text, flush=True)
 
     def close(self, summary: Line | None) -> None:
         if self._bar:
             self._bar.stop()
-
-
-class _Plain:
-    @staticmethod
-    def print(text: str) -> None:
-        print(text, flush=True)
 
 
 def _bar(steps: int, start: int) -> Any:
@@ -154,7 +151,8 @@ class Tolerated:
             return action(*args)
         except Exception as error:  # the service, the network, the client
             self._logger = None
-            text = f"warning: {self._name}: {error}. Training goes on without it."
+            reason = str(error).rstrip(".")
+            text = f"warning: {self._name}: {reason}. Training goes on without it."
             print(text, file=sys.stderr, flush=True)
             return None
 

@@ -61,10 +61,12 @@ class Choice:
     Attributes:
       options: by name. A bare name stands for the option with its defaults.
       named: whether reading keeps the name, as a :class:`Section`.
+      bare: whether a bare name is left as it is, where the Python API takes names too.
     """
 
     options: Mapping[str, Option]
     named: bool = True
+    bare: bool = False
 
     def read(self, value: Any, key: str) -> Any:
         """The dataclass that a mapping or a bare name describes."""
@@ -75,6 +77,8 @@ class Choice:
                 f"got {value!r}."
             )
         checks.one_of(f"{key}.name", given["name"], self.options)
+        if self.bare and given is not value:
+            return value
         option = self.options[given["name"]]
         fields = {k: v for k, v in given.items() if k != "name"}
         found = _read_fields(option.type, fields, key, option.defaults)
@@ -84,7 +88,7 @@ class Choice:
         """Plain data that :meth:`read` turns into ``value`` again."""
         if isinstance(value, Section):
             return {"name": value.name, **dump(type(value.value), value.value)}
-        if isinstance(value, str):  # a bare name, as the Python API takes it too
+        if isinstance(value, str):
             return value
         for name, option in self.options.items():
             if type(value) is option.type and all(
@@ -116,6 +120,7 @@ _CHOICES: dict[Any, Choice] = {
             "erk": Option(ErdosRenyi),
         },
         named=False,
+        bare=True,
     ),
     Structure: Choice({"unstructured": Option(Unstructured)}, named=False),
 }

@@ -17,6 +17,10 @@ from dst.train.state import TrainState
 from dst.train.step import Metrics
 
 
+class SetupError(ConfigError):
+    """A config that is valid in itself and does not fit the data, the network or the machine."""
+
+
 class Setup(NamedTuple):
     """The pieces that the loop puts together.
 
@@ -41,12 +45,12 @@ def make(config: Config) -> Setup:
     """Builds data, network, optimizer and compiled functions.
 
     Raises:
-      ConfigError: what the config asks for fits neither data, network nor machine.
+      SetupError: what the config asks for does not fit the data, the network or the machine.
     """
     try:
         return _make(config)
     except ValueError as error:
-        raise ConfigError(f"run {config.name!r}: {error}") from error
+        raise SetupError(str(error)) from error
 
 
 def _make(config: Config) -> Setup:
