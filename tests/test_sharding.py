@@ -202,4 +202,4 @@ def test_a_run_on_a_mesh_compiles_two_programs(kind):
         assert compiled.count == 2
         assert int(opt_state.topology.done) == 1
         dst.check_invariants(opt_state, params)
-        assert jax.jit(dst.metrics)(opt_state, params)["sparsity"] == 0.75
+        assert int(jax.jit(dst.metrics)(opt_state, params)["topology_steps"]) == 1

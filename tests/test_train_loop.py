@@ -157,7 +157,7 @@ def test_resume_needs_a_run(tmp_path, capsys):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_config_runs(path, tmp_path):
-    loop.train(config.load(path), tmp_path / "run", until=2)
+    loop.train(config.load(path, ["mesh.data=1"]), tmp_path / "run", until=2)
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [0, 2]
 
 
