@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from dst._typing import Array, Bool, Float
 
@@ -56,6 +57,6 @@ def uniform(key: Array, like: Array) -> Array:
     """float32 uniforms in [0, 1) in the shape, and on explicit meshes the sharding, of an array."""
     sharding = getattr(jax.typeof(like), "sharding", None)
     explicit = sharding is not None and bool(getattr(sharding.mesh, "explicit_axes", ()))
-    if not explicit:
-        return jax.random.uniform(key, like.shape, jnp.float32)
-    return jax.random.uniform(key, like.shape, jnp.float32, out_sharding=sharding)
+    placed = {"out_sharding": sharding} if explicit else {}
+    # The barrier: or the compiler draws again for everyone who looks at the numbers.
+    return lax.optimization_barrier(jax.random.uniform(key, like.shape, jnp.float32, **placed))

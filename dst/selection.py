@@ -8,6 +8,7 @@ search over the linear index. All arrays of one call share each counting pass.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from jax import lax
 from dst._typing import Array, Bool, Int, Num
 
 _LIMIT = 2**31 - 1  # counts and linear indices are 32-bit
+_PIECE, _MOST_PIECES = 2**18, 16
 _NAN_BITS = 0x7F800000
 
 
@@ -64,27 +66,29 @@ def top_k_masks(
     groups = [_Groups(s, axes) for s, axes in zip(scores, group_axes, strict=True)]
     counts = [g.counts(k) for g, k in zip(groups, ks, strict=True)]
     keys = [_ordered(s, w) for s, w in zip(scores, wheres, strict=True)]
-    thresholds, found = _search(keys, counts, groups, bits=32)
+    thresholds, found = _search(keys, counts, groups, passes=16)
     surplus = jnp.any(
         jnp.stack(
             [jnp.any((n > k) & (t > 0)) for n, k, t in zip(found, counts, thresholds, strict=True)]
         )
     )
 
-    def all_that_reach() -> list[Array]:
-        # Key 0 marks what must not be chosen, so a threshold of 0 means "all that is eligible".
-        return [(key >= t) & (key > 0) for key, t in zip(keys, thresholds, strict=True)]
-
-    def settle_ties() -> list[Array]:
+    def last_ties() -> list[Array]:
         ties = [(key == t) & (t > 0) for key, t in zip(keys, thresholds, strict=True)]
-        above = [key > t for key, t in zip(keys, thresholds, strict=True)]
         ranks = [jnp.where(e, g.rank(), jnp.uint32(0)) for g, e in zip(groups, ties, strict=True)]
-        missing = [k - g.total(a) for g, k, a in zip(groups, counts, above, strict=True)]
-        bits = max(1, *(g.size for g in groups)).bit_length()
-        last, _ = _search(ranks, missing, groups, bits=bits + bits % 2)
-        return [a | (e & (r >= t)) for a, e, r, t in zip(above, ties, ranks, last, strict=True)]
+        above = [g.total(key > t) for g, key, t in zip(groups, keys, thresholds, strict=True)]
+        missing = [k - n for k, n in zip(counts, above, strict=True)]
+        passes = (max(1, *(g.size for g in groups)).bit_length() + 1) // 2
+        return _search(ranks, missing, groups, passes)[0]
 
-    return lax.cond(surplus, settle_ties, all_that_reach)
+    # Branches that return thresholds, not masks: large results of a conditional are copied.
+    nothing = [jnp.zeros_like(t) for t in thresholds]
+    last = lax.cond(surplus, last_ties, lambda: nothing)
+    # Key 0 marks what must not be chosen, so a threshold of 0 means "all that is eligible".
+    return [
+        (key > t) | ((key == t) & (t > 0) & (g.rank() >= r))
+        for key, t, g, r in zip(keys, thresholds, groups, last, strict=True)
+    ]
 
 
 class _Groups:
@@ -115,7 +119,7 @@ class _Groups:
         return self.expand(jnp.broadcast_to(jnp.asarray(k, jnp.int32), groups))
 
     def total(self, chosen: Array) -> Array:
-        return self.expand(jnp.sum(chosen, axis=self.counted, dtype=jnp.int32))
+        return self.expand(totals([chosen], self.counted)[0])
 
     def rank(self) -> Array:
         """n for the first position of a group, 1 for the last: higher is preferred."""
@@ -146,17 +150,23 @@ def _ordered(scores: Array, where: Array | None) -> Array:
 
 
 def _search(
-    keys: list[Array], counts: list[Array], groups: list[_Groups], bits: int
+    keys: list[Array],
+    counts: list[Array],
+    groups: list[_Groups],
+    passes: int,
 ) -> tuple[list[Array], list[Array]]:
-    """Per group the largest t that at least ``counts`` keys reach, and how many reach it."""
+    """Per group the largest t that at least ``counts`` keys reach, and how many reach it.
+
+    Two bits of t are found in each pass, from the highest.
+    """
 
     def one_pass(i: Array, state: tuple[list[Array], list[Array]]):
-        shift = jnp.uint32(bits - 2) - jnp.uint32(2) * i.astype(jnp.uint32)
+        shift = jnp.uint32(2 * (passes - 1)) - jnp.uint32(2) * i.astype(jnp.uint32)
         prefixes, reached = [], []
         for key, k, group, prefix, n in zip(keys, counts, groups, *state, strict=True):
             candidates = [prefix | (jnp.uint32(digit) << shift) for digit in (1, 2, 3)]
-            reaching = _count_all([key >= c for c in candidates], group)
-            for c, m in zip(candidates, reaching, strict=True):
+            reaching = totals([key >= c for c in candidates], group.counted)
+            for c, m in zip(candidates, map(group.expand, reaching), strict=True):
                 enough = m >= k
                 prefix, n = jnp.where(enough, c, prefix), jnp.where(enough, m, n)
             prefixes.append(prefix)
@@ -165,23 +175,41 @@ def _search(
 
     start = [jnp.zeros_like(k, dtype=jnp.uint32) for k in counts]
     everything = [jnp.full_like(k, g.size) for k, g in zip(counts, groups, strict=True)]
-    return lax.fori_loop(0, bits // 2, one_pass, (start, everything))
+    return lax.fori_loop(0, passes, one_pass, (start, everything))
 
 
-def _count_all(chosen: list[Array], group: _Groups) -> list[Array]:
-    """Counts of several masks over the same group.
+def totals(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
+    """int32 counts of several masks of one shape over the same axes. All ways are exact.
 
     One variadic reduction reads the array once and is several times faster than separate sums,
     but a partitioned one gathers its partial results array by array. Sums become all-reduces,
-    which the compiler merges over all arrays of a pass. Both are exact.
+    which the compiler merges over all arrays of a pass.
     """
     if jax.device_count() > 1:
-        return [group.total(c) for c in chosen]
-    zero = jnp.int32(0)
-    totals = lax.reduce(
+        return [jnp.sum(c, axis=axes, dtype=jnp.int32) for c in chosen]
+    parts = [_count_part(part, axes) for part in _pieces(chosen, axes)]
+    return [sum(counts[1:], counts[0]) for counts in zip(*parts, strict=True)]
+
+
+def _count_part(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
+    return lax.reduce(
         [c.astype(jnp.int32) for c in chosen],
-        [zero] * len(chosen),
+        [jnp.int32(0)] * len(chosen),
         lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-        group.counted,
+        axes,
     )
-    return [group.expand(t) for t in totals]
+
+
+def _pieces(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Sequence[Array]]:
+    """Large arrays in pieces, on CPUs: there a reduction runs on one core, several side by side."""
+    shape = chosen[0].shape
+    pieces = chosen[0].size // _PIECE
+    if jax.default_backend() != "cpu" or pieces < 2 or not axes:
+        return [chosen]
+    length = shape[axes[0]]
+    n = min(pieces, _MOST_PIECES, length)
+    edges = [length * i // n for i in range(n + 1)]
+    return [
+        [lax.slice_in_dim(c, low, high, axis=axes[0]) for c in chosen]
+        for low, high in itertools.pairwise(edges)
+    ]

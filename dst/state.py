@@ -14,6 +14,7 @@ import optax
 from dst import tree
 from dst._typing import Array
 from dst.plan import LeafPlan, Plan
+from dst.selection import totals
 
 # One byte per sparse weight.
 ACTIVE = np.uint8(1)
@@ -171,7 +172,7 @@ def next_masks(mask: Array, chosen: Array, fresh: Array) -> Array:
 def count_active(plan: LeafPlan, chosen: Array) -> Array:
     """int32 active weights per stacked slice."""
     axes = tuple(range(len(plan.layout.counts), chosen.ndim))
-    return jnp.sum(chosen, axis=axes, dtype=jnp.int32)
+    return totals([chosen], axes)[0]
 
 
 def keys(flat: Flat, seed: Array, draw: Array | int) -> list[Array]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dst._typing import Array
+from dst.selection import totals
 from dst.tree import Leaf
 
 
@@ -94,10 +95,11 @@ class Layout:
         wide = lax.expand_dims(units, self.members)
         return jnp.broadcast_to(wide, self.split).reshape(self.shape)
 
-    def count(self, units: Array) -> Array:
-        """int32 weights of the active units, of shape ``counts``: one sum per stacked slice."""
-        axes = tuple(range(len(self.counts), units.ndim))
-        return jnp.sum(units, axis=axes, dtype=jnp.int32) * jnp.int32(self.unit_size)
+    def count(self, *units: Array) -> list[Array]:
+        """int32 weights of the active units of each mask, of shape ``counts``: one sum per
+        stacked slice."""
+        axes = tuple(range(len(self.counts), units[0].ndim))
+        return [n * jnp.int32(self.unit_size) for n in totals(units, axes)]
 
 
 @runtime_checkable

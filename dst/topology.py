@@ -11,7 +11,7 @@ from jax import lax
 from dst._typing import Array, Bool, Int
 from dst.rule import Rule
 from dst.scores import Connections
-from dst.selection import top_k_masks
+from dst.selection import top_k_masks, totals
 from dst.structure import Layout
 
 
@@ -54,13 +54,13 @@ def drop_and_grow(
     """
     before = [x.units_of(leaf.active) for x, leaf in zip(layouts, leaves, strict=True)]
     axes = [x.group_axes for x in layouts]
-    unscored = [jnp.int32(0)] * len(leaves)
+    nans: list[list[Array]] = [[] for _ in leaves]
 
     if rule.keep is not None:
         kept = [x.units_of(rule.keep(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
     else:
         drop_scores = [x.pool(rule.drop(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
-        unscored = _add_nans(unscored, drop_scores, before)
+        nans = _nans(drop_scores, before)
         counts = [_per_group(k, x) for k, x in zip(keep, layouts, strict=True)]
         kept = top_k_masks(drop_scores, counts, before, axes)
 
@@ -70,7 +70,7 @@ def drop_and_grow(
         # A connection that stayed must not be grown again, whichever way the rest is blocked.
         eligible = [~(b | k) for b, k in zip(blocked, kept, strict=True)]
         grow_scores = [x.pool(rule.grow(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
-        unscored = _add_nans(unscored, grow_scores, eligible)
+        nans = [a + b for a, b in zip(nans, _nans(grow_scores, eligible), strict=True)]
         counts = [
             _per_group(n, x) - _group_total(k, x)
             for n, k, x in zip(total, kept, layouts, strict=True)
@@ -79,17 +79,19 @@ def drop_and_grow(
         after = [k | c for k, c in zip(kept, candidates_chosen, strict=True)]
 
     changes = []
-    for x, old, new, chosen, n in zip(
-        layouts, before, after, candidates_chosen, unscored, strict=True
+    for x, old, new, chosen, unscored in zip(
+        layouts, before, after, candidates_chosen, nans, strict=True
     ):
         fresh = chosen if rule.regrown == "zero" else chosen & ~old
+        # All counts of a leaf in one pass over it.
+        dropped, grown, *of_nans = x.count(old & ~new, new & ~old, *unscored)
         changes.append(
             Change(
                 active=x.spread(new),
                 reset=x.spread(fresh),
-                dropped=x.count(old & ~new),
-                grown=x.count(new & ~old),
-                unscored=n,
+                dropped=dropped,
+                grown=grown,
+                unscored=sum(map(jnp.sum, of_nans), jnp.int32(0)) // jnp.int32(x.unit_size),
             )
         )
     return changes
@@ -106,11 +108,8 @@ def _per_group(counts: Array, layout: Layout) -> Array:
 
 def _group_total(units: Array, layout: Layout) -> Array:
     axes = tuple(a for a in range(units.ndim) if a not in layout.group_axes)
-    return jnp.sum(units, axis=axes, dtype=jnp.int32)
+    return totals([units], axes)[0]
 
 
-def _add_nans(counts: list[Array], scores: list[Array], where: list[Array]) -> list[Array]:
-    return [
-        n + jnp.sum(jnp.isnan(s) & w, dtype=jnp.int32)
-        for n, s, w in zip(counts, scores, where, strict=True)
-    ]
+def _nans(scores: list[Array], where: list[Array]) -> list[list[Array]]:
+    return [[jnp.isnan(s) & w] for s, w in zip(scores, where, strict=True)]
