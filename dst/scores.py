@@ -57,6 +57,9 @@ def uniform(key: Array, like: Array) -> Array:
     """float32 uniforms in [0, 1) in the shape, and on explicit meshes the sharding, of an array."""
     sharding = getattr(jax.typeof(like), "sharding", None)
     explicit = sharding is not None and bool(getattr(sharding.mesh, "explicit_axes", ()))
-    placed = {"out_sharding": sharding} if explicit else {}
+    if explicit:
+        drawn = jax.random.uniform(key, like.shape, jnp.float32, out_sharding=sharding)
+    else:
+        drawn = jax.random.uniform(key, like.shape, jnp.float32)
     # The barrier: or the compiler draws again for everyone who looks at the numbers.
-    return lax.optimization_barrier(jax.random.uniform(key, like.shape, jnp.float32, **placed))
+    return lax.optimization_barrier(drawn)
