@@ -12,14 +12,48 @@ from __future__ import annotations
 
 from typing import Any
 
-from dst.allocation import Allocation, ErdosRenyi, Uniform
+from dst.allocation import Allocation, ErdosRenyi, Global, Uniform
 from dst.invariants import InvariantError, apply_masks, check_invariants
-from dst.methods import GMP, SET, Dense, FromMasks, RigL, Static, rigl_itop, set_itop
-from dst.rule import Rule
+from dst.latent import Latent
+from dst.methods import (
+    ACDC,
+    ASP,
+    GMP,
+    MEST,
+    SET,
+    SNFS,
+    SNIP,
+    SPDF,
+    SRSTE,
+    Dense,
+    EdgePopup,
+    FromMasks,
+    GraNet,
+    MaskDecay,
+    RigL,
+    SRigL,
+    Static,
+    StructureDecay,
+    TopKAST,
+    TopKWeights,
+    journey,
+    rigl_itop,
+    set_itop,
+    smet,
+)
+from dst.rule import Memory, Rule, Seen
 from dst.schedule import Cadence, constant, cosine, cubic, linear
 from dst.selection import top_k_mask
 from dst.state import SparsifyState
-from dst.structure import Layout, Unstructured
+from dst.structure import (
+    NM,
+    Block,
+    ConstantFanIn,
+    InputChannel,
+    Layout,
+    OutputChannel,
+    Unstructured,
+)
 from dst.transform import SparseTransformation, sparsify
 from dst.view import compare, explored, masks, metrics, rows, table
 
@@ -28,20 +62,43 @@ __version__ = "0.1.0"
 _LAZY = {"save_masks": "dst.export", "load_masks": "dst.export", "nnx": "dst.nnx"}
 
 __all__ = [
+    "ACDC",
+    "ASP",
     "GMP",
+    "MEST",
+    "NM",
     "SET",
+    "SNFS",
+    "SNIP",
+    "SPDF",
+    "SRSTE",
     "Allocation",
+    "Block",
     "Cadence",
+    "ConstantFanIn",
     "Dense",
+    "EdgePopup",
     "ErdosRenyi",
     "FromMasks",
+    "Global",
+    "GraNet",
+    "InputChannel",
     "InvariantError",
+    "Latent",
     "Layout",
+    "MaskDecay",
+    "Memory",
+    "OutputChannel",
     "RigL",
     "Rule",
+    "SRigL",
+    "Seen",
     "SparseTransformation",
     "SparsifyState",
     "Static",
+    "StructureDecay",
+    "TopKAST",
+    "TopKWeights",
     "Uniform",
     "Unstructured",
     "apply_masks",
@@ -51,12 +108,14 @@ __all__ = [
     "cosine",
     "cubic",
     "explored",
+    "journey",
     "linear",
     "masks",
     "metrics",
     "rigl_itop",
     "rows",
     "set_itop",
+    "smet",
     "sparsify",
     "table",
     "top_k_mask",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from dst import checks
+from dst import checks, scores
 from dst.schedule import exact
 from dst.tree import matches
 
@@ -41,11 +41,14 @@ class Allocation:
       sparsity: exact fractions by leaf path.
       epsilon: the common factor of ER and ERK; None for others.
       saturated: paths that ER or ERK leaves dense because their share exceeds all they have.
+      before: weights of layers that come before a leaf and share one budget with it; counts are
+        differences of the budget's, so that they add up to it exactly.
     """
 
     sparsity: Mapping[str, Fraction]
     epsilon: Fraction | None = None
     saturated: tuple[str, ...] = field(default=())
+    before: Mapping[str, int] = field(default_factory=dict)
 
 
 Allocator = Callable[[Mapping[str, Layer], float], Allocation]
@@ -152,10 +155,49 @@ class ErdosRenyi:
         return raw if self.power == 1 else Fraction(float(raw) ** self.power)
 
 
+@dataclass(frozen=True)
+class Global:
+    """All layers share one budget, for which their weights compete at every topology step.
+
+    Sparsity per layer is then an outcome. Of each layer the ``floor`` best units stay, so none
+    can be emptied.
+
+    Args:
+      score: what competes, of :data:`dst.scores.COMPARABLE`: ``magnitude``, ``lamp`` or
+        ``saliency``.
+      floor: units that every layer (every stacked slice of it) keeps, at least 1.
+
+    Checked against: spec F (global magnitude). Differs from JaxPruner, which normalises the
+    weights of each layer first.
+    """
+
+    score: str = "magnitude"
+    floor: int = 1
+
+    def __post_init__(self) -> None:
+        checks.one_of("score of a global allocation", self.score, scores.COMPARABLE)
+        checks.integer("floor of a global allocation", self.floor, at_least=1)
+
+    def __call__(self, layers: Mapping[str, Layer], sparsity: float) -> Allocation:
+        fixed = [p for p, x in layers.items() if x.sparsity is not None]
+        if fixed:
+            raise ValueError(
+                f"a global allocation has no sparsity per layer, but {fixed} have one of their "
+                "own. Leave them dense (sparsity 0), or use 'erk' or 'uniform'."
+            )
+        before, seen = {}, 0
+        for p, x in layers.items():
+            before[p] = seen
+            seen += x.size * x.layers
+        return Allocation({p: exact(sparsity) for p in layers}, before=before)
+
+
 ALLOCATIONS: dict[str, Allocator] = {
     "uniform": Uniform(),
     "er": ErdosRenyi(kernel=False),
     "erk": ErdosRenyi(),
+    "global": Global(),
+    "lamp": Global("lamp"),
 }
 
 

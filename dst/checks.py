@@ -25,6 +25,13 @@ def fraction(name: str, value: Any, *, below_one: bool = False) -> None:
     raise ValueError(f"{name} must be a number in {interval}, got {value!r}.{hint}")
 
 
+def at_least_zero(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a finite number that is not negative."""
+    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value < 0:
+        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.")
+
+
 def integer(name: str, value: Any, *, at_least: int) -> None:
     """Raises unless ``value`` is an integer of at least ``at_least``."""
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= at_least:

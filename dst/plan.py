@@ -5,8 +5,10 @@ Everything here is host arithmetic on shapes, exact, and done once per set of sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -14,8 +16,9 @@ import numpy as np
 
 from dst import checks
 from dst.allocation import Allocation, Layer, Uniform, allocator, zeros
+from dst.budget import fixed_point
 from dst.rule import Rule
-from dst.schedule import exact
+from dst.schedule import Schedule, exact
 from dst.structure import Layout
 from dst.tree import Leaf
 
@@ -42,11 +45,16 @@ class LeafPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All leaves in the order of the tree, and the plans of the sparse ones by path."""
+    """All leaves in the order of the tree, and the plans of the sparse ones by path.
+
+    ``shares`` are the drop fractions, uint32 in units of 2^-31, of every topology step (one entry
+    where all are equal), for rules whose counts are found at the topology step.
+    """
 
     leaves: tuple[Leaf, ...]
     sparse: Mapping[str, LeafPlan]
     allocation: Allocation
+    shares: np.ndarray
 
     def __str__(self) -> str:
         rows = [("leaf", "shape", "axes", "active", "sparsity", "why")]
@@ -114,51 +122,127 @@ def make(leaves: Sequence[Leaf], rule: Rule, masks: Mapping[str, Any] | None = N
         )
 
     allocate = allocator(rule.allocation)
+    structures = {x.path: (x.settings or {}).get("structure") or rule.structure for x in sparse}
     layers = {
         leaf.path: Layer(
             shape=leaf.layer_shape if isinstance(allocate, Uniform) else leaf.merged_shape,
             layers=leaf.layers,
-            sparsity=(leaf.settings or {}).get("sparsity"),
+            sparsity=_own_sparsity(leaf, structures[leaf.path]),
         )
         for leaf in sparse
         if masks is None
     }
     allocation = allocate(layers, rule.sparsity) if layers else Allocation({})
+    first = allocation
+    if layers and rule.first_allocation is not None:
+        due = 1 if rule.ramp is None else exact(rule.ramp(-1))
+        first = allocator(rule.first_allocation)(layers, float(exact(rule.sparsity) * due))
+    layouts = {leaf.path: structures[leaf.path].layout(leaf) for leaf in sparse}
+    if allocation.before:
+        _check_competition(layouts)
 
     plans = {}
     for leaf in sparse:
-        structure = (leaf.settings or {}).get("structure") or rule.structure
-        layout = structure.layout(leaf)
         given = None if masks is None else np.asarray(masks[leaf.path], bool)
-        plans[leaf.path] = _leaf_plan(leaf, layout, allocation.sparsity.get(leaf.path), given, rule)
+        plans[leaf.path] = _leaf_plan(leaf, layouts[leaf.path], allocation, first, given, rule)
+    _check_exchange(rule, plans)
     varying = any((p.counts != p.counts[:1]).any() for p in plans.values())
     if not varying:
         plans = {path: replace(p, counts=p.counts[:1]) for path, p in plans.items()}
-    return Plan(tuple(leaves), plans, allocation)
+    shares = np.array([fixed_point(rule.fraction(t)) for t in _steps(rule) or [0]], np.uint32)
+    if (shares == shares[:1]).all():
+        shares = shares[:1]
+    return Plan(tuple(leaves), plans, allocation, shares)
+
+
+def _own_sparsity(leaf: Leaf, structure: Any) -> Any:
+    """The sparsity that does not come from the allocation: of the pattern, or of an override."""
+    own = (leaf.settings or {}).get("sparsity")
+    fixed = getattr(structure, "sparsity", None)
+    if fixed is not None and own is not None and exact(own) != fixed:
+        raise ValueError(
+            f"overrides of {leaf.path}: sparsity must be {float(fixed):g}, the only one that "
+            f"{structure} has, got {own}."
+        )
+    return own if fixed is None else float(fixed)
+
+
+def _check_competition(layouts: Mapping[str, Layout]) -> None:
+    sizes = {path: x.unit_size for path, x in layouts.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            "a global allocation lets units of all layers compete, so they must be of one size; "
+            f"the weights per unit are {sizes}. Use 'erk' or 'uniform' with this structure."
+        )
+    for path, layout in layouts.items():
+        if len(layout.groups) > len(layout.counts):
+            raise ValueError(
+                f"a global allocation moves weights freely, but the structure of {path} fixes the "
+                "count of every group. Use 'erk' or 'uniform' with this structure."
+            )
+
+
+def _check_exchange(rule: Rule, plans: Mapping[str, LeafPlan]) -> None:
+    """A drop fraction that rounds to nothing everywhere is a mistake that nobody would see."""
+    if rule.grow is None or rule.cadence is None or rule.budget or rule.keep or not plans:
+        return
+    if float(rule.fraction(rule.cadence.first)) == 0:
+        return
+    same = all(
+        (p.counts[:, 0] == p.counts[:, 1]).all() and (p.counts == p.initial).all()
+        for p in plans.values()
+    )
+    if same:
+        path, plan = next(iter(plans.items()))
+        raise ValueError(
+            f"no connection would ever be exchanged: a drop fraction of "
+            f"{float(rule.fraction(rule.cadence.first)):g} of the {int(plan.initial.flat[0])} "
+            f"active units per group of {path} is rounded to none (rounding={rule.rounding!r}). "
+            "Raise the drop fraction, or use rounding='ceil'."
+        )
 
 
 def _leaf_plan(
-    leaf: Leaf, layout: Layout, sparsity: Any, given: np.ndarray | None, rule: Rule
+    leaf: Leaf,
+    layout: Layout,
+    allocation: Allocation,
+    first_allocation: Allocation,
+    given: np.ndarray | None,
+    rule: Rule,
 ) -> LeafPlan:
-    def target(count: int) -> np.ndarray:
-        if given is not None:
-            return initial
-        due = sparsity if rule.ramp is None else sparsity * exact(rule.ramp(count))
-        return np.full(layout.counts, layout.units - zeros(layout.units, due), np.int32)
+    sparsity = allocation.sparsity.get(leaf.path, Fraction(0))
+    slices = math.prod(layout.counts)
+    # Where layers share a budget, the units before a slice: counts are differences of its counts.
+    first = allocation.before.get(leaf.path)
+    starts = [
+        0 if first is None else first // layout.unit_size + i * layout.units for i in range(slices)
+    ]
+
+    def share(schedule: Schedule | None, count: int) -> np.ndarray:
+        due = sparsity if schedule is None else sparsity * exact(schedule(count))
+        active = [layout.units + zeros(n, due) - zeros(n + layout.units, due) for n in starts]
+        return np.array(active, np.int32).reshape(layout.counts)
 
     if given is not None:
-        axes = tuple(range(leaf.stacked, len(leaf.shape)))
-        initial = np.asarray(given.sum(axes) // layout.weights_per_count, np.int32)
+        initial = _given_counts(leaf, layout, given)
+    elif first_allocation is not allocation:
+        due = first_allocation.sparsity[leaf.path]
+        initial = np.full(layout.counts, layout.units - zeros(layout.units, due), np.int32)
     else:
-        initial = target(0)
+        initial = share(rule.ramp, -1)
     rows, active = [], initial
     for count in _steps(rule):
-        aim = target(count)
+        aim = initial if given is not None else share(rule.ramp, count)
         if rule.grow is None:
             aim = np.minimum(aim, active)
-        exchanged = np.vectorize(lambda n, t=count: rule.exchanged(int(n), t), otypes=[np.int32])
-        kept = np.minimum(active - exchanged(active), aim)
-        rows.append(np.stack([kept, aim]))
+        if rule.low is None:
+            exchanged = np.vectorize(
+                lambda n, t=count: rule.exchanged(int(n), t), otypes=[np.int32]
+            )
+            kept = active - exchanged(active)
+        else:
+            kept = np.maximum(share(rule.low, count), 0)
+        rows.append(np.stack([np.minimum(np.minimum(kept, active), aim), aim]))
         active = aim
     if not rows:
         rows.append(np.stack([initial, initial]))
@@ -170,6 +254,28 @@ def _leaf_plan(
     return LeafPlan(leaf, layout, initial, np.stack(rows).astype(np.int32))
 
 
+def _given_counts(leaf: Leaf, layout: Layout, given: np.ndarray) -> np.ndarray:
+    """Units per group of masks that were given, checked against the structure."""
+    split = given.reshape(layout.split)
+    if layout.members:
+        units = np.asarray(split.any(axis=layout.members))
+        if (units != split.all(axis=layout.members)).any():
+            raise ValueError(
+                f"masks: {leaf.path} is not constant within the units of its structure."
+            )
+        split = units
+    ranked = tuple(a for a in range(split.ndim) if a not in layout.group_axes)
+    per_group = split.sum(axis=ranked)
+    inner = tuple(range(len(layout.counts), per_group.ndim))
+    counts = per_group.max(axis=inner) if inner else per_group
+    if inner and (per_group.min(axis=inner) != counts).any():
+        raise ValueError(
+            f"masks: {leaf.path} has groups with {per_group.min()} to {per_group.max()} active "
+            "units, but its structure has equally many in each."
+        )
+    return np.asarray(counts, np.int32)
+
+
 def _steps(rule: Rule) -> list[int]:
     """Topology steps for which counts may differ."""
     if rule.cadence is None:
@@ -178,7 +284,8 @@ def _steps(rule: Rule) -> list[int]:
         return rule.cadence.steps()
     first, every = rule.cadence.first, rule.cadence.every
     probes = [first, first + every, first + 1000 * every]
-    values = {(float(rule.fraction(t)), rule.ramp and float(rule.ramp(t))) for t in probes}
+    curves = [rule.fraction, *(x for x in (rule.ramp, rule.low) if x is not None)]
+    values = {tuple(float(curve(t)) for curve in curves) for t in probes}
     if len(values) > 1:
         raise ValueError(
             "a drop fraction or sparsity that changes over time needs a last topology step. "

@@ -8,19 +8,18 @@ search over the linear index. All arrays of one call share each counting pass.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from dst._typing import Array, Bool, Int, Num
+from dst.sums import totals
 
 _LIMIT = 2**31 - 1  # counts and linear indices are 32-bit
-_PIECE, _MOST_PIECES = 2**18, 16
 _NAN_BITS = 0x7F800000
+_SMALL = 32  # up to this size of a group, comparing all pairs beats counting
 
 
 def top_k_mask(
@@ -64,9 +63,89 @@ def top_k_masks(
 ) -> list[Array]:
     """:func:`top_k_mask` of several arrays at once, sharing every counting pass."""
     groups = [_Groups(s, axes) for s, axes in zip(scores, group_axes, strict=True)]
-    counts = [g.counts(k) for g, k in zip(groups, ks, strict=True)]
-    keys = [_ordered(s, w) for s, w in zip(scores, wheres, strict=True)]
-    thresholds, found = _search(keys, counts, groups, passes=16)
+    small = [len(g.counted) == 1 and g.size <= _SMALL for g in groups]
+    parts = list(zip(groups, scores, wheres, ks, small, strict=True))
+    pools = [_Pool([g], [s], [w]) for g, s, w, _, by_pairs in parts if not by_pairs]
+    searched = iter(_chosen(pools, [k for *_, k, by_pairs in parts if not by_pairs]))
+    return [_by_pairs(g, s, w, k) if by_pairs else next(searched) for g, s, w, k, by_pairs in parts]
+
+
+def _by_pairs(group: _Groups, scores: Array, where: Array | None, k: Any) -> Array:
+    """Groups of few positions: the rank of each is how many others come before it."""
+    keys = _ordered(scores, where)
+    (axis,) = group.counted
+    position = lax.broadcasted_iota(jnp.int32, keys.shape, axis)
+    rank = jnp.zeros_like(keys, jnp.int32)
+    for i in range(group.size):
+        other = lax.slice_in_dim(keys, i, i + 1, axis=axis)
+        first = (other > keys) | ((other == keys) & (i < position))
+        rank += first.astype(jnp.int32)
+    return (rank < group.counts(k)) & (keys > 0)
+
+
+def top_k_masks_together(
+    scores: Sequence[Array], k: Any, wheres: Sequence[Array | None]
+) -> list[Array]:
+    """Masks of the ``k`` highest scores of all arrays together.
+
+    Exactly ``k`` (where as many are eligible); ties to the earlier array, then the lowest index.
+    Arguments as in :func:`top_k_mask`; ``k`` is one integer.
+
+    Raises:
+      ValueError: more than 2^31 - 1 scores in all.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> top_k_masks_together([jnp.array([1.0, 4.0]), jnp.array([3.0])], 2, [None, None])
+      [Array([False,  True], dtype=bool), Array([ True], dtype=bool)]
+    """
+    pool = _Pool([_Groups(s, ()) for s in scores], list(scores), list(wheres))
+    return _chosen([pool], [k])
+
+
+class _Pool:
+    """Arrays that share one count: one array with its groups, or several without groups."""
+
+    def __init__(
+        self, groups: list[_Groups], scores: list[Array], wheres: list[Array | None]
+    ) -> None:
+        self.groups = groups
+        self.keys = [_ordered(s, w) for s, w in zip(scores, wheres, strict=True)]
+        self.size = sum(g.size for g in groups)
+        if self.size > _LIMIT:
+            raise ValueError(
+                f"{self.size} scores to be ranked together are beyond the {_LIMIT} that 32-bit "
+                "counts can hold. Rank layers by themselves, or select fewer of them."
+            )
+
+    def counts(self, k: Any) -> Array:
+        return self.groups[0].counts(k) if len(self.groups) == 1 else jnp.asarray(k, jnp.int32)
+
+    def totals(self, chosen: Sequence[Sequence[Array]]) -> list[Array]:
+        """Counts of several masks; each mask is one array per member."""
+        if len(self.groups) == 1:
+            (group,) = self.groups
+            return [group.expand(n) for n in totals([c[0] for c in chosen], group.counted)]
+        parts = [
+            totals([c[i] for c in chosen], group.counted) for i, group in enumerate(self.groups)
+        ]
+        return [sum(counts[1:], counts[0]) for counts in zip(*parts, strict=True)]
+
+    def ranks(self) -> list[Array]:
+        """n for the first position of all, 1 for the last: higher is preferred."""
+        after, ranks = self.size, []
+        for group in self.groups:
+            after -= group.size
+            ranks.append(group.rank() + jnp.uint32(after))
+        return ranks
+
+
+def _chosen(pools: Sequence[_Pool], ks: Sequence[Any]) -> list[Array]:
+    if not pools:
+        return []
+    counts = [p.counts(k) for p, k in zip(pools, ks, strict=True)]
+    keys = [p.keys for p in pools]
+    thresholds, found = _search(keys, counts, pools, passes=16)
     surplus = jnp.any(
         jnp.stack(
             [jnp.any((n > k) & (t > 0)) for n, k, t in zip(found, counts, thresholds, strict=True)]
@@ -74,20 +153,26 @@ def top_k_masks(
     )
 
     def last_ties() -> list[Array]:
-        ties = [(key == t) & (t > 0) for key, t in zip(keys, thresholds, strict=True)]
-        ranks = [jnp.where(e, g.rank(), jnp.uint32(0)) for g, e in zip(groups, ties, strict=True)]
-        above = [g.total(key > t) for g, key, t in zip(groups, keys, thresholds, strict=True)]
-        missing = [k - n for k, n in zip(counts, above, strict=True)]
-        passes = (max(1, *(g.size for g in groups)).bit_length() + 1) // 2
-        return _search(ranks, missing, groups, passes)[0]
+        ranks, missing = [], []
+        for pool, k, t in zip(pools, counts, thresholds, strict=True):
+            ranks.append(
+                [
+                    jnp.where((key == t) & (t > 0), rank, jnp.uint32(0))
+                    for key, rank in zip(pool.keys, pool.ranks(), strict=True)
+                ]
+            )
+            missing.append(k - pool.totals([[key > t for key in pool.keys]])[0])
+        passes = (max(1, *(p.size for p in pools)).bit_length() + 1) // 2
+        return _search(ranks, missing, pools, passes)[0]
 
     # Branches that return thresholds, not masks: large results of a conditional are copied.
     nothing = [jnp.zeros_like(t) for t in thresholds]
     last = lax.cond(surplus, last_ties, lambda: nothing)
     # Key 0 marks what must not be chosen, so a threshold of 0 means "all that is eligible".
     return [
-        (key > t) | ((key == t) & (t > 0) & (g.rank() >= r))
-        for key, t, g, r in zip(keys, thresholds, groups, last, strict=True)
+        (key > t) | ((key == t) & (t > 0) & (rank >= r))
+        for pool, t, r in zip(pools, thresholds, last, strict=True)
+        for key, rank in zip(pool.keys, pool.ranks(), strict=True)
     ]
 
 
@@ -118,9 +203,6 @@ class _Groups:
         groups = tuple(self.shape[a] for a in self.group_axes)
         return self.expand(jnp.broadcast_to(jnp.asarray(k, jnp.int32), groups))
 
-    def total(self, chosen: Array) -> Array:
-        return self.expand(totals([chosen], self.counted)[0])
-
     def rank(self) -> Array:
         """n for the first position of a group, 1 for the last: higher is preferred."""
         index, stride = jnp.zeros((1,) * len(self.shape), jnp.uint32), 1
@@ -150,10 +232,7 @@ def _ordered(scores: Array, where: Array | None) -> Array:
 
 
 def _search(
-    keys: list[Array],
-    counts: list[Array],
-    groups: list[_Groups],
-    passes: int,
+    keys: Sequence[Sequence[Array]], counts: list[Array], pools: Sequence[_Pool], passes: int
 ) -> tuple[list[Array], list[Array]]:
     """Per group the largest t that at least ``counts`` keys reach, and how many reach it.
 
@@ -163,10 +242,10 @@ def _search(
     def one_pass(i: Array, state: tuple[list[Array], list[Array]]):
         shift = jnp.uint32(2 * (passes - 1)) - jnp.uint32(2) * i.astype(jnp.uint32)
         prefixes, reached = [], []
-        for key, k, group, prefix, n in zip(keys, counts, groups, *state, strict=True):
+        for members, k, pool, prefix, n in zip(keys, counts, pools, *state, strict=True):
             candidates = [prefix | (jnp.uint32(digit) << shift) for digit in (1, 2, 3)]
-            reaching = totals([key >= c for c in candidates], group.counted)
-            for c, m in zip(candidates, map(group.expand, reaching), strict=True):
+            reaching = pool.totals([[key >= c for key in members] for c in candidates])
+            for c, m in zip(candidates, reaching, strict=True):
                 enough = m >= k
                 prefix, n = jnp.where(enough, c, prefix), jnp.where(enough, m, n)
             prefixes.append(prefix)
@@ -174,42 +253,5 @@ def _search(
         return prefixes, reached
 
     start = [jnp.zeros_like(k, dtype=jnp.uint32) for k in counts]
-    everything = [jnp.full_like(k, g.size) for k, g in zip(counts, groups, strict=True)]
+    everything = [jnp.full_like(k, p.size) for k, p in zip(counts, pools, strict=True)]
     return lax.fori_loop(0, passes, one_pass, (start, everything))
-
-
-def totals(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
-    """int32 counts of several masks of one shape over the same axes. All ways are exact.
-
-    One variadic reduction reads the array once and is several times faster than separate sums,
-    but a partitioned one gathers its partial results array by array. Sums become all-reduces,
-    which the compiler merges over all arrays of a pass.
-    """
-    if jax.device_count() > 1:
-        return [jnp.sum(c, axis=axes, dtype=jnp.int32) for c in chosen]
-    parts = [_count_part(part, axes) for part in _pieces(chosen, axes)]
-    return [sum(counts[1:], counts[0]) for counts in zip(*parts, strict=True)]
-
-
-def _count_part(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
-    return lax.reduce(
-        [c.astype(jnp.int32) for c in chosen],
-        [jnp.int32(0)] * len(chosen),
-        lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-        axes,
-    )
-
-
-def _pieces(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Sequence[Array]]:
-    """Large arrays in pieces, on CPUs: there a reduction runs on one core, several side by side."""
-    shape = chosen[0].shape
-    pieces = chosen[0].size // _PIECE
-    if jax.default_backend() != "cpu" or pieces < 2 or not axes:
-        return [chosen]
-    length = shape[axes[0]]
-    n = min(pieces, _MOST_PIECES, length)
-    edges = [length * i // n for i in range(n + 1)]
-    return [
-        [lax.slice_in_dim(c, low, high, axis=axes[0]) for c in chosen]
-        for low, high in itertools.pairwise(edges)
-    ]

@@ -14,7 +14,7 @@ import optax
 from dst import tree
 from dst._typing import Array
 from dst.plan import LeafPlan, Plan
-from dst.selection import totals
+from dst.sums import totals
 
 # One byte per sparse weight.
 ACTIVE = np.uint8(1)
@@ -30,6 +30,7 @@ class Hyper(NamedTuple):
       seed: uint32.
       first, every, last: int32; the cadence. No topology step where ``last < first``.
       counts: int32 ``[topology step, (kept, active), *stacked]`` per sparse leaf.
+      shares: uint32 ``[topology step]``: drop fractions in units of 2^-31; one where all are equal.
       decays: float32 ``(b1, b2)`` of Adam-like inner rules, where young weights are corrected.
     """
 
@@ -38,6 +39,7 @@ class Hyper(NamedTuple):
     every: Array
     last: Array
     counts: Any
+    shares: Array
     decays: Any
 
 
@@ -74,6 +76,7 @@ class SparsifyState(NamedTuple):
       active: int32 active weights per sparse leaf (and stacked slice).
       hyper: what a sweep may batch.
       topology: what topology steps have done.
+      memory: what the rule remembers, per sparse leaf; ``MaskedNode`` where it remembers nothing.
       inner_state: of the wrapped optimizer.
     """
 
@@ -82,6 +85,7 @@ class SparsifyState(NamedTuple):
     active: Any
     hyper: Hyper
     topology: TopologyLog
+    memory: Any
     inner_state: Any
 
 

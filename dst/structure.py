@@ -8,13 +8,15 @@ again. Axes are split, never merged, so the layout works on sharded arrays.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax import lax
 
+from dst import checks
 from dst._typing import Array
-from dst.selection import totals
+from dst.sums import exact_sum, totals
 from dst.tree import Leaf
 
 
@@ -71,6 +73,18 @@ class Layout:
             groups *= self.split[a]
         return groups * self.unit_size
 
+    def weights(self, count: Array) -> Array:
+        """int32 active weights per stacked slice from active units per group.
+
+        Args:
+          count: of shape ``counts``, for all groups of a slice, or with one entry per group.
+        """
+        count = count.astype(jnp.int32)
+        if count.ndim == len(self.counts):
+            return count * jnp.int32(self.weights_per_count)
+        axes = tuple(range(len(self.counts), count.ndim))
+        return jnp.sum(count, axis=axes, dtype=jnp.int32) * jnp.int32(self.unit_size)
+
     @property
     def group_axes(self) -> tuple[int, ...]:
         """The group axes, numbered in the pooled array."""
@@ -78,10 +92,9 @@ class Layout:
         return tuple(kept.index(a) for a in self.groups)
 
     def pool(self, scores: Array) -> Array:
-        """One score per unit: the sum over its members."""
-        if not self.members:
-            return scores.reshape(self.split)
-        return jnp.sum(scores.reshape(self.split), axis=self.members)
+        """One score per unit: the sum over its members, the same on every mesh."""
+        split = scores.reshape(self.split)
+        return exact_sum(split, self.members) if self.members else split
 
     def units_of(self, mask: Array) -> Array:
         """One bool per unit of a mask that is constant within units."""
@@ -104,7 +117,10 @@ class Layout:
 
 @runtime_checkable
 class Structure(Protocol):
-    """What a structure must provide: how it reads a leaf."""
+    """What a structure must provide: how it reads a leaf.
+
+    A pattern that admits one sparsity only has it as ``sparsity``.
+    """
 
     def layout(self, leaf: Leaf) -> Layout:
         """The layout of a leaf. Raises ValueError where the leaf does not fit."""
@@ -126,3 +142,150 @@ class Unstructured:
             groups=stacked,
             counts=leaf.shape[: leaf.stacked],
         )
+
+
+@dataclass(frozen=True)
+class NM:
+    """``n`` active weights of every ``m`` consecutive ones along the input (reduced) axis.
+
+    Its sparsity is ``1 - n / m`` in every layer: the allocation has no say. Kernels with several
+    input axes are read as if those were one, the last running fastest.
+
+    Args:
+      n: active per group, at least 1.
+      m: size of a group; must divide the input axis.
+
+    References: Zhou et al. 2021, "Learning N:M fine-grained structured sparse neural networks
+    from scratch" (arXiv 2102.04010). Checked against: spec E, golden.
+    """
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        checks.integer("n of NM(n, m)", self.n, at_least=1)
+        checks.integer("m of NM(n, m)", self.m, at_least=self.n + 1)
+
+    @property
+    def sparsity(self) -> Fraction:
+        """The only one that the pattern has."""
+        return 1 - Fraction(self.n, self.m)
+
+    def layout(self, leaf: Leaf) -> Layout:
+        """Groups along the input axes; see :class:`Structure`."""
+        return _layout(leaf, self, {"i": ("group", self.m, "unit"), "o": "group", "k": "group"})
+
+
+@dataclass(frozen=True)
+class Block:
+    """Blocks of ``h`` inputs by ``w`` outputs are switched as one; exact counts of blocks.
+
+    Convolutions have one block per position of their window.
+
+    Args:
+      h: inputs; must divide the input axis.
+      w: outputs; must divide the output axis.
+
+    References: spec A13; structured dynamic sparsity in BERT (arXiv 2108.06277).
+    Differs from JaxPruner: pools by sum, which ranks as its average does.
+    """
+
+    h: int
+    w: int
+
+    def __post_init__(self) -> None:
+        checks.integer("h of Block(h, w)", self.h, at_least=1)
+        checks.integer("w of Block(h, w)", self.w, at_least=1)
+
+    def layout(self, leaf: Leaf) -> Layout:
+        """Units of h x w weights; see :class:`Structure`."""
+        h, w = ("unit", self.h, "member"), ("unit", self.w, "member")
+        return _layout(leaf, self, {"i": h, "o": w, "k": "unit"})
+
+
+@dataclass(frozen=True)
+class ConstantFanIn:
+    """Single weights are switched; every output neuron has the same number of active inputs.
+
+    References: Lasby et al. 2024, "Dynamic sparse training with structured sparsity"
+    (arXiv 2305.02299).
+    """
+
+    def layout(self, leaf: Leaf) -> Layout:
+        """A group per output; see :class:`Structure`."""
+        return _layout(leaf, self, {"i": "unit", "o": "group", "k": "unit"})
+
+
+@dataclass(frozen=True)
+class OutputChannel:
+    """Whole outputs (columns of a matrix, filters of a convolution) are switched."""
+
+    def layout(self, leaf: Leaf) -> Layout:
+        """A unit per output; see :class:`Structure`."""
+        return _layout(leaf, self, {"i": "member", "o": "unit", "k": "member"})
+
+
+@dataclass(frozen=True)
+class InputChannel:
+    """Whole inputs (rows of a matrix, input channels of a convolution) are switched."""
+
+    def layout(self, leaf: Leaf) -> Layout:
+        """A unit per input; see :class:`Structure`."""
+        return _layout(leaf, self, {"i": "unit", "o": "member", "k": "member"})
+
+
+# What a letter of a kernel's axes becomes: one role, or (outer role, chunk, role inside it).
+_Role = str | tuple[str, int, str]
+_NAMES = {"i": "input", "o": "output"}
+
+
+def _layout(leaf: Leaf, structure: Structure, roles: dict[str, _Role]) -> Layout:
+    parts: list[tuple[int, str]] = [(n, "group") for n in leaf.shape[: leaf.stacked]]
+    chunks = {
+        letter: _chunks(leaf, structure, letter, role[1])
+        for letter, role in roles.items()
+        if isinstance(role, tuple)
+    }
+    for axis, letter in enumerate(leaf.letters):
+        role = roles[letter]
+        if isinstance(role, str):
+            parts.append((leaf.layer_shape[axis], role))
+            continue
+        inner = chunks[letter][axis]
+        outer = leaf.layer_shape[axis] // inner
+        parts += [(outer, role[0])] * (outer > 1 or inner == 1)
+        parts += [(inner, role[2])] * (inner > 1)
+    return Layout(
+        shape=leaf.shape,
+        split=tuple(n for n, _ in parts),
+        groups=tuple(a for a, (_, role) in enumerate(parts) if role == "group"),
+        members=tuple(a for a, (_, role) in enumerate(parts) if role == "member"),
+        counts=leaf.shape[: leaf.stacked],
+    )
+
+
+def _chunks(leaf: Leaf, structure: Structure, letter: str, size: int) -> dict[int, int]:
+    """How much of every axis of a letter lies inside a chunk of ``size`` consecutive positions.
+
+    Axes of the same letter count as one, the last running fastest; none is merged for it.
+    """
+    inside, rest = {}, size
+    for axis in reversed([a for a, name in enumerate(leaf.letters) if name == letter]):
+        length = leaf.layer_shape[axis]
+        inside[axis] = length if rest % length == 0 else rest
+        if length % inside[axis]:
+            break
+        rest //= inside[axis]
+    else:
+        if rest == 1:
+            return inside
+    lengths = [
+        f"axis {a + leaf.stacked} of length {leaf.layer_shape[a]}"
+        for a, name in enumerate(leaf.letters)
+        if name == letter
+    ]
+    raise ValueError(
+        f"{leaf.path} of shape {leaf.shape}: {structure} needs {_NAMES[letter]}s in multiples of "
+        f"{size}, found {' and '.join(lengths) or 'no such axis'}. Choose another pattern for it, "
+        f"or leave it dense: overrides={{{leaf.path!r}: {{'sparsity': 0}}}}."
+    )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 
 from dst._typing import Array, Bool, Int
-from dst.rule import Rule
-from dst.scores import Connections
-from dst.selection import top_k_masks, totals
+from dst.budget import Due
+from dst.budget import counts as counts_due
+from dst.selection import top_k_masks
 from dst.structure import Layout
+from dst.sums import totals
 
 
 class Change(NamedTuple):
@@ -25,6 +25,7 @@ class Change(NamedTuple):
       dropped: connections that were active and are not, per stacked slice.
       grown: connections that were not active and are, per stacked slice.
       unscored: NaN scores among the candidates of the leaf; they are never chosen.
+      scheduled: active weights that the counts ask for, per stacked slice.
     """
 
     active: Bool[Array, "*shape"]
@@ -32,26 +33,16 @@ class Change(NamedTuple):
     dropped: Int[Array, "*counts"]
     grown: Int[Array, "*counts"]
     unscored: Int[Array, ""]
+    scheduled: Int[Array, "*counts"]
 
 
-def drop_and_grow(
-    leaves: Sequence[Connections],
-    layouts: Sequence[Layout],
-    keep: Sequence[Array],
-    total: Sequence[Array],
-    rule: Rule,
-) -> list[Change]:
-    """One topology step.
-
-    Args:
-      leaves: what scores look at.
-      layouts: how the structure reads each leaf.
-      keep: int32 units per group that survive dropping; of the layout's shape ``counts``.
-      total: int32 units per group that are active afterwards.
-      rule: scores and choices.
+def drop_and_grow(due: Due) -> list[Change]:
+    """One topology step of all leaves.
 
     Source: spec 0.4; RigL (arXiv 1911.11134, section 3), SET (arXiv 1707.04780).
     """
+    leaves, layouts, rule = due.leaves, due.layouts, due.rule
+    number = counts_due(due)
     before = [x.units_of(leaf.active) for x, leaf in zip(layouts, leaves, strict=True)]
     axes = [x.group_axes for x in layouts]
     nans: list[list[Array]] = [[] for _ in leaves]
@@ -61,7 +52,7 @@ def drop_and_grow(
     else:
         drop_scores = [x.pool(rule.drop(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
         nans = _nans(drop_scores, before)
-        counts = [_per_group(k, x) for k, x in zip(keep, layouts, strict=True)]
+        counts = [_per_group(k, x) for (k, _), x in zip(number, layouts, strict=True)]
         kept = top_k_masks(drop_scores, counts, before, axes)
 
     after, candidates_chosen = kept, [jnp.zeros_like(k) for k in kept]
@@ -73,14 +64,14 @@ def drop_and_grow(
         nans = [a + b for a, b in zip(nans, _nans(grow_scores, eligible), strict=True)]
         counts = [
             _per_group(n, x) - _group_total(k, x)
-            for n, k, x in zip(total, kept, layouts, strict=True)
+            for (_, n), k, x in zip(number, kept, layouts, strict=True)
         ]
         candidates_chosen = top_k_masks(grow_scores, counts, eligible, axes)
         after = [k | c for k, c in zip(kept, candidates_chosen, strict=True)]
 
     changes = []
-    for x, old, new, chosen, unscored in zip(
-        layouts, before, after, candidates_chosen, nans, strict=True
+    for x, old, new, chosen, unscored, (_, total) in zip(
+        layouts, before, after, candidates_chosen, nans, number, strict=True
     ):
         fresh = chosen if rule.regrown == "zero" else chosen & ~old
         # All counts of a leaf in one pass over it.
@@ -92,6 +83,7 @@ def drop_and_grow(
                 dropped=dropped,
                 grown=grown,
                 unscored=sum(map(jnp.sum, of_nans), jnp.int32(0)) // jnp.int32(x.unit_size),
+                scheduled=x.weights(total),
             )
         )
     return changes

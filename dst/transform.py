@@ -12,12 +12,14 @@ import numpy as np
 import optax
 from jax import lax
 
-from dst import checks, moments, tree
+from dst import checks, clock, moments, pullback, tree
 from dst import initial as initial_masks
 from dst import state as states
 from dst._typing import Array
-from dst.plan import LeafPlan, Plan, make
-from dst.rule import Rule
+from dst.budget import Due
+from dst.latent import Latent
+from dst.plan import Plan, make
+from dst.rule import INITIAL, Rule, Seen
 from dst.scores import Connections
 from dst.state import Flat, Hyper, SparsifyState, TopologyLog
 from dst.topology import Change, drop_and_grow
@@ -31,7 +33,7 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
       plan: ``plan(params)`` is the start table: every leaf, what it is and why; printable.
     """
 
-    rule: Rule
+    rule: Rule | Latent
     plan: Callable[[Any], Plan]
 
     def fires(self, count: int) -> bool:
@@ -49,7 +51,7 @@ def sparsify(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     stacked: Mapping[str, int] | None = None,
     axes: Mapping[str, str] | None = None,
-    initial: str | Mapping[str, Any] = "random",
+    initial: str | Mapping[str, Any] | None = None,
 ) -> SparseTransformation:
     """Wraps an optimizer so that it trains a sparse network.
 
@@ -71,7 +73,7 @@ def sparsify(
       stacked: leading axes that enumerate layers, per leaf pattern.
       axes: meaning of kernel axes, per leaf pattern.
       initial: ``"random"``, ``"magnitude"`` (start from a dense checkpoint) or masks by leaf
-        path, whose counts replace the allocation.
+        path, whose counts replace the allocation. None: what the method says, mostly random.
 
     Returns:
       A transformation. ``update`` takes ``topology``: ``None`` decides by the count of updates
@@ -91,28 +93,19 @@ def sparsify(
       8
     """
     inner = optax.with_extra_args_support(inner)
-    rule = method if isinstance(method, Rule) else method.rule(steps)
+    rule = method if isinstance(method, (Rule, Latent)) else method.rule(steps)
+    options = {"select": select, "overrides": overrides, "stacked": stacked, "axes": axes}
+    if isinstance(rule, Latent):
+        return _latent(inner, rule, seed, options, initial)
+    initial = rule.initial if initial is None else initial
     if isinstance(initial, str):
-        checks.one_of("initial", initial, ("random", "magnitude"))
+        checks.one_of("initial", initial, INITIAL)
     masks = initial if isinstance(initial, Mapping) else rule.masks
-    options: dict[str, Any] = {
-        "select": select,
-        "overrides": overrides,
-        "stacked": stacked,
-        "axes": axes,
-    }
-    plans: dict[Any, Plan] = {}
-
-    def plan(params: Any) -> Plan:
-        paths, leaves, _ = tree.flatten(params)
-        key = tuple((p, tuple(x.shape), str(x.dtype)) for p, x in zip(paths, leaves, strict=True))
-        if key not in plans:
-            plans[key] = make(tree.survey(params, **options), rule, masks if leaves else None)
-        return plans[key]
+    plan = _planner(rule, options, masks)
 
     def init(params: Any) -> SparsifyState:
         flat = Flat(params, plan(params))
-        starts = initial_masks.chosen(flat, seed, initial, masks)
+        starts = initial_masks.chosen(flat, rule, seed, initial, masks)
         cadence = rule.cadence
         first, every, last = (
             (1, 1, 0) if cadence is None else (cadence.first, cadence.every, cadence.last)
@@ -133,18 +126,20 @@ def sparsify(
                 last=jnp.asarray(last, jnp.int32),
                 # `asarray` would leave it off the mesh, and the step would be compiled twice.
                 counts=flat.map(lambda p: jnp.array(p.counts, jnp.int32)),
+                shares=jnp.array(plan(params).shares),
                 decays=decays,
             ),
             topology=TopologyLog(
                 done=jnp.zeros([], jnp.int32),
                 at=jnp.zeros([], jnp.int32),
                 spacing=jnp.zeros([], jnp.int32),
-                scheduled=flat.map(lambda p: _weights(p, jnp.asarray(p.initial))),
+                scheduled=flat.zip(states.count_active, flat.plans, starts),
                 # Buffers of their own: a donated state must not hold one twice.
                 dropped=flat.map(lambda p: jnp.zeros(p.layout.counts, jnp.int32)),
                 grown=flat.map(lambda p: jnp.zeros(p.layout.counts, jnp.int32)),
                 unscored=flat.map(lambda p: jnp.zeros([], jnp.int32)),
             ),
+            memory=_first_memory(rule, flat),
             inner_state=inner.init(params),
         )
 
@@ -156,18 +151,15 @@ def sparsify(
         topology: bool | Array | None = None,
         **extra: Any,
     ) -> tuple[Any, SparsifyState]:
-        if params is None:
-            raise ValueError(
-                "sparsify needs the parameters: call tx.update(grads, opt_state, params). "
-                "They hold the weights that topology steps rank and that updates set to zero."
-            )
+        _require(params)
         flat = Flat(params, plan(params))
+        state = _observe(rule, flat, grads, state)
         plain = partial(_plain_step, inner, rule, flat, extra)
         changing = partial(_topology_step, inner, rule, flat, extra)
         if rule.cadence is None or not flat.plans:
             return plain(grads, state, params)
         if topology is None:
-            topology = _fires(state.count, state.hyper)
+            topology = clock.fires(state.count, state.hyper)
         if isinstance(topology, (bool, np.bool_)):
             return (changing if topology else plain)(grads, state, params)
         return lax.cond(topology, changing, plain, grads, state, params)
@@ -175,6 +167,62 @@ def sparsify(
     tx = SparseTransformation(init, update)
     tx.rule, tx.plan = rule, plan
     return tx
+
+
+def _latent(
+    inner: Any, rule: Latent, seed: int | Array, options: dict[str, Any], initial: Any
+) -> SparseTransformation:
+    if initial not in (None, "magnitude"):
+        raise ValueError(
+            "initial: the connections of a latent-weight method follow from its variables. Leave "
+            "it out."
+        )
+    plan = _planner(rule.table_rule(), options)
+    wide = None if rule.wide is None else _planner(rule.table_rule(rule.wide), options)
+
+    def init(params: Any) -> SparsifyState:
+        flat, larger = Flat(params, plan(params)), wide and wide(params)
+        return pullback.init(inner, rule, flat, larger, seed, params)
+
+    def update(
+        grads: Any,
+        state: SparsifyState,
+        params: Any = None,
+        *,
+        topology: bool | Array | None = None,
+        **extra: Any,
+    ) -> tuple[Any, SparsifyState]:
+        _require(params)
+        flat, larger = Flat(params, plan(params)), wide and wide(params)
+        return pullback.update(inner, rule, flat, larger, grads, state, params, topology, extra)
+
+    tx = SparseTransformation(init, update)
+    tx.rule, tx.plan = rule, plan
+    return tx
+
+
+def _planner(
+    rule: Rule, options: dict[str, Any], masks: Mapping[str, Any] | None = None
+) -> Callable[[Any], Plan]:
+    """The plan of a parameter tree, made once per set of shapes."""
+    plans: dict[Any, Plan] = {}
+
+    def plan(params: Any) -> Plan:
+        paths, leaves, _ = tree.flatten(params)
+        key = tuple((p, tuple(x.shape), str(x.dtype)) for p, x in zip(paths, leaves, strict=True))
+        if key not in plans:
+            plans[key] = make(tree.survey(params, **options), rule, masks if leaves else None)
+        return plans[key]
+
+    return plan
+
+
+def _require(params: Any) -> None:
+    if params is None:
+        raise ValueError(
+            "sparsify needs the parameters: call tx.update(grads, opt_state, params). "
+            "They hold the weights that topology steps rank and that updates set to zero."
+        )
 
 
 def _plain_step(
@@ -191,13 +239,15 @@ def _topology_step(
     inner: Any, rule: Rule, flat: Flat, extra: Any, grads: Any, state: SparsifyState, params: Any
 ) -> tuple[Any, SparsifyState]:
     masks = flat.masks(state.masks)
-    rows = [_row(table, state) for table in flat.of(state.hyper.counts)]
-    changes = _changes(rule, flat, masks, grads, state, rows)
-    inner_state = moments.reset(inner, state.inner_state, flat.tree([c.reset for c in changes]))
+    changes = _changes(rule, flat, masks, grads, state)
+    forgotten = [_forgotten(rule, c) for c in changes]
+    inner_state = moments.reset(inner, state.inner_state, flat.tree(forgotten))
     steady = [c.active & ~c.reset for c in changes]
     if rule.update_weights:
+        all_stepped = rule.forget == "grown"
+        moving = None if all_stepped else [s & ~f for s, f in zip(steady, forgotten, strict=True)]
         updates, inner_state = _inner_step(
-            inner, rule, flat, extra, grads, state, params, inner_state, steady
+            inner, rule, flat, extra, grads, state, params, inner_state, steady, moving
         )
     else:
         kinds = jax.eval_shape(
@@ -211,13 +261,15 @@ def _topology_step(
     log = state.topology
     return updates, state._replace(
         count=state.count + 1,
-        masks=flat.zip(lambda m, c: states.next_masks(m, c.active, c.reset), masks, changes),
+        masks=flat.zip(
+            lambda m, c, f: states.next_masks(m, c.active, f), masks, changes, forgotten
+        ),
         active=flat.zip(lambda p, c: states.count_active(p, c.active), flat.plans, changes),
         topology=TopologyLog(
             done=log.done + 1,
             at=state.count,
             spacing=state.count - log.at,
-            scheduled=flat.zip(lambda p, row: _weights(p, row[1]), flat.plans, rows),
+            scheduled=flat.tree([c.scheduled for c in changes]),
             dropped=flat.tree([c.dropped for c in changes]),
             grown=flat.tree([c.grown for c in changes]),
             unscored=flat.tree([c.unscored for c in changes]),
@@ -236,15 +288,25 @@ def _inner_step(
     params: Any,
     inner_state: Any,
     keep: list[Array],
+    moving: list[Array] | None = None,
 ) -> tuple[Any, Any]:
-    """The wrapped optimizer on masked gradients, its updates projected onto the mask."""
-    masked = [jnp.where(m, g, jnp.zeros_like(g)) for m, g in zip(keep, flat.of(grads), strict=True)]
+    """The wrapped optimizer on masked gradients, its updates projected onto the mask.
+
+    ``moving``: those of the kept weights that take the step; all, when absent.
+    """
+    stepping = keep if moving is None else moving
+    masked = [
+        jnp.where(m, g, jnp.zeros_like(g)) for m, g in zip(stepping, flat.of(grads), strict=True)
+    ]
     updates, inner_state = inner.update(flat.replace(grads, masked), inner_state, params, **extra)
     scales = moments.young_factors(rule, flat, state)
-    projected = [
-        _project(m, p, u if scale is None else u * scale.astype(u.dtype))
-        for m, p, u, scale in zip(keep, flat.sparse, flat.of(updates), scales, strict=True)
+    scaled = [
+        u if scale is None else u * scale.astype(u.dtype)
+        for u, scale in zip(flat.of(updates), scales, strict=True)
     ]
+    if moving is not None:
+        scaled = [jnp.where(m, u, jnp.zeros_like(u)) for m, u in zip(moving, scaled, strict=True)]
+    projected = list(map(_project, keep, flat.sparse, scaled))
     return flat.replace(updates, projected), inner_state
 
 
@@ -255,12 +317,7 @@ def _project(keep: Array, weight: Array, update: Array) -> Array:
 
 
 def _changes(
-    rule: Rule,
-    flat: Flat,
-    masks: list[Array],
-    grads: Any,
-    state: SparsifyState,
-    rows: list[Array],
+    rule: Rule, flat: Flat, masks: list[Array], grads: Any, state: SparsifyState
 ) -> list[Change]:
     keys = states.keys(flat, state.hyper.seed, state.count + 1)
     leaves = [
@@ -270,31 +327,58 @@ def _changes(
             active=states.active(m),
             explored=states.explored(m),
             key=key,
+            stacked=plan.leaf.stacked,
+            memory=memory,
         )
-        for p, g, m, key in zip(flat.sparse, flat.of(grads), masks, keys, strict=True)
+        for plan, p, g, m, key, memory in zip(
+            flat.plans,
+            flat.sparse,
+            flat.of(grads),
+            masks,
+            keys,
+            flat.of(state.memory),
+            strict=True,
+        )
     ]
+    rows = [clock.row(table, state.count, state.hyper) for table in flat.of(state.hyper.counts)]
     return drop_and_grow(
-        leaves,
-        [p.layout for p in flat.plans],
-        [row[0] for row in rows],
-        [row[1] for row in rows],
-        rule,
+        Due(
+            leaves=leaves,
+            layouts=[p.layout for p in flat.plans],
+            paths=[p.leaf.path for p in flat.plans],
+            kept=[row[0] for row in rows],
+            total=[row[1] for row in rows],
+            share=clock.row(state.hyper.shares, state.count, state.hyper),
+            rule=rule,
+        )
     )
 
 
-def _weights(plan: LeafPlan, count: Array) -> Array:
-    """Active weights per stacked slice from the active units of each of its groups."""
-    return count.astype(jnp.int32) * jnp.int32(plan.layout.weights_per_count)
+def _forgotten(rule: Rule, change: Change) -> Array:
+    """Weights whose moments start at zero at this step."""
+    if rule.forget == "grown":
+        return change.reset
+    return change.reset | (change.active & (jnp.sum(change.grown) > 0))
 
 
-def _row(table: Array, state: SparsifyState) -> Array:
-    """The counts due: of the last topology step that was scheduled until now."""
-    hyper, rows = state.hyper, table.shape[0]
-    index = jnp.clip((state.count - hyper.first) // hyper.every, 0, rows - 1)
-    index = jnp.where(state.count >= hyper.last, rows - 1, index)
-    return lax.dynamic_index_in_dim(table, index, keepdims=False)
+def _first_memory(rule: Rule, flat: Flat) -> Any:
+    if rule.memory is None:
+        return flat.map(lambda p: optax.MaskedNode())
+    init = rule.memory.init
+    return flat.tree([init(x.astype(jnp.float32)) for x in flat.sparse])
 
 
-def _fires(count: Array, hyper: Hyper) -> Array:
-    on_grid = (count - hyper.first) % hyper.every == 0
-    return (count >= hyper.first) & (count <= hyper.last) & (on_grid | (count == hyper.last))
+def _observe(rule: Rule, flat: Flat, grads: Any, state: SparsifyState) -> SparsifyState:
+    """The state after the rule's memory has seen the gradients of this step."""
+    if rule.memory is None:
+        return state
+    left = clock.steps_left(state.count, state.hyper)
+    remembered = [
+        rule.memory.observe(
+            memory, Seen(g.astype(jnp.float32), p.astype(jnp.float32), states.active(m), left)
+        )
+        for memory, g, p, m in zip(
+            flat.of(state.memory), flat.of(grads), flat.sparse, flat.masks(state.masks), strict=True
+        )
+    ]
+    return state._replace(memory=flat.tree(remembered))

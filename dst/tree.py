@@ -75,8 +75,8 @@ class Leaf:
         return _product(self.shape)
 
     @property
-    def merged_shape(self) -> tuple[int, ...]:
-        """``(*window, inputs, outputs)``: all input axes as one, all output axes as one.
+    def letters(self) -> tuple[str, ...]:
+        """One letter per axis that is not stacked: ``i``, ``o`` or ``k``.
 
         Raises:
           ValueError: where the meaning of the axes is not known.
@@ -87,7 +87,16 @@ class Leaf:
                 f"Say which axes are inputs (i), outputs (o) or kernel window (k): "
                 f"axes={{{self.path!r}: {_example_axes(len(self.layer_shape))!r}}}."
             )
-        named = list(zip(self.axes.split(), self.layer_shape, strict=True))
+        return tuple(self.axes.split())
+
+    @property
+    def merged_shape(self) -> tuple[int, ...]:
+        """``(*window, inputs, outputs)``: all input axes as one, all output axes as one.
+
+        Raises:
+          ValueError: where the meaning of the axes is not known.
+        """
+        named = list(zip(self.letters, self.layer_shape, strict=True))
         window = tuple(n for name, n in named if name == "k")
         inputs = tuple(n for name, n in named if name == "i")
         outputs = tuple(n for name, n in named if name == "o")

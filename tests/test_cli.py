@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from dst import cli
+from dst.methods import METHODS, PRESETS
 from tests.training import ROOT, write_small
 
 HEAVY = ["flax", "orbax", "sklearn", "matplotlib", "wandb"]
@@ -18,6 +19,7 @@ def test_a_bad_config_is_refused_before_anything_heavy_is_loaded(tmp_path):
     code = f"""
 import sys
 from dst import cli
+from dst.methods import METHODS, PRESETS
 assert cli.main(["train", {str(write_small(tmp_path))!r}, "seed=x"]) == 2
 print([m for m in {HEAVY} if m in sys.modules])
 from jax._src import xla_bridge
@@ -59,7 +61,7 @@ def test_the_schema_describes_every_method(capsys):
     schema = json.loads(capsys.readouterr().out)
     methods = [arm for arm in schema["properties"]["method"]["anyOf"] if "properties" in arm]
     names = [arm["properties"]["name"]["const"] for arm in methods]
-    assert names == ["dense", "static", "set", "rigl", "gmp", "set-itop", "rigl-itop"]
+    assert names == [name for name in METHODS if name != "from_masks"] + list(PRESETS)
     rigl = methods[names.index("rigl")]
     assert rigl["required"] == ["name", "sparsity"]
     assert rigl["properties"]["drop_fraction"]["default"] == 0.3

@@ -14,10 +14,10 @@ PACKAGE = REPOSITORY / "dst"
 
 # A room may import from its own layer and from lower ones.
 LAYERS = [
-    {"checks", "_typing", "tree", "selection"},
+    {"checks", "_typing", "tree", "sums", "selection"},
     {"allocation", "scores", "schedule", "structure"},
-    {"rule", "topology", "plan"},
-    {"state", "initial", "moments", "transform", "invariants"},
+    {"rule", "budget", "latent", "topology", "plan"},
+    {"state", "clock", "initial", "moments", "pullback", "transform", "invariants"},
     {"methods", "contrib", "view"},
     {"nnx", "flops", "export"},
     {"models"},

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dst import scores, state
+from dst.budget import Due
 from dst.methods.set import keep_by_sign
 from dst.rule import Rule
 from dst.scores import Connections
@@ -41,7 +42,7 @@ def program(step: Rule, layout: Layout):
     @jax.jit
     def run(weight, grad, active, kept, total):
         leaf = Connections(weight, grad, active, active, jax.random.key(0))
-        return drop_and_grow([leaf], [layout], [kept], [total], step)[0]
+        return drop_and_grow(Due([leaf], [layout], ["w"], [kept], [total], jnp.uint32(0), step))[0]
 
     return run
 
@@ -359,7 +360,7 @@ def test_many_leaves_at_once_equal_one_at_a_time():
             [jnp.asarray(k, jnp.int32) for k in kept],
             [jnp.asarray(n, jnp.int32) for n in total],
         )
-        return drop_and_grow(connections, layouts, *counts, rule())
+        return drop_and_grow(Due(connections, layouts, list("abc"), *counts, jnp.uint32(0), rule()))
 
     found = together([tuple(map(jnp.asarray, leaf)) for leaf in leaves])
     for change, (w, g, m), k, n in zip(found, leaves, kept, total, strict=True):

@@ -6,6 +6,7 @@ from typing import Any
 
 from dst import checks
 from dst.schedule import Duration, Schedule, constant, cosine, duration, linear, resolve
+from dst.structure import Unstructured
 
 DECAYS = ("constant", "cosine", "linear")
 
@@ -47,3 +48,12 @@ def drop_schedule(method: Any, steps: int | None, rule: str) -> Schedule:
     end = max(resolve("stop", method.stop, steps, rule), 1)
     curve = cosine if method.decay == "cosine" else linear
     return curve(method.drop_fraction, end, method.floor)
+
+
+def require_unstructured(method: Any, why: str) -> None:
+    """Raises where a method cannot work with the structure it was given."""
+    if method.structure != Unstructured():
+        raise ValueError(
+            f"{type(method).__name__} {why}, so it cannot be used with {method.structure}. "
+            "Leave `structure` out, or choose another method."
+        )

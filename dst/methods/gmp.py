@@ -10,9 +10,20 @@ from dst import checks, scores
 from dst.allocation import Allocator
 from dst.methods._durations import check_cadence
 from dst.rule import Rule, fires
-from dst.schedule import Duration, Schedule, cadence, cubic, exact, resolve
+from dst.schedule import (
+    Duration,
+    Schedule,
+    cadence,
+    compute_window,
+    cubic,
+    exact,
+    geometric,
+    ramp,
+    resolve,
+)
 from dst.structure import Structure, Unstructured
 
+CURVES = {"cubic": cubic, "linear": ramp, "geometric": geometric}
 _RULE = "Gradual pruning starts after some training and ends well before its end."
 
 
@@ -26,7 +37,12 @@ class GMP:
     Args:
       sparsity: at the end, in [0, 1).
       initial_sparsity: until ``start``, in [0, sparsity].
-      allocation: sparsity per layer; ``uniform`` is the paper's.
+      allocation: sparsity per layer; ``uniform`` is the paper's; ``global`` and ``lamp`` let all
+        layers compete.
+      curve: of the sparsity: ``cubic`` (the paper), ``linear``, or ``geometric``: the same share
+        of the remaining weights in every step.
+      compute: whether percentages of ``start`` and ``stop`` are shares of the training compute,
+        which goes with the active weights; False: shares of the steps.
       every: steps between pruning steps.
       start: first pruning step; steps or percent.
       stop: last pruning step, at which the final sparsity is reached, also where it is off the
@@ -52,6 +68,8 @@ class GMP:
     sparsity: float
     initial_sparsity: float = 0.0
     allocation: str | Allocator = "uniform"
+    curve: str = "cubic"
+    compute: bool = False
     every: Duration = 100
     start: Duration = "25%"
     stop: Duration = "75%"
@@ -63,6 +81,15 @@ class GMP:
     def __post_init__(self) -> None:
         checks.fraction("initial_sparsity", self.initial_sparsity, below_one=True)
         check_cadence(self.every, self.start, self.stop, include_stop=True)
+        checks.one_of("curve", self.curve, CURVES)
+        if self.compute and not (
+            isinstance(self.start, str) and isinstance(self.stop, str) and not self.initial_sparsity
+        ):
+            raise ValueError(
+                "compute=True reads `start` and `stop` as percentages of the training compute, "
+                f"from a dense start: got start={self.start!r}, stop={self.stop!r}, "
+                f"initial_sparsity={self.initial_sparsity}."
+            )
         self._rule()
         if self.initial_sparsity > self.sparsity:
             raise ValueError(
@@ -82,12 +109,22 @@ class GMP:
 
     def rule(self, steps: int | None = None) -> Rule:
         """The rule with durations in steps; percentages need ``steps``."""
-        start = resolve("start", self.start, steps, _RULE)
-        stop = resolve("stop", self.stop, steps, _RULE)
+        start, stop = self._window()
+        start = resolve("start", start, steps, _RULE)
+        stop = resolve("stop", stop, steps, _RULE)
         return self._rule(
             cadence=cadence(self.every, start, stop, steps, _RULE, include_stop=True),
-            ramp=share_of(cubic(self.sparsity, start, stop, self.initial_sparsity), self.sparsity),
+            ramp=share_of(
+                CURVES[self.curve](self.sparsity, start, stop, self.initial_sparsity), self.sparsity
+            ),
         )
+
+    def _window(self) -> tuple[Duration, Duration]:
+        if not self.compute:
+            return self.start, self.stop
+        shares = [float(x.removesuffix("%")) / 100 for x in (self.start, self.stop)]  # type: ignore[union-attr]
+        first, last = compute_window(self.sparsity, self.curve, *shares)
+        return f"{100 * first:.6f}%", f"{100 * last:.6f}%"
 
 
 def share_of(sparsity_at: Schedule, final: float) -> Schedule:

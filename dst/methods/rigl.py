@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dst import scores
+from dst import checks, scores
 from dst.allocation import Allocator
 from dst.methods._durations import check_cadence, check_drop, drop_schedule
+from dst.methods._memory import window
 from dst.rule import Rule, fires
 from dst.schedule import Duration, cadence
 from dst.structure import Structure, Unstructured
@@ -40,6 +41,8 @@ class RigL:
       regrown: value of such a connection: ``keep`` (the TF1 code) or ``zero`` (paper text).
       update_weights: whether the others take an optimizer step at a topology step. The paper,
         the TF1 code and JaxPruner: no. ITOP, SRigL, Cerebras: yes.
+      accumulate: steps whose mean gradient is the grow score: the last ones up to the topology
+        step (SRigL's and Cerebras' code; to emulate a larger batch there, at most ``every``).
       cold_start: see :class:`dst.Rule`.
       structure: what is switched.
 
@@ -69,6 +72,7 @@ class RigL:
     regrow: str = "allow"
     regrown: str = "keep"
     update_weights: bool = False
+    accumulate: int = 1
     cold_start: str | int = "local_count"
     structure: Structure = Unstructured()
 
@@ -77,6 +81,12 @@ class RigL:
     def __post_init__(self) -> None:
         check_drop(self)
         check_cadence(self.every, self.start, self.stop)
+        checks.integer("accumulate", self.accumulate, at_least=1)
+        if isinstance(self.every, int) and self.accumulate > self.every:
+            raise ValueError(
+                f"accumulate must be at most every={self.every}, got {self.accumulate}: windows "
+                "would overlap. Lower it, or raise `every`."
+            )
         self._rule()
 
     def _rule(self, **schedule: Any) -> Rule:
@@ -85,7 +95,8 @@ class RigL:
             allocation=self.allocation,
             structure=self.structure,
             drop=scores.magnitude,
-            grow=scores.gradient,
+            grow=scores.gradient if self.accumulate == 1 else scores.remembered,
+            memory=None if self.accumulate == 1 else window(self.accumulate),
             rounding=self.rounding,
             regrow=self.regrow,
             regrown=self.regrown,
@@ -100,29 +111,3 @@ class RigL:
             cadence=cadence(self.every, self.start, self.stop, steps, _RULE),
             fraction=drop_schedule(self, steps, _RULE),
         )
-
-
-# In-time over-parameterisation: long intervals, no freeze, a slowly decaying drop fraction, so
-# that many connections are tried (large R_s). Liu et al. 2021 (arXiv 2102.02887); settings of the
-# authors' README and code as described in spec A6.
-ITOP = {
-    "drop_fraction": 0.5,
-    "every": 4000,
-    "stop": "100%",
-    "floor": 0.005,
-    "rounding": "ceil",
-    "update_weights": True,
-}
-
-
-def rigl_itop(sparsity: float, **changes: Any) -> RigL:
-    """RigL with ITOP's settings: dT = 4000, drop fraction 0.5 to 0.005 over the whole run.
-
-    References:
-      Liu et al. 2021, "Do We Actually Need Dense Over-Parameterization?" (arXiv 2102.02887).
-
-    Checked against: the authors' README and code as described in spec A6.
-    Differs from the code: connections are exchanged before the optimizer step of their gradient,
-    not after it; masks start with exact counts.
-    """
-    return RigL(sparsity=sparsity, **{**ITOP, **changes})

@@ -134,27 +134,3 @@ def keep_by_sign(drop_fraction: float) -> Callable[[scores.Connections], Array]:
         return chosen[0] | chosen[1]
 
     return keep
-
-
-# See dst.methods.rigl.ITOP.
-ITOP = {
-    "drop_fraction": 0.5,
-    "every": 1500,
-    "stop": "100%",
-    "decay": "cosine",
-    "floor": 0.005,
-    "rounding": "ceil",
-}
-
-
-def set_itop(sparsity: float, **changes: Any) -> SET:
-    """SET with ITOP's settings: dT = 1500, drop fraction 0.5 to 0.005 over the whole run.
-
-    References:
-      Liu et al. 2021, "Do We Actually Need Dense Over-Parameterization?" (arXiv 2102.02887).
-
-    Checked against: the authors' README and code as described in spec A6.
-    Differs from the code: random growth is exact where the
-    code's Bernoulli draws let the count fluctuate.
-    """
-    return SET(sparsity=sparsity, **{**ITOP, **changes})

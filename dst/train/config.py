@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dst import checks
-from dst.methods import METHODS, rigl
-from dst.methods import set as set_
+from dst.methods import GMP, METHODS, SET, RigL, journey, rigl_itop, set_itop, smet
+from dst.methods.itop import RIGL_ITOP, SET_ITOP
+from dst.methods.journey import JOURNEY
+from dst.methods.smet import SMET
 from dst.rule import Rule
 from dst.schedule import Duration, duration, resolve
 from dst.train import optim, plain, schema
@@ -174,8 +176,10 @@ METHOD = Choice(
     # Masks that are arrays have no place in YAML; FromMasks is for the Python API.
     {name: Option(cls) for name, cls in METHODS.items() if name != "from_masks"}
     | {
-        "set-itop": Option(set_.SET, set_.ITOP, about=set_.set_itop),
-        "rigl-itop": Option(rigl.RigL, rigl.ITOP, about=rigl.rigl_itop),
+        "set-itop": Option(SET, SET_ITOP, about=set_itop),
+        "rigl-itop": Option(RigL, RIGL_ITOP, about=rigl_itop),
+        "smet": Option(SET, SMET, about=smet),
+        "journey": Option(GMP, JOURNEY, about=journey),
     }
 )
 

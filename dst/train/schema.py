@@ -18,8 +18,16 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dst import checks
-from dst.allocation import Allocator, ErdosRenyi, Uniform
-from dst.structure import Structure, Unstructured
+from dst.allocation import Allocator, ErdosRenyi, Global, Uniform
+from dst.structure import (
+    NM,
+    Block,
+    ConstantFanIn,
+    InputChannel,
+    OutputChannel,
+    Structure,
+    Unstructured,
+)
 
 _PLAIN = {
     bool: "true or false",
@@ -94,7 +102,7 @@ class Choice:
             if type(value) is option.type and all(
                 getattr(value, k) == v for k, v in option.defaults.items()
             ):
-                bare = value == option.type(**option.defaults)
+                bare = _by_default(option.type) and value == option.type(**option.defaults)
                 return name if bare else {"name": name, **dump(option.type, value)}
         raise TypeError(f"{value!r} has no name in configs.")
 
@@ -118,12 +126,33 @@ _CHOICES: dict[Any, Choice] = {
             "uniform": Option(Uniform),
             "er": Option(ErdosRenyi, {"kernel": False}),
             "erk": Option(ErdosRenyi),
+            "global": Option(Global),
+            "lamp": Option(Global, {"score": "lamp"}),
         },
         named=False,
         bare=True,
     ),
-    Structure: Choice({"unstructured": Option(Unstructured)}, named=False),
+    Structure: Choice(
+        {
+            "unstructured": Option(Unstructured),
+            "nm": Option(NM),
+            "block": Option(Block),
+            "constant-fan-in": Option(ConstantFanIn),
+            "output-channel": Option(OutputChannel),
+            "input-channel": Option(InputChannel),
+        },
+        named=False,
+    ),
 }
+
+
+def _by_default(cls: Any) -> bool:
+    """Whether every field has a default."""
+    fields = dataclasses.fields(cls)
+    return all(
+        f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+        for f in fields
+    )
 
 
 def read(hint: Any, value: Any, key: str) -> Any:

@@ -1,0 +1,48 @@
+"""ASP (NVIDIA apex): one-shot N:M pruning of a trained network, then training at that mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dst.rule import Rule, fires
+from dst.structure import NM
+
+
+@dataclass(frozen=True)
+class ASP:
+    """Keeps the ``n`` largest of every ``m`` consecutive weights along the input axis, once.
+
+    Start from a trained network: the mask is that of the weights that ``init`` is given.
+
+    Args:
+      n, m: the pattern.
+
+    Example:
+      >>> ASP().rule().structure
+      NM(n=2, m=4)
+
+    References:
+      Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378).
+
+    Checked against: apex as described in spec E1, golden of E.
+    Differs from apex: no permutation of input channels; ties keep the lower index; every selected
+    leaf whose input axis the pattern divides, where apex also asks for multiples of 8 and 16.
+    """
+
+    n: int = 2
+    m: int = 4
+
+    fires = fires
+
+    def __post_init__(self) -> None:
+        self.rule()
+
+    def rule(self, steps: int | None = None) -> Rule:
+        """The rule; ``steps`` is not needed."""
+        structure = NM(self.n, self.m)
+        return Rule(
+            sparsity=float(structure.sparsity),
+            allocation="uniform",
+            structure=structure,
+            initial="magnitude",
+        )

@@ -1,0 +1,90 @@
+"""Mask decay (Bambhaniya et al. 2024): what an N:M mask leaves out fades away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from dst import checks
+from dst._typing import Array
+from dst.latent import Latent, View
+from dst.methods._durations import check_cadence
+from dst.rule import fires
+from dst.schedule import Duration, Schedule, resolve
+from dst.structure import NM
+
+_RULE = "Decay begins after some dense training and ends before the last phase, at a hard mask."
+
+
+@dataclass(frozen=True)
+class MaskDecay:
+    """Dense weights outside the N:M mask count with a factor that goes from 1 to 0 (MdGf).
+
+    The weights in use are ``w (mask + D(t) (1 - mask))``; gradients go straight to ``w``. ``D``
+    is 1 until ``start``, then ``1 - beta t`` (``linear``) or ``exp(-beta t)``, and 0 from ``stop``
+    on, from where the parameters are exactly N:M.
+
+    Args:
+      n, m: the pattern.
+      decay: ``linear`` or ``exp``.
+      beta: per step after ``start``; None: linear to 0 at ``stop``, exponential to e^-5.
+      start, stop: of the decay; steps or percent.
+
+    Example:
+      >>> round(float(MaskDecay(2, 4, beta=1e-3, start=0, stop=2000).rule().softness(250)), 6)
+      0.75
+
+    References:
+      Bambhaniya et al. 2024, "Progressive Gradient Flow for Robust N:M Sparsity Training in
+      Transformers" (arXiv 2402.04744).
+
+    Checked against: the authors' code as described in spec E4, goldens.
+    Differs from the code: durations are fractions of one run, where it counts epochs.
+    """
+
+    n: int = 2
+    m: int = 4
+    decay: str = "linear"
+    beta: float | None = None
+    start: Duration = "10%"
+    stop: Duration = "75%"
+
+    fires = fires
+
+    def __post_init__(self) -> None:
+        checks.one_of("decay", self.decay, ("linear", "exp"))
+        check_cadence(None, self.start, self.stop)
+        if self.beta is not None:
+            checks.at_least_zero("beta", self.beta)
+        NM(self.n, self.m)
+
+    def rule(self, steps: int | None = None) -> Latent:
+        """The latent rule with durations in steps; percentages need ``steps``."""
+        start = resolve("start", self.start, steps, _RULE)
+        stop = resolve("stop", self.stop, steps, _RULE)
+        structure = NM(self.n, self.m)
+        return Latent(
+            sparsity=float(structure.sparsity),
+            structure=structure,
+            weight=softened,
+            softness=self._softness(start, stop),
+        )
+
+    def _softness(self, start: int, stop: int) -> Schedule:
+        length = max(stop - start, 1)
+        beta = self.beta if self.beta is not None else (1 if self.decay == "linear" else 5) / length
+
+        def softness(count: Any) -> Any:
+            t = jnp.maximum(jnp.asarray(count, jnp.float32) - start, 0.0)
+            linear = self.decay == "linear"
+            value = jnp.maximum(1.0 - beta * t, 0.0) if linear else jnp.exp(-beta * t)
+            return jnp.where(jnp.asarray(count) >= stop, 0.0, value)
+
+        return softness
+
+
+def softened(view: View) -> Array:
+    """``w (mask + D (1 - mask))``."""
+    return jnp.where(view.active, view.latent, view.softness * view.latent)

@@ -1,0 +1,78 @@
+"""Structure decay (Bambhaniya et al. 2024): the N:M pattern narrows step by step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from dst.latent import Latent
+from dst.methods._durations import check_cadence
+from dst.rule import fires
+from dst.schedule import Duration, resolve
+from dst.structure import NM
+
+_RULE = "Decay begins after some dense training and ends before the last phase."
+
+
+@dataclass(frozen=True)
+class StructureDecay:
+    """The pattern narrows from m-1 of m over halves down to n of m (SdGf).
+
+    Weights are recomputed from dense ones at every step, with straight-through gradients; the
+    stages have equal lengths, the last begins at ``stop``.
+
+    Args:
+      n, m: the final pattern.
+      start, stop: of the first and the last stage; steps or percent. Before ``start``: dense.
+
+    Example:
+      >>> stages(1, 16)
+      [15, 8, 4, 2, 1]
+
+    References:
+      Bambhaniya et al. 2024, "Progressive Gradient Flow for Robust N:M Sparsity Training in
+      Transformers" (arXiv 2402.04744).
+
+    Checked against: spec E4, goldens.
+    """
+
+    n: int = 2
+    m: int = 4
+    start: Duration = "10%"
+    stop: Duration = "75%"
+
+    fires = fires
+
+    def __post_init__(self) -> None:
+        check_cadence(None, self.start, self.stop)
+        stages(self.n, self.m)
+
+    def rule(self, steps: int | None = None) -> Latent:
+        """The latent rule with durations in steps; percentages need ``steps``."""
+        start = resolve("start", self.start, steps, _RULE)
+        stop = resolve("stop", self.stop, steps, _RULE)
+        kept = [self.m, *stages(self.n, self.m)]
+        gaps = max(len(kept) - 2, 1)
+        begins = tuple(start + (stop - start) * k // gaps for k in range(len(kept) - 1))
+        return Latent(
+            sparsity=float(NM(self.n, self.m).sparsity),
+            structure=NM(self.n, self.m),
+            stages=begins if len(begins) > 1 else (stop,),
+            ramp=lambda k: Fraction(self.m - kept[k], self.m - self.n),
+        )
+
+
+def stages(n: int, m: int) -> list[int]:
+    """Active weights per group of ``m`` in every stage.
+
+    >>> stages(2, 8)
+    [7, 4, 2]
+    """
+    NM(n, m)
+    frames = math.log2(m / n) + 1
+    if frames != int(frames):
+        raise ValueError(
+            f"structure decay halves its way down: m / n must be a power of two, got {m} / {n}."
+        )
+    return [m - 1, *(m >> i for i in range(1, int(frames)))]

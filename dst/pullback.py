@@ -1,0 +1,312 @@
+"""The transformation of latent-weight methods: gradients are pulled back, weights derived anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from dst import clock, moments, state
+from dst._typing import Array
+from dst.initial import placed_like
+from dst.latent import Latent, View
+from dst.plan import Plan
+from dst.selection import top_k_masks
+from dst.state import Flat, Hyper, SparsifyState, TopologyLog
+from dst.structure import Layout
+from dst.sums import totals
+
+
+def init(
+    inner: Any, latent: Latent, flat: Flat, wide: Plan | None, seed: int | Array, params: Any
+) -> SparsifyState:
+    """The state before the first step; arguments as in :func:`update`."""
+    seed = jnp.asarray(seed, jnp.uint32)
+    keys = state.keys(flat, seed, 0)
+    weights = [p.astype(jnp.float32) for p in flat.sparse]
+    start = [latent.start(w, p.leaf, k) for w, p, k in zip(weights, flat.plans, keys, strict=True)]
+    fixed = [
+        latent.fix(w, p.leaf) if latent.fix else w for w, p in zip(weights, flat.plans, strict=True)
+    ]
+    chosen = _choose(latent, start, flat, [p.counts[0, 1] for p in flat.plans])
+    chosen = [placed_like(c, p) for c, p in zip(chosen, flat.sparse, strict=True)]
+    reached = _reached(latent, start, flat, wide, chosen, jnp.zeros([], jnp.int32))
+    support = _support(latent, chosen, jnp.zeros([], jnp.int32))
+    first, every, last = (
+        (1, 1, 0)
+        if latent.cadence is None
+        else (latent.cadence.first, latent.cadence.every, latent.cadence.last)
+    )
+    zeros = [jnp.zeros(p.layout.counts, jnp.int32) for p in flat.plans]
+    return SparsifyState(
+        count=jnp.zeros([], jnp.int32),
+        masks=flat.zip(lambda s, p: placed_like(state.first_masks(s), p), support, flat.sparse),
+        active=flat.zip(state.count_active, flat.plans, support),
+        hyper=Hyper(
+            seed=seed,
+            first=jnp.asarray(first, jnp.int32),
+            every=jnp.asarray(every, jnp.int32),
+            last=jnp.asarray(last, jnp.int32),
+            counts=flat.map(lambda p: jnp.array(p.counts, jnp.int32)),
+            shares=jnp.zeros([1], jnp.uint32),
+            decays=flat.map(lambda p: optax.MaskedNode()),
+        ),
+        topology=TopologyLog(
+            done=jnp.zeros([], jnp.int32),
+            at=jnp.zeros([], jnp.int32),
+            spacing=jnp.zeros([], jnp.int32),
+            scheduled=flat.zip(state.count_active, flat.plans, support),
+            dropped=flat.tree(zeros),
+            grown=flat.tree([jnp.copy(z) for z in zeros]),
+            unscored=flat.map(lambda p: jnp.zeros([], jnp.int32)),
+        ),
+        memory=_remembered(latent, flat, start, fixed, chosen, reached),
+        inner_state=inner.init(flat.replace(params, start)),
+    )
+
+
+def update(
+    inner: Any,
+    latent: Latent,
+    flat: Flat,
+    wide: Plan | None,
+    grads: Any,
+    now: SparsifyState,
+    params: Any,
+    topology: bool | Array | None,
+    extra: dict[str, Any],
+) -> tuple[Any, SparsifyState]:
+    """One step.
+
+    Args:
+      inner: the wrapped optimizer.
+      latent: the method.
+      flat: the parameters and their plans.
+      wide: the plan of the larger set, where there is one.
+      grads: with respect to the parameters.
+      now: the state.
+      params: the parameters.
+      topology: whether connections are chosen anew, where the method has a cadence.
+      extra: arguments for the inner optimizer.
+    """
+    flat.masks(now.masks)  # raises where the state is not one of these parameters
+    before = [_view(latent, m, p, g, now.count) for m, p, g in _rows(flat, now, grads)]
+    pulled = [latent.gradient(v) for v in before]
+    points = [v.latent for v in before]
+    if not latent.train_dense:
+        zeros = jax.tree.map(jnp.zeros_like, grads)
+        grads = flat.replace(zeros, flat.of(grads))
+    updates, inner_state = inner.update(
+        flat.replace(grads, pulled),
+        now.inner_state,
+        flat.replace(params, points),
+        **extra,
+    )
+    if not latent.train_dense:
+        updates = flat.replace(jax.tree.map(jnp.zeros_like, updates), flat.of(updates))
+    moved = [
+        jnp.where(v.wide, v.latent + u.astype(jnp.float32), v.latent)
+        for v, u in zip(before, flat.of(updates), strict=True)
+    ]
+
+    step = now.count + 1
+    stage = sum((now.count >= s).astype(jnp.int32) for s in latent.stages)
+    counts = [
+        lax.dynamic_index_in_dim(t, jnp.minimum(stage, t.shape[0] - 1), keepdims=False)[1]
+        for t in flat.of(now.hyper.counts)
+    ]
+
+    def choose() -> tuple[list[Array], list[Array]]:
+        chosen = _choose(latent, moved, flat, counts)
+        return chosen, _reached(latent, moved, flat, wide, chosen, step)
+
+    def keep() -> tuple[list[Array], list[Array]]:
+        return [v.active for v in before], [v.wide for v in before]
+
+    chosen, reached = _decide(latent, topology, now, choose, keep)
+    if wide is not None:
+        outside = flat.tree([~r for r in reached])
+        inner_state = moments.reset(inner, inner_state, outside)
+    after = [
+        v._replace(latent=w, active=c, wide=r, softness=_softness(latent, step))
+        for v, w, c, r in zip(before, moved, chosen, reached, strict=True)
+    ]
+    support = _support(latent, chosen, step)
+    derived = [latent.weight(v) for v in after]
+    changes = [
+        jnp.where(s, w - p.astype(jnp.float32), -p.astype(jnp.float32))
+        for s, w, p in zip(support, derived, flat.sparse, strict=True)
+    ]
+    log, anew = now.topology, _anew(latent, topology, now)
+    return flat.replace(updates, changes), now._replace(
+        count=step,
+        masks=flat.zip(
+            lambda m, s: state.next_masks(m, s, s & ~state.active(m)),
+            flat.of(now.masks),
+            support,
+        ),
+        active=flat.zip(state.count_active, flat.plans, support),
+        topology=_log(latent, flat, now, support, moved, counts, anew, log),
+        memory=_remembered(latent, flat, moved, [v.fixed for v in after], chosen, reached),
+        inner_state=inner_state,
+    )
+
+
+def _rows(flat: Flat, now: SparsifyState, grads: Any) -> Any:
+    masks = [state.active(m) for m in flat.of(now.masks)]
+    memories = flat.of(now.memory)
+    rows = zip(masks, memories, strict=True)
+    return zip([(m, x) for m, x in rows], flat.sparse, flat.of(grads), strict=True)
+
+
+def _view(latent: Latent, row: Any, weight: Array, grad: Array, count: Array) -> View:
+    mask, memory = row
+    variable = memory.get("latent", weight.astype(jnp.float32))
+    chosen = memory.get("active", mask)
+    everywhere = jnp.ones_like(mask)
+    return View(
+        latent=variable,
+        fixed=memory.get("fixed", variable),
+        active=chosen,
+        wide=memory.get("wide", everywhere),
+        grad=grad.astype(jnp.float32),
+        softness=_softness(latent, count),
+    )
+
+
+def _remembered(
+    latent: Latent,
+    flat: Flat,
+    latents: list[Array],
+    fixed: list[Array],
+    chosen: list[Array],
+    reached: list[Array],
+) -> Any:
+    """What the state keeps of every leaf beside its mask: nothing that the mask says already."""
+    kept = []
+    for variable, still, active, wide in zip(latents, fixed, chosen, reached, strict=True):
+        memory = {}
+        if latent.remember:
+            memory["latent"] = variable
+        if latent.fix is not None:
+            memory["fixed"] = still
+        if latent.softness is not None:
+            memory["active"] = active
+        if latent.wide is not None:
+            memory["wide"] = wide
+        kept.append(memory)
+    return flat.tree(kept)
+
+
+def _choose(latent: Latent, variables: list[Array], flat: Flat, counts: list[Any]) -> list[Array]:
+    """The connections of highest score, as masks."""
+    layouts = [p.layout for p in flat.plans]
+    pooled = [x.pool(latent.score(v)) for x, v in zip(layouts, variables, strict=True)]
+    wanted = [_per_group(n, x) for n, x in zip(counts, layouts, strict=True)]
+    axes = [x.group_axes for x in layouts]
+    units = top_k_masks(pooled, wanted, [None] * len(pooled), axes)
+    return [x.spread(u) for x, u in zip(layouts, units, strict=True)]
+
+
+def _reached(
+    latent: Latent,
+    variables: list[Array],
+    flat: Flat,
+    wide: Plan | None,
+    chosen: list[Array],
+    count: Array,
+) -> list[Array]:
+    """The larger set that gradients reach."""
+    if wide is None:
+        return [jnp.ones_like(c) for c in chosen]
+    counts = [wide.sparse[p.leaf.path].counts[0, 1] for p in flat.plans]
+    reached = _choose(latent, variables, flat, counts)
+    if latent.narrow_from is None:
+        return reached
+    narrow = count >= latent.narrow_from
+    return [jnp.where(narrow, c, r) for c, r in zip(chosen, reached, strict=True)]
+
+
+def _per_group(counts: Any, layout: Layout) -> Array:
+    shape = tuple(layout.split[a] for a in layout.groups)
+    counts = jnp.asarray(counts, jnp.int32)
+    return jnp.broadcast_to(lax.expand_dims(counts, range(counts.ndim, len(shape))), shape)
+
+
+def _softness(latent: Latent, count: Array) -> Array:
+    return jnp.float32(0) if latent.softness is None else jnp.float32(latent.softness(count))
+
+
+def _support(latent: Latent, chosen: list[Array], count: Array) -> list[Array]:
+    """The weights in use."""
+    if latent.softness is None:
+        return chosen
+    soft = _softness(latent, count) > 0
+    return [c | soft for c in chosen]
+
+
+def _anew(latent: Latent, topology: bool | Array | None, now: SparsifyState) -> Any:
+    """Whether connections are chosen in this step: a Python bool where that is known."""
+    if latent.cadence is None:
+        return True
+    if topology is not None:
+        return bool(topology) if isinstance(topology, (bool, np.bool_)) else topology
+    return clock.fires(now.count, now.hyper)
+
+
+def _decide(
+    latent: Latent,
+    topology: Any,
+    now: SparsifyState,
+    choose: Callable[[], Any],
+    keep: Callable[[], Any],
+) -> Any:
+    anew = _anew(latent, topology, now)
+    if isinstance(anew, bool):
+        return choose() if anew else keep()
+    return lax.cond(anew, choose, keep)
+
+
+def _log(
+    latent: Latent,
+    flat: Flat,
+    now: SparsifyState,
+    support: list[Array],
+    moved: list[Array],
+    counts: list[Array],
+    anew: Any,
+    log: TopologyLog,
+) -> TopologyLog:
+    if anew is False:
+        return log
+    dropped, grown, unscored, scheduled = [], [], [], []
+    for p, mask, new, variable, n in zip(
+        flat.plans, flat.of(now.masks), support, moved, counts, strict=True
+    ):
+        old = state.active(mask)
+        axes = tuple(range(len(p.layout.counts), old.ndim))
+        nan = jnp.isnan(latent.score(variable))
+        gone, come, bad = totals([old & ~new, new & ~old, nan], axes)
+        dropped.append(gone)
+        grown.append(come)
+        unscored.append(jnp.sum(bad))
+        due = p.layout.weights(jnp.broadcast_to(n, p.layout.counts))
+        soft = _softness(latent, now.count + 1) > 0
+        scheduled.append(jnp.where(soft, jnp.int32(p.leaf.layer_size), due))
+    found = TopologyLog(
+        done=log.done + (latent.cadence is not None),
+        at=now.count,
+        spacing=now.count - log.at,
+        scheduled=flat.tree(scheduled),
+        dropped=flat.tree(dropped),
+        grown=flat.tree(grown),
+        unscored=flat.tree(unscored),
+    )
+    if anew is True:
+        return found
+    return jax.tree.map(lambda new, old: jnp.where(anew, new, old), found, log)
