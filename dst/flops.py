@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dst import checks, scores, tracing, tree
+from dst import checks, origins, scores, tracing, tree
 from dst.plan import LeafPlan, Plan
 from dst.rule import Rule
 
@@ -55,7 +55,7 @@ class LeafCost:
     @property
     def unknown(self) -> tuple[str, ...]:
         """Uses that the count does not understand; ``not used`` where there is none at all."""
-        known = (tracing.PRODUCT, tracing.LOOKUP, tracing.ELEMENTWISE)
+        known = (origins.PRODUCT, origins.LOOKUP, origins.ELEMENTWISE)
         return tuple(u for u in self.uses if u not in known) if self.uses else ("not used",)
 
 
@@ -143,8 +143,8 @@ class Costs:
 
         Args:
           sparsity: of the weights in use, by leaf path.
-          gradient: sparsity of the weight gradients; None: that of the weights. ``{}`` is a dense
-            gradient (SNFS at every step, RigL at its topology steps); Top-KAST's set B lies between.
+          gradient: sparsity of the weight gradients; None: that of the weights. ``{}`` is dense (SNFS
+            at every step, RigL at its topology steps); Top-KAST's set B lies between.
           convention: as in :meth:`forward`.
         """
         used = self.forward(sparsity, convention)

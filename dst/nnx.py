@@ -162,12 +162,12 @@ def costs(model: Any, *inputs: Any, wrt: Any = nnx.Param, **options: Any) -> flo
       >>> costs(model, jax.ShapeDtypeStruct((1, 8), jnp.float32)).leaves["kernel"].macs
       32
     """
-    graph, params, rest = nnx.split(model, wrt, ...)
+    graph, *states = nnx.split(model, wrt, ...)
 
     def forward(params: Any, rest: Any, *inputs: Any) -> Any:
         return nnx.merge(graph, params, rest)(*inputs, **options)
 
-    return flops.trace(forward, params, rest, *inputs)
+    return flops.trace(forward, *states, *inputs)
 
 
 def axes(module: nnx.Module) -> str | None:

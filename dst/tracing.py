@@ -10,100 +10,27 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Literal
 
 from dst import tree
-
-PRODUCT, LOOKUP, ELEMENTWISE = "product", "lookup", "elementwise"
-
-
-@dataclass(frozen=True)
-class Plain:
-    """A value without parameters: ``data`` depends on the input, ``zero`` is zero everywhere."""
-
-    kind: str
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A value whose elements are weights of leaves, zeros where these are zero.
-
-    Attributes:
-      shares: leaf path and the share of the value's elements that are of this leaf.
-      looked_up: rows that data has chosen. They are data, as embeddings are, until they meet
-        other data in a product, as the kernels of chosen experts do.
-    """
-
-    shares: tuple[tuple[str, Fraction], ...]
-    looked_up: bool = False
-
-
-@dataclass(frozen=True)
-class Computed:
-    """A value of parameters alone in which their zeros are lost.
-
-    Attributes:
-      paths: of the leaves.
-      by: the operation that lost them.
-    """
-
-    paths: frozenset[str]
-    by: str
-
-
-Origin = Plain | Weights | Computed
-DATA, CONSTANT, ZERO = Plain("data"), Plain("constant"), Plain("zero")
-
-
-@dataclass
-class Tally:
-    """What a program costs.
-
-    Attributes:
-      macs, outputs, channels: multiply-adds, output elements and output features of the products
-        that consume a leaf, by path; fractions where leaves were joined before.
-      free: multiply-adds that no parameter's zeros save: between activations, or with values
-        computed from parameters.
-      uses: the ways in which each leaf is consumed.
-      notes: what the figures leave open.
-    """
-
-    macs: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
-    outputs: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
-    channels: dict[str, Fraction] = field(default_factory=lambda: defaultdict(Fraction))
-    free: Fraction = Fraction(0)
-    uses: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    notes: set[str] = field(default_factory=set)
-
-    @property
-    def total(self) -> Fraction:
-        """All multiply-adds."""
-        return self.free + sum(self.macs.values(), Fraction(0))
-
-    def add(self, other: Tally, times: int | Fraction = 1) -> None:
-        """Adds what a part costs that runs ``times`` times."""
-        for name in ("macs", "outputs", "channels"):
-            mine = getattr(self, name)
-            for path, n in getattr(other, name).items():
-                mine[path] += n * times
-        self.free += other.free * times
-        self.remember(other)
-
-    def remember(self, other: Tally) -> None:
-        """Takes over uses and notes, not the cost."""
-        for path, uses in other.uses.items():
-            self.uses[path] |= uses
-        self.notes |= other.notes
-
-    def use(self, origin: Origin, how: str) -> None:
-        """Remembers that the leaves of a value are consumed in some way."""
-        for path in _paths(origin):
-            self.uses[path].add(how)
-
+from dst.origins import (
+    CONSTANT,
+    DATA,
+    ELEMENTWISE,
+    LOOKUP,
+    PRODUCT,
+    ZERO,
+    Computed,
+    Origin,
+    Tally,
+    Weights,
+    is_data,
+    paths_of,
+)
 
 # Each element of the result is an element of the first operand, or a function of one that is
 # zero at zero.
@@ -190,9 +117,9 @@ class _Walk:
     def product(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         found, sides = Tally(), inputs[:2]
         macs, channels = _work(eqn)
-        data = [_is_data(x) for x in sides]
+        data = [is_data(x) for x in sides]
         if not any(data):
-            paths = frozenset().union(*map(_paths, sides))
+            paths = frozenset().union(*map(paths_of, sides))
             if not paths:
                 return [CONSTANT], found
             found.free += macs
@@ -225,7 +152,7 @@ class _Walk:
         found, results = Tally(), len(eqn.outvars)
         if name == "optimization_barrier":
             return inputs, found
-        if any(map(_is_data, inputs)):
+        if any(map(is_data, inputs)):
             first = inputs[0]
             if isinstance(first, Weights):
                 if first.looked_up and name in _LAYOUT:
@@ -237,7 +164,7 @@ class _Walk:
                 if not (isinstance(x, Weights) and x.looked_up):
                     found.use(x, ELEMENTWISE if name in _ELEMENTWISE else name)
             return [DATA] * results, found
-        if not any(map(_paths, inputs)):
+        if not any(map(paths_of, inputs)):
             kept = inputs and inputs[0] == ZERO and name in _LAYOUT
             return [ZERO if kept else CONSTANT] * results, found
         one = self.without_data(eqn, name, inputs, found)
@@ -245,13 +172,13 @@ class _Walk:
 
     def without_data(self, eqn: Any, name: str, inputs: list[Origin], found: Tally) -> Origin:
         """The origin of what an operation makes of parameters and constants."""
-        lost = Computed(frozenset().union(*map(_paths, inputs)), name)
+        lost = Computed(frozenset().union(*map(paths_of, inputs)), name)
         weights = [x for x in inputs if isinstance(x, Weights)]
         if name in _KEEPS_ZEROS:
             return inputs[0] if weights == inputs[:1] else lost
         if name == "mul" and weights:
             # Of a kernel and its scale, the kernel.
-            kept = max(weights, key=lambda x: sum(self.sizes[p] for p in _paths(x)))
+            kept = max(weights, key=lambda x: sum(self.sizes[p] for p in paths_of(x)))
             for x in inputs:
                 if x != kept:
                     found.use(x, ELEMENTWISE)
@@ -261,7 +188,7 @@ class _Walk:
             return inputs[0]
         if name in ("add", "add_any", "sub") and ZERO in inputs:
             return next(x for x in inputs if x != ZERO)
-        if name == "select_n" and not _paths(inputs[0]):
+        if name == "select_n" and not paths_of(inputs[0]):
             cases = {x for x in inputs[1:] if x != ZERO}
             return cases.pop() if len(cases) == 1 else lost
         if name == "concatenate" and not any(isinstance(x, Computed) for x in inputs):
@@ -313,19 +240,9 @@ class _Walk:
         found.add(dearest)
         if any(part.total != dearest.total for _, part in bodies):
             found.notes.add("a conditional: its dearest branch is counted")
-        if _is_data(inputs[0]):
+        if is_data(inputs[0]):
             results = [DATA if x in (CONSTANT, ZERO) else x for x in results]
         return results, found
-
-
-def _paths(origin: Origin) -> frozenset[str]:
-    if isinstance(origin, Weights):
-        return frozenset(path for path, _ in origin.shares)
-    return origin.paths if isinstance(origin, Computed) else frozenset()
-
-
-def _is_data(origin: Origin) -> bool:
-    return origin == DATA or (isinstance(origin, Weights) and origin.looked_up)
 
 
 def _is_zero(value: Any) -> bool:
@@ -336,10 +253,10 @@ def _join(first: list[Origin], second: list[Origin], found: Tally) -> list[Origi
     """What values are that come from one of two places."""
     joined: list[Origin] = []
     for a, b in zip(first, second, strict=True):
-        paths = _paths(a) | _paths(b)
+        paths = paths_of(a) | paths_of(b)
         if a == b:
             joined.append(a)
-        elif _is_data(a) or _is_data(b):
+        elif is_data(a) or is_data(b):
             found.use(a, ELEMENTWISE)
             found.use(b, ELEMENTWISE)
             joined.append(DATA)
