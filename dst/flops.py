@@ -143,8 +143,8 @@ class Costs:
 
         Args:
           sparsity: of the weights in use, by leaf path.
-          gradient: sparsity of the weight gradients; None: that of the weights. ``{}`` is dense (SNFS
-            at every step, RigL at its topology steps); Top-KAST's set B lies between.
+          gradient: sparsity of the weight gradients; None: that of the weights. ``{}`` is dense
+            (SNFS at every step, RigL at topology steps); Top-KAST's set B lies between.
           convention: as in :meth:`forward`.
         """
         used = self.forward(sparsity, convention)
