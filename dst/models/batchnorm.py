@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -68,7 +68,7 @@ def norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
     return nnx.BatchNorm(channels, momentum=0.9, rngs=rngs)
 
 
-def recalibrate(model: nnx.Module, batches: Iterable[Array] | Sequence[Array]) -> None:
+def recalibrate(model: nnx.Module, batches: Iterable[Any]) -> None:
     """Sets the running statistics of all batch norms to those of the weights as they are.
 
     Running averages remember the weights, and the connections, of many steps ago. After masks

@@ -57,15 +57,16 @@ class Basic(nnx.Module):
 
 def _blocks(
     block: type[Bottleneck] | type[Basic], stages: Sequence[int], width: int, rngs: nnx.Rngs
-) -> nnx.List:
+) -> list[nnx.Module]:
     """All blocks: every stage but the first halves the image, and doubles the width."""
-    found, channels = [], width
+    found: list[nnx.Module] = []
+    channels = width
     for stage, depth in enumerate(stages):
         for i in range(depth):
             stride = 2 if stage and not i else 1
             found.append(block(channels, width << stage, stride, rngs=rngs))
             channels = block.expansion * width << stage
-    return nnx.List(found)
+    return found
 
 
 class ResNet50(nnx.Module):
@@ -98,7 +99,7 @@ class ResNet50(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.stem = ConvNorm(shape[-1], width, 7, 2, rngs=rngs)
-        self.block = _blocks(Bottleneck, stages, width, rngs)
+        self.block = nnx.List(_blocks(Bottleneck, stages, width, rngs))
         features = Bottleneck.expansion * width << (len(stages) - 1)
         self.out = nnx.Linear(features, classes, rngs=rngs)
 
@@ -146,7 +147,7 @@ class ResNet20(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.stem = ConvNorm(shape[-1], width, 3, rngs=rngs)
-        self.block = _blocks(Basic, stages, width, rngs)
+        self.block = nnx.List(_blocks(Basic, stages, width, rngs))
         self.out = nnx.Linear(width << (len(stages) - 1), classes, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
