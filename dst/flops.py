@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dst import checks, origins, scores, tracing, tree
+from dst import checks, origins, scores, tracing, tree, view
+from dst._typing import Array
 from dst.plan import LeafPlan, Plan
 from dst.rule import Rule
 
@@ -179,28 +180,38 @@ class Costs:
         where the plan starts it.
         """
         checks.integer("steps", steps, at_least=1)
-        every = getattr(rule, "memory", None) is not None
-        at_topology = rule.grow is not None and reads_gradient(rule.grow)
         turns, changes = _occupation(plan, rule, steps)
-        if not at_topology:
-            changes = np.zeros_like(changes)
         # Costs are linear in the densities, so averages over steps go through them.
         used = _average(plan, turns)
         one = self.forward(used, convention)
         total = 2 * one
         if gradient is not None:
             total += self.forward(gradient, convention)
-        elif every:
+        elif getattr(rule, "memory", None) is not None:
             total += self.forward(None, convention)
         else:
-            dense = changes.sum() / steps
-            total += one + dense * self.forward(None, convention)
-            if dense:
-                total -= dense * self.forward(_average(plan, changes), convention)
+            total += one
+            if rule.grow is not None and changes.any() and reads_gradient(rule.grow):
+                sparse = self.forward(_average(plan, changes), convention)
+                total += changes.sum() / steps * (self.forward(None, convention) - sparse)
         selected = {p: x.leaf.size for p, x in plan.sparse.items()}
         active = sum(size * (1 - used[p]) for p, size in selected.items())
         density = active / sum(selected.values()) if selected else 1.0
         return Training(total, self.step(convention=convention), density)
+
+    def metrics(self, opt_state: Any) -> dict[str, Array]:
+        """Scalars for a logger beside :func:`dst.metrics`; usable under ``jit``.
+
+        Returns:
+          ``forward_cost``: float32, multiply-adds of a forward pass with the masks as they are,
+          relative to dense.
+        """
+        whole = max(self.forward(), 1.0)
+        cost = jnp.ones([], jnp.float32)
+        for path, mask in view.masks(opt_state).items():
+            inactive = 1 - jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32) / mask.size
+            cost -= inactive * (self.leaves[path].macs / whole)
+        return {"forward_cost": cost}
 
     def active(self, sparsity: Mapping[str, Any] | None = None) -> float:
         """Weights that are not zero; without ``sparsity``, all parameters."""
