@@ -64,7 +64,8 @@ def test_inspect_refuses_what_train_refuses(tmp_path, capsys):
 
 
 def test_a_run_records_and_reports_its_costs(tmp_path):
-    config, where = small(tmp_path, "train.steps=12", "train.eval_every=6"), tmp_path / "run"
+    config = small(tmp_path, "train.steps=12", "train.eval_every=6", "method.every=4")
+    where = tmp_path / "run"
     planned = setup.make(config).costs().figures()
     figures = loop.train(config, where)
     saved = json.loads((where / directory.SUMMARY).read_text())
