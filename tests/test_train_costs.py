@@ -1,16 +1,13 @@
-"""Laws of what a run costs: before it begins, in its records, and in its report."""
+"""Laws of what a run costs, as `dst inspect` says before it begins."""
 
 from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
 from dst import cli
-from dst.report import run as report
-from dst.train import directory, logs, loop, setup
-from tests.training import small, write_small
+from tests.training import write_small
 
 # The small config: 64 pixels, 16 hidden, 10 classes.
 HIDDEN, OUT = 64 * 16, 16 * 10
@@ -61,21 +58,3 @@ def test_inspect_refuses_what_train_refuses(tmp_path, capsys):
     assert "mesh.data must be at most" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["inspect", path, "--overwrite"])
-
-
-def test_a_run_records_and_reports_its_costs(tmp_path):
-    config = small(tmp_path, "train.steps=12", "train.eval_every=6", "method.every=4")
-    where = tmp_path / "run"
-    planned = setup.make(config).costs().figures()
-    figures = loop.train(config, where)
-    saved = json.loads((where / directory.SUMMARY).read_text())
-    for name in ("training_cost", "forward_cost", "average_density"):
-        assert figures[name] == saved[name] == pytest.approx(planned[name], rel=1e-6)
-    records = [x for x in logs.read(where / directory.METRICS) if x["kind"] == "eval"]
-    assert len(records) == 2
-    np.testing.assert_allclose(
-        [x["forward_cost"] for x in records], saved["forward_cost"], rtol=1e-5
-    )
-    html = report.write_report(where).read_text()
-    assert "Training cost, of dense" in html
-    assert f"{100 * saved['training_cost']:.1f} %" in html
