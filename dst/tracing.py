@@ -35,10 +35,11 @@ from dst.origins import (
 # Each element of the result is an element of the first operand, or a function of one that is
 # zero at zero.
 _KEEPS_ZEROS = frozenset(
-    "abs asin asinh atan atanh broadcast_in_dim convert_element_type copy copy_p cbrt device_put "
-    "dynamic_slice erf expand_dims expm1 gather imag integer_pow log1p mesh_cast name neg pcast "
-    "pvary real reduce_precision reshape reshard rev sharding_constraint sign sin sinh slice sqrt "
-    "square squeeze tan tanh transpose".split()
+    "abs all_gather asin asinh atan atanh broadcast_in_dim cbrt convert_element_type copy copy_p "
+    "device_put dynamic_slice erf expand_dims expm1 gather imag integer_pow log1p mesh_cast name "
+    "neg pcast ppermute pvary real reduce_precision reshape reshard rev round "
+    "sharding_constraint sign sin sinh slice sqrt square squeeze stop_gradient tan tanh "
+    "transpose".split()
 )
 # The same, but only the layout changes: rows that data has chosen stay rows.
 _LAYOUT = frozenset(
@@ -161,7 +162,7 @@ class _Walk:
                     found.use(first, LOOKUP)
                     return [replace(first, looked_up=True)], found
             for x in inputs:
-                if not (isinstance(x, Weights) and x.looked_up):
+                if not is_data(x):
                     found.use(x, ELEMENTWISE if name in _ELEMENTWISE else name)
             return [DATA] * results, found
         if not any(map(paths_of, inputs)):
@@ -257,8 +258,9 @@ def _join(first: list[Origin], second: list[Origin], found: Tally) -> list[Origi
         if a == b:
             joined.append(a)
         elif is_data(a) or is_data(b):
-            found.use(a, ELEMENTWISE)
-            found.use(b, ELEMENTWISE)
+            for x in (a, b):
+                if not is_data(x):
+                    found.use(x, ELEMENTWISE)
             joined.append(DATA)
         else:
             joined.append(Computed(paths, "a choice") if paths else CONSTANT)

@@ -316,6 +316,7 @@ def test_scores_that_read_the_gradient_are_found_by_tracing():
         lambda p, x: jax.jit(lambda w, x: x @ w.T)(p["w"], x),
         lambda p, x: jax.vmap(lambda row: p["w"] @ row)(x),
         lambda p, x: x @ (p["w"] / jnp.linalg.norm(p["w"])).T,
+        lambda p, x: x @ lax.stop_gradient(p["w"]).T,
         lambda p, x: jnp.concatenate([x @ p["w"][:1].T, x @ p["w"][1:].T], axis=1),
         lambda p, x: lax.cond(x.sum() > 0, lambda: x @ p["w"].T, lambda: x[:, :4]),
     ],
@@ -361,6 +362,7 @@ def test_a_leaf_of_a_recurrence_counts_at_every_step():
 def test_a_tied_leaf_counts_in_products_and_not_in_lookups():
     def forward(p, tokens):
         x = p["table"][tokens]
+        x, _ = lax.scan(lambda x, _: (jnp.tanh(x), None), x, length=2)
         return jnp.tanh(x @ p["w"]) @ p["table"].T
 
     costs = traced(forward, shape(6, dtype=jnp.int32), table=(50, 8), w=(8, 8))
@@ -378,6 +380,14 @@ def test_kernels_of_chosen_experts_belong_to_their_leaf():
     costs = traced(forward, shape(3, 8), shape(3, dtype=jnp.int32), w=(10, 8, 4))
     assert macs(costs) == {"w": 3 * 8 * 4}
     assert not costs.unknown
+
+
+def test_experts_in_groups_of_rows_cost_what_their_rows_cost():
+    def forward(p, x, sizes):
+        return lax.ragged_dot(x, p["w"], sizes)
+
+    costs = traced(forward, shape(6, 8), shape(3, dtype=jnp.int32), w=(3, 8, 4))
+    assert macs(costs) == {"w": 6 * 8 * 4}
 
 
 def test_leaves_joined_into_one_kernel_share_its_cost():
