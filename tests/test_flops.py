@@ -498,6 +498,16 @@ def test_what_does_not_depend_on_the_input_is_free():
     assert costs.forward() == 3 * 8 * 4
 
 
+def test_the_cost_of_a_state_is_a_scalar_for_loggers():
+    params = {"w": jnp.ones((8, 4)), "v": jnp.ones((4, 2))}
+    costs = flops.trace(lambda p, x: x @ p["w"] @ p["v"], params, shape(3, 8))
+    tx = dst.sparsify(optax.sgd(0.1), dst.Static(sparsity=0.5, allocation="uniform"))
+    state = tx.init(params)
+    found = jax.jit(costs.metrics)(state)["forward_cost"]
+    assert costs.forward({"w": 0.5, "v": 0.5}) / costs.forward() == 0.5
+    assert found == pytest.approx(0.5, rel=1e-6)
+
+
 def test_sizes_are_those_of_packed_weights():
     costs = traced(lambda p, x: x @ p["w"] + p["b"], shape(3, 8), w=(8, 4), b=(1, 4))
     assert costs.size_bytes() == 4 * (32 + 4)
