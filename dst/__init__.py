@@ -4,8 +4,9 @@
     opt_state = tx.init(params)
     params = dst.apply_masks(params, opt_state)
 
-``import dst`` loads what a training loop needs (jax, optax and numpy). ``dst.nnx`` (Flax glue)
-and ``dst.save_masks`` / ``dst.load_masks`` are loaded when they are first used.
+``import dst`` loads what a training loop needs (jax, optax and numpy). ``dst.nnx`` (Flax glue),
+``dst.flops`` (cost accounting) and ``dst.save_masks`` / ``dst.load_masks`` are loaded when they are
+first used.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ from dst.view import compare, explored, masks, metrics, rows, table
 
 __version__ = "0.1.0"
 
-_LAZY = {"save_masks": "dst.export", "load_masks": "dst.export", "nnx": "dst.nnx"}
+_LAZY = {"save_masks": "dst.export", "load_masks": "dst.export"}
+_MODULES = ("flops", "nnx")
 
 __all__ = [
     "ACDC",
@@ -123,9 +125,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'dst' has no attribute {name!r}")
     import importlib
 
-    module = importlib.import_module(_LAZY[name])
-    return module if name == "nnx" else getattr(module, name)
+    if name in _MODULES:
+        return importlib.import_module(f"dst.{name}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'dst' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,4 +1,4 @@
-"""The command line: ``dst train | resume | report | methods | schema``."""
+"""The command line: ``dst train | inspect | resume | report | methods | schema``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     # Overrides may stand before, between and after options; argparse leaves the later ones over.
-    if args.command is _train:
+    if args.command in (_train, _inspect):
         args.overrides += [x for x in rest if not x.startswith("-")]
         rest = [x for x in rest if x.startswith("-")]
     if rest:
@@ -51,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--overwrite", action="store_true", help="replace a run that is there")
     train.set_defaults(command=_train)
 
+    inspect = commands.add_parser("inspect", help="show a config's weights and costs; no training")
+    inspect.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
+    inspect.add_argument("overrides", nargs="*", metavar="key=value", help="as for train")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.set_defaults(command=_inspect)
+
     for name, command, text in (
         ("resume", _resume, "continue a run at its newest checkpoint"),
         ("report", _report, "write a run's report again"),
@@ -76,6 +82,20 @@ def _train(args: argparse.Namespace) -> int:
         print(f"warning: {advice}", file=sys.stderr)
     source = config.source(args.config, args.overrides)
     return _run(where, source, lambda loop: loop.train(found, where, overwrite=args.overwrite))
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from dst.train import config
+
+    found = config.load(args.config, args.overrides)
+    from dst.train import setup  # loads Flax, for a config that is known to be good
+
+    try:
+        costs = setup.make(found).costs()
+    except setup.SetupError as error:
+        return _fail(f"{config.source(args.config, args.overrides)}: {error}", BAD_INPUT)
+    print(json.dumps(costs.to_dict(), indent=2) if args.json else costs)
+    return 0
 
 
 def _resume(args: argparse.Namespace) -> int:

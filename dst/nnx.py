@@ -10,12 +10,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from dst import invariants, view
+from dst import flops, invariants, view
 from dst.methods import FromMasks
 from dst.transform import sparsify
 from dst.tree import lookup
 
-__all__ = ["Mask", "Optimizer", "axes", "check_invariants", "detach", "masks"]
+__all__ = ["Mask", "Optimizer", "axes", "check_invariants", "costs", "detach", "masks"]
 
 _SUFFIX = "_mask"
 
@@ -144,6 +144,30 @@ def check_invariants(model: Any, optimizer: nnx.Optimizer) -> None:
     ]
     if wrong:
         raise invariants.InvariantError("\n".join(wrong))
+
+
+def costs(model: Any, *inputs: Any, wrt: Any = nnx.Param, **options: Any) -> flops.Costs:
+    """:func:`dst.flops.trace` of a call of an NNX model, which stays as it is.
+
+    Args:
+      model: of arrays, or of shapes as ``nnx.eval_shape`` makes it.
+      inputs: arrays or shapes; give a batch of one.
+      wrt: the variables that count as parameters.
+      options: static keyword arguments of the call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> model = nnx.eval_shape(lambda: nnx.Linear(8, 4, rngs=nnx.Rngs(0)))
+      >>> costs(model, jax.ShapeDtypeStruct((1, 8), jnp.float32)).leaves["kernel"].macs
+      32
+    """
+    graph, *states = nnx.split(model, wrt, ...)
+
+    def forward(params: Any, rest: Any, *inputs: Any) -> Any:
+        return nnx.merge(graph, params, rest)(*inputs, **options)
+
+    return flops.trace(forward, *states, *inputs)
 
 
 def axes(module: nnx.Module) -> str | None:

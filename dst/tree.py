@@ -17,7 +17,7 @@ from dst import checks
 Select = str | Sequence[str] | Callable[[str, Any], bool]
 
 # Path segments that mark leaves which sparse training leaves dense by default, whatever
-# their rank: lookup tables, positions, normalisation.
+# their rank: lookup tables, positions, depthwise kernels, normalisation.
 _DENSE_BY_NAME = (
     ("embedding", re.compile(r"embed|^wte$|^tok(en)?s?(_table)?$|vocab", re.IGNORECASE)),
     (
@@ -25,6 +25,8 @@ _DENSE_BY_NAME = (
         re.compile(r"^pos(ition(s|al)?)?(_?(table|ids?|enc\w*))?$|^wpe$|^cls(_token)?$", re.I),
     ),
     ("bias", re.compile(r"^bias$")),  # of several heads it has two dimensions
+    # One window per channel: few weights, each of which all positions need.
+    ("depthwise", re.compile(r"depthwise|^(conv_?)?dw(_?\d+)?$", re.IGNORECASE)),
     ("norm", re.compile(r"norm|^(ln|bn|rms)(_?\d+|_[a-z]+)?$", re.IGNORECASE)),
 )
 
@@ -192,7 +194,9 @@ def survey(
       params: any pytree whose leaves have a shape and a dtype.
       select: which leaves are sparse: a pattern, patterns (``!pattern`` takes out again) or a
         function ``(path, leaf) -> bool``. Default: floating-point leaves of two or more
-        dimensions (stacked axes not counted), except embeddings, positions and norms.
+        dimensions (stacked axes not counted), except embeddings, positions, norms and depthwise
+        kernels, by their names (a shape does not tell a depthwise kernel from one that reads
+        gray images).
       overrides: ``{pattern: {"sparsity": s, "structure": x}}``; sparsity 0 means dense.
       stacked: ``{pattern: number of leading axes that enumerate layers}``.
       axes: ``{pattern: "k k i o"}``, one letter per axis that is not stacked.

@@ -19,7 +19,7 @@ LAYERS = [
     {"rule", "budget", "latent", "topology", "plan"},
     {"state", "clock", "initial", "moments", "pullback", "transform", "invariants"},
     {"methods", "contrib", "view"},
-    {"nnx", "flops", "export"},
+    {"nnx", "origins", "tracing", "flops", "export"},
     {"models"},
     {"train"},
     {"sweep", "report", "cli"},
@@ -84,7 +84,8 @@ heavy = {"flax", "orbax", "wandb", "sklearn", "matplotlib", "pydantic", "safeten
 loaded = heavy & {name.split(".")[0] for name in sys.modules}
 assert not loaded, loaded
 rooms = {name.split(".")[1] for name in sys.modules if name.startswith("dst.")}
-assert not rooms & {"nnx", "flops", "export", "models", "train", "sweep", "report", "cli"}, rooms
+higher = {"nnx", "flops", "export", "models", "train", "sweep", "report", "cli"}
+assert not rooms & higher, rooms
 
 from jax._src import xla_bridge
 

@@ -16,7 +16,9 @@ import pytest
 
 import dst
 from dst import cli
-from dst.train import checkpoint, config, directory, logs, loop
+from dst.report import reading
+from dst.report.run import tiles
+from dst.train import checkpoint, config, directory, logs, loop, setup
 from tests.training import CONFIGS, ROOT, assert_same, small, states_in, write_small
 
 EMA = ("optimizer.ema=0.9", "optimizer.accumulate=2")
@@ -71,6 +73,22 @@ def test_records_say_what_happened(finished):
     for row in (r for r in rows if r["explored"] is not None):
         steps = [x[f"dropped/{row['path']}"] for x in lines if x["kind"] == "topology"]
         assert row["dropped_total"] == sum(steps)
+
+
+def test_records_and_report_say_what_the_run_cost(finished):
+    planned = setup.make(config.load(finished / "config.yaml")).costs().figures()
+    final = json.loads((finished / "summary.json").read_text())
+    for name, value in planned.items():
+        assert final[name] == pytest.approx(value, rel=1e-6)
+    # Two dense gradients in 40 steps.
+    extra = 2 * (1 - final["forward_cost"]) / (3 * 40)
+    assert final["training_cost"] == pytest.approx(final["forward_cost"] + extra)
+    evaluations = [x for x in _records(finished) if x["kind"] == "eval"]
+    costs = [x["forward_cost"] for x in evaluations]
+    assert costs == pytest.approx([final["forward_cost"]] * 2, rel=1e-5)
+    tile = next(x for x in tiles(reading.read(finished)) if "cost" in x.label)
+    assert tile.value == f"{100 * final['training_cost']:.1f} %"
+    assert "average density" in tile.detail
 
 
 @pytest.mark.parametrize("stop", [10, 17])

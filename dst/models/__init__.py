@@ -1,6 +1,20 @@
-"""Small networks in Flax NNX, one architecture per file."""
+"""Networks in Flax NNX, one architecture per file."""
 
+from dst.models.batchnorm import recalibrate
 from dst.models.convnet import ConvNet
+from dst.models.lenet5 import LeNet5
 from dst.models.mlp import MLP
+from dst.models.mobilenet import MobileNetV1
+from dst.models.resnet import ResNet20, ResNet50
+from dst.models.wide_resnet import WideResNet
 
-__all__ = ["MLP", "ConvNet"]
+__all__ = [
+    "MLP",
+    "ConvNet",
+    "LeNet5",
+    "MobileNetV1",
+    "ResNet20",
+    "ResNet50",
+    "WideResNet",
+    "recalibrate",
+]

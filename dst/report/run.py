@@ -218,6 +218,7 @@ def tiles(run: Run) -> list[Tile]:
             percent(_final(run, "explored")),
             "selected weights ever active",
         ),
+        *_costs(run),
         Tile("Steps", count(done), f"of {count(planned)} planned" if short else ""),
         Tile(
             "Time",
@@ -225,6 +226,19 @@ def tiles(run: Run) -> list[Tile]:
             f"{count(speed)} steps per second" if speed is not None else "",
         ),
     ]
+
+
+def _costs(run: Run) -> list[Tile]:
+    """What the run cost beside a dense one; nothing for runs that did not count it."""
+    training = reading.number(run.summary.get("training_cost"))
+    if training is None:
+        return []
+    parts = [
+        f"{label} {percent(value)}"
+        for label, key in (("forward pass", "forward_cost"), ("average density", "average_density"))
+        if (value := reading.number(run.summary.get(key))) is not None
+    ]
+    return [Tile("Training cost, of dense", percent(training), "; ".join(parts))]
 
 
 def training(run: Run) -> Section:

@@ -65,6 +65,8 @@ def _run(config: Config, made: Setup, where: Path, until: int | None) -> dict[st
     stop = steps if until is None else min(until, steps)
 
     print(made.plan)
+    costs = made.costs()
+    forward_cost = jax.jit(costs.costs.metrics)
     state = made.begin()
     start = _newest_whole(saved)
     if start is None:
@@ -95,7 +97,8 @@ def _run(config: Config, made: Setup, where: Path, until: int | None) -> dict[st
             if step % eval_every == 0 or step == steps:
                 scores = made.evaluate(state)
                 _check(losses | {step: scores["loss"]}, saved)
-                _log(loggers, step, "eval", scores | observe(state))
+                cost = forward_cost(state.opt_state)
+                _log(loggers, step, "eval", scores | observe(state) | cost)
             if step % save_every == 0 or step == stop:
                 _check(losses, saved)
                 _check_weights(state, step, saved)
@@ -103,6 +106,7 @@ def _run(config: Config, made: Setup, where: Path, until: int | None) -> dict[st
 
         if stop == steps:
             figures = summary.make(state, where, steps, time.perf_counter() - began)
+            figures |= costs.figures({row["path"]: row["sparsity"] for row in figures["layers"]})
     finally:
         for logger in loggers:
             logger.close(figures)

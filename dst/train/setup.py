@@ -11,7 +11,7 @@ from flax import nnx
 import dst
 from dst._typing import Array
 from dst.plan import Plan
-from dst.train import data, optim, state, step
+from dst.train import costs, data, optim, state, step
 from dst.train.config import Config, ConfigError
 from dst.train.state import TrainState
 from dst.train.step import Metrics
@@ -31,6 +31,7 @@ class Setup(NamedTuple):
       batch: the images and labels of the update after ``count`` updates.
       step: see :func:`dst.train.step.make`.
       evaluate: loss and accuracy of a state on the test set.
+      costs: what the run costs beside a dense one; found by tracing the network.
     """
 
     plan: Plan
@@ -39,6 +40,7 @@ class Setup(NamedTuple):
     batch: Callable[[int], tuple[Array, Array]]
     step: Callable[..., tuple[TrainState, Metrics]]
     evaluate: Callable[[TrainState], Metrics]
+    costs: Callable[[], costs.RunCosts]
 
 
 def make(config: Config) -> Setup:
@@ -82,11 +84,13 @@ def _make(config: Config) -> Setup:
         found = dataset.batch(config.seed, count, size)
         return jax.device_put(found.in_parts(config.optimizer.accumulate), placement.batch)
 
+    plan = tx.plan(nnx.to_pure_dict(shapes))
     return Setup(
-        plan=tx.plan(nnx.to_pure_dict(shapes)),
+        plan=plan,
         fires=tx.fires,
         begin=begin,
         batch=batch,
         step=step.make(graphdef, tx, rate, ema),
         evaluate=lambda now: evaluate(now, *test),
+        costs=lambda: costs.measure(nnx.eval_shape(network), batch(0)[0], plan, tx.rule, steps),
     )

@@ -83,6 +83,11 @@ def table(figures: Mapping[str, Any]) -> str:
         f"selected: sparsity {figures['sparsity']:.4f}; model: {figures['sparsity_model']:.4f}; "
         f"dropped and grown are sums over {figures['topology_steps']} topology steps"
     )
+    if "training_cost" in figures:
+        text.append(
+            f"multiply-adds relative to dense: training {figures['training_cost']:.4f}, forward "
+            f"pass {figures['forward_cost']:.4f}; average density {figures['average_density']:.4f}"
+        )
     average = figures.get("ema_accuracy")
     text.append(
         f"test accuracy {figures['accuracy']:.4f}"

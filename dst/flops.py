@@ -1,0 +1,347 @@
+"""What a sparse network costs: multiply-adds, bytes, and training relative to dense training.
+
+    costs = dst.flops.trace(forward, params, images)   # shapes suffice, nothing is computed
+    costs.forward({"hidden/kernel": 0.9}) / costs.forward()
+    costs.training(tx.plan(params), tx.rule, steps=10_000).relative
+
+The figures count what a program would do that skips every zero. A mask over a dense array skips
+none: they compare methods, and say nothing of the time that a step takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dst import checks, origins, scores, tracing, tree, view
+from dst._typing import Array
+from dst.plan import LeafPlan, Plan
+from dst.rule import Rule
+
+CONVENTIONS = ("mac", "mac2", "micronet")
+
+
+@dataclass(frozen=True)
+class LeafCost:
+    """One parameter leaf, and the products that consume it.
+
+    Attributes:
+      path: of the leaf.
+      shape: of the leaf.
+      macs: multiply-adds, for the whole input; several uses of one leaf add up.
+      outputs: elements of the results of those products.
+      channels: output features of those products: what a bias, or a norm folded into one, adds to.
+      uses: the ways in which the leaf is consumed: ``product``, ``lookup``, ``elementwise``
+        (biases, scales), or in words what the count does not understand.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    macs: int = 0
+    outputs: int = 0
+    channels: int = 0
+    uses: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Weights."""
+        return math.prod(self.shape)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Uses that the count does not understand; ``not used`` where there is none at all."""
+        known = (origins.PRODUCT, origins.LOOKUP, origins.ELEMENTWISE)
+        return tuple(u for u in self.uses if u not in known) if self.uses else ("not used",)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a run costs. All figures count one pass over the traced input per step.
+
+    Attributes:
+      operations: of an average training step.
+      dense: of a step of the same network with all weights.
+      density: active share of the selected weights, averaged over all steps; 1 for dense runs.
+    """
+
+    operations: float
+    dense: float
+    density: float
+
+    @property
+    def relative(self) -> float:
+        """Cost relative to dense training of as many steps."""
+        return self.operations / self.dense if self.dense else 1.0
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The cost of a forward pass, by parameter leaf.
+
+    Three conventions count operations, for a leaf with sparsity ``s``:
+
+    * ``mac``: multiply-adds, ``macs (1 - s)``;
+    * ``mac2``: multiplications and additions, ``2 macs (1 - s)``;
+    * ``micronet``: the same and one operation per output element, for bias and ReLU,
+      ``2 macs (1 - s) + outputs``. Published figures of RigL and its relatives are in this one.
+
+    Products between activations (attention) cost their multiply-adds whatever the sparsity.
+    Pooling, norms, softmax and other elementwise work is not counted. Padding is: a border pixel
+    costs what the others cost, as in all published counts.
+
+    Attributes:
+      leaves: every leaf of the parameters by path, in their order.
+      free: multiply-adds that no sparsity saves: between activations, or with values in which the
+        zeros of parameters are lost.
+      notes: what the figures leave open.
+
+    Checked against: tables G2 and G3 of the spec (ResNet-50 and MobileNet-v1, after the README of
+    google-research/rigl at d39fc7d and micronet_challenge/counting.py).
+    """
+
+    leaves: Mapping[str, LeafCost]
+    free: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def unknown(self) -> Mapping[str, tuple[str, ...]]:
+        """Leaves consumed in ways that are not understood, and those ways."""
+        return {p: x.unknown for p, x in self.leaves.items() if x.unknown}
+
+    def forward(self, sparsity: Mapping[str, Any] | None = None, convention: str = "mac") -> float:
+        """Operations of one forward pass.
+
+        Args:
+          sparsity: in [0, 1], by leaf path; leaves that are missing are dense.
+          convention: ``mac``, ``mac2`` or ``micronet``.
+
+        Raises:
+          ValueError: a path that is no leaf, a sparsity outside [0, 1], an unknown convention.
+        """
+        checks.one_of("convention", convention, CONVENTIONS)
+        density = self._density(sparsity)
+        per_mac = 1 if convention == "mac" else 2
+        total = per_mac * (self.free + sum(x.macs * density[p] for p, x in self.leaves.items()))
+        if convention == "micronet":
+            total += sum(x.outputs for x in self.leaves.values())
+        return float(total)
+
+    def step(
+        self,
+        sparsity: Mapping[str, Any] | None = None,
+        gradient: Mapping[str, Any] | None = None,
+        convention: str = "mac",
+    ) -> float:
+        """Operations of one training step: forward, gradient of inputs, gradient of weights.
+
+        Each costs as much as a forward pass at the sparsity with which it is computed.
+
+        Args:
+          sparsity: of the weights in use, by leaf path.
+          gradient: sparsity of the weight gradients; None: that of the weights. ``{}`` is dense
+            (SNFS at every step, RigL at topology steps); Top-KAST's set B lies between.
+          convention: as in :meth:`forward`.
+        """
+        used = self.forward(sparsity, convention)
+        return 2 * used + (used if gradient is None else self.forward(gradient, convention))
+
+    def training(
+        self,
+        plan: Plan,
+        rule: Rule,
+        steps: int,
+        *,
+        gradient: Mapping[str, Any] | None = None,
+        convention: str = "mac",
+    ) -> Training:
+        """What ``steps`` optimizer updates cost on average, as the plan schedules them.
+
+        A step costs three forward passes at the sparsity of that step. The weight gradient is
+        dense at topology steps of rules whose grow score reads gradients, and at all steps of
+        rules that remember gradients. RigL's paper counts one topology step in ``dT + 1``; its
+        code and this library take one in ``every``: its formula is that of ``every = dT + 1`` and
+        topology until the end.
+
+        Args:
+          plan: of ``tx.plan(params)``.
+          rule: of ``tx.rule``.
+          steps: of training.
+          gradient: sparsity of the weight gradients at all steps, where the method fixes it (see
+            :meth:`step`); None: as the rule implies.
+          convention: as in :meth:`forward`.
+
+        Budget that a method moves between layers by what it sees in training (SNFS) is counted
+        where the plan starts it.
+        """
+        checks.integer("steps", steps, at_least=1)
+        turns, changes = _occupation(plan, rule, steps)
+        # Costs are linear in the densities, so averages over steps go through them.
+        used = _average(plan, turns)
+        one = self.forward(used, convention)
+        total = 2 * one
+        if gradient is not None:
+            total += self.forward(gradient, convention)
+        elif getattr(rule, "memory", None) is not None:
+            total += self.forward(None, convention)
+        else:
+            total += one
+            if rule.grow is not None and changes.any() and reads_gradient(rule.grow):
+                sparse = self.forward(_average(plan, changes), convention)
+                total += changes.sum() / steps * (self.forward(None, convention) - sparse)
+        selected = {p: x.leaf.size for p, x in plan.sparse.items()}
+        active = sum(size * (1 - used[p]) for p, size in selected.items())
+        density = active / sum(selected.values()) if selected else 1.0
+        return Training(total, self.step(convention=convention), density)
+
+    def metrics(self, opt_state: Any) -> dict[str, Array]:
+        """Scalars for a logger beside :func:`dst.metrics`; usable under ``jit``.
+
+        Returns:
+          ``forward_cost``: float32, multiply-adds of a forward pass with the masks as they are,
+          relative to dense.
+        """
+        whole = max(self.forward(), 1.0)
+        cost = jnp.ones([], jnp.float32)
+        for path, mask in view.masks(opt_state).items():
+            inactive = 1 - jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32) / mask.size
+            cost -= inactive * (self.leaves[path].macs / whole)
+        return {"forward_cost": cost}
+
+    def active(self, sparsity: Mapping[str, Any] | None = None) -> float:
+        """Weights that are not zero; without ``sparsity``, all parameters."""
+        density = self._density(sparsity)
+        return float(sum(x.size * density[p] for p, x in self.leaves.items()))
+
+    def size_bytes(
+        self, sparsity: Mapping[str, Any] | None = None, convention: str = "mac"
+    ) -> float:
+        """Bytes of the weights: 4 per non-zero, and a mask of 1 bit per element of sparse leaves.
+
+        Args:
+          sparsity: by leaf path; leaves that are missing are dense.
+          convention: ``micronet`` counts leaves that are consumed in products and one bias of 4
+            bytes per output feature, as if every norm were folded into one; the others count all
+            leaves as they are.
+        """
+        checks.one_of("convention", convention, CONVENTIONS)
+        density = self._density(sparsity)
+        folded = convention == "micronet"
+        bits = 0.0
+        for path, x in self.leaves.items():
+            if folded and not x.macs:
+                continue
+            bits += 32 * x.size * density[path] + (x.size if density[path] < 1 else 0)
+            bits += 32 * x.channels if folded else 0
+        return bits / 8
+
+    def _density(self, sparsity: Mapping[str, Any] | None) -> dict[str, float]:
+        for path, value in (sparsity or {}).items():
+            if path not in self.leaves:
+                raise ValueError(
+                    f"sparsity: {path!r} is no parameter.{checks.nearest(path, self.leaves)} "
+                    f"The paths are: {', '.join(self.leaves)}."
+                )
+            checks.fraction(f"sparsity of {path}", value)
+        return {path: 1 - float((sparsity or {}).get(path, 0)) for path in self.leaves}
+
+
+def trace(forward: Callable[..., Any], params: Any, *inputs: Any, **options: Any) -> Costs:
+    """Finds every product in a forward pass that consumes a parameter. Nothing is computed.
+
+    A leaf is followed through reshapes, casts, slices, scales, masks, ``scan``, ``jit``,
+    ``checkpoint`` and their like to every ``dot_general`` and convolution. Lookups of embeddings
+    cost nothing; a leaf used twice counts twice. What is computed without the input (a table of
+    positions) is not counted. A leaf that is consumed in another way is listed in
+    ``Costs.unknown``.
+
+    Args:
+      forward: ``forward(params, *inputs, **options)``, of any library.
+      params: pytree of arrays or ``jax.ShapeDtypeStruct``.
+      inputs: pytrees of arrays or shapes. The figures are for this input: give a batch of one.
+      options: static arguments.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> params = {"w": jnp.ones((8, 4)), "b": jnp.zeros(4)}
+      >>> x = jax.ShapeDtypeStruct((1, 8), jnp.float32)
+      >>> costs = trace(lambda p, x: x @ p["w"] + p["b"][None], params, x)
+      >>> costs.leaves["w"].macs, costs.forward({"w": 0.75})
+      (32, 8.0)
+    """
+    program = jax.make_jaxpr(lambda p, *x: forward(p, *x, **options))(params, *inputs)
+    found = tracing.tally(program, params)
+    paths, leaves, _ = tree.flatten(params)
+    return Costs(
+        leaves={
+            path: LeafCost(
+                path=path,
+                shape=tuple(leaf.shape),
+                macs=round(found.macs[path]),
+                outputs=round(found.outputs[path]),
+                channels=round(found.channels[path]),
+                uses=tuple(sorted(found.uses[path])),
+            )
+            for path, leaf in zip(paths, leaves, strict=True)
+        },
+        free=round(found.free),
+        notes=tuple(sorted(found.notes)),
+    )
+
+
+def sparsity_at_end(plan: Plan) -> dict[str, float]:
+    """Sparsity by leaf path after the last topology step of a plan."""
+    return {p: 1 - float(_active(x)[-1]) / x.leaf.size for p, x in plan.sparse.items()}
+
+
+def reads_gradient(score: scores.Score) -> bool:
+    """Whether a score depends on the gradient, of inactive weights too: found by tracing it."""
+    weight = jax.ShapeDtypeStruct((2, 2), jnp.float32)
+    mask = jax.ShapeDtypeStruct((2, 2), jnp.bool_)
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+    leaf = (weight, weight, mask, mask, key)
+    program = jax.make_jaxpr(lambda *fields: score(scores.Connections(*fields)))(*leaf).jaxpr
+    gradient = program.invars[1]
+    consumed = [x for equation in program.eqns for x in equation.invars] + list(program.outvars)
+    return any(gradient is x for x in consumed)
+
+
+def _occupation(plan: Plan, rule: Rule, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many steps are taken with each row of the table of counts, the initial one first; and
+    how many topology steps start from it."""
+    rows = 1 + max((len(x.counts) for x in plan.sparse.values()), default=0)
+    turns, changes = np.zeros(rows), np.zeros(rows)
+    cadence, row, start = rule.cadence, 0, 0
+    if cadence is not None:
+        last = min(cadence.last, steps - 1)
+        times = [] if last < cadence.first else list(range(cadence.first, last + 1, cadence.every))
+        if times and last == cadence.last != times[-1]:
+            times.append(last)
+        for count in times:  # the step at this count still uses the masks before
+            turns[row] += count + 1 - start
+            changes[row] += 1
+            row, start = min(row + 1, rows - 1), count + 1
+    turns[row] += steps - start
+    return turns, changes
+
+
+def _average(plan: Plan, weights: np.ndarray) -> dict[str, float]:
+    """Sparsity by leaf path, averaged over rows of the table of counts."""
+    found = {}
+    for path, leaf in plan.sparse.items():
+        active = _active(leaf)
+        # Tables without change have one row however many topology steps there are.
+        active = np.concatenate([active, np.full(len(weights) - len(active), active[-1])])
+        found[path] = 1 - float(weights @ active / weights.sum()) / leaf.leaf.size
+    return found
+
+
+def _active(leaf: LeafPlan) -> np.ndarray:
+    """Active weights at the start and after each topology step of the table."""
+    counts = [leaf.initial, *leaf.counts[:, 1]]
+    return np.array([int(x.sum(dtype=np.int64)) for x in counts]) * leaf.layout.weights_per_count
