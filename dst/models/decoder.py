@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,7 @@ class Decoder(nnx.Module):
         def block(rngs: nnx.Rngs) -> Block:
             return Block(width, heads, kv_heads or heads, hidden, depth=layers, rngs=rngs)
 
+        self.blocks: Any
         if scan:
             one_per_layer = nnx.vmap(block, in_axes=0, out_axes=0)
             self.blocks = nnx.split_rngs(splits=layers)(one_per_layer)(rngs)

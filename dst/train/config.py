@@ -14,6 +14,8 @@ from dst.methods import set as set_
 from dst.rule import Rule
 from dst.schedule import Duration, duration, resolve
 from dst.train import optim, plain, schema
+from dst.train.data.digits import Digits
+from dst.train.data.stdlib import Stdlib
 from dst.train.optim import Optimizer
 from dst.train.schema import Choice, Option, Section
 
@@ -43,10 +45,12 @@ class ConvNet:
     Attributes:
       channels: output channels of the convolutions.
       hidden: width of the hidden layer.
+      norm: after every convolution: BatchNorm, or nothing.
     """
 
     channels: tuple[int, ...] = (16, 32)
     hidden: int = 64
+    norm: Literal["none", "batch"] = "none"
 
     def __post_init__(self) -> None:
         _widths("channels", self.channels)
@@ -54,17 +58,32 @@ class ConvNet:
 
 
 @dataclass(frozen=True)
-class Digits:
-    """Scikit-learn's handwritten digits: 1797 images of 8 x 8, split 80 : 20, stratified.
+class Decoder:
+    """A decoder-only language model: RMSNorm, rotary embedding, causal attention, SwiGLU.
 
     Attributes:
-      batch_size: images per optimizer update, over all micro-batches and devices.
+      width: of the residual stream.
+      layers: number of blocks.
+      heads: of the queries.
+      kv_heads: of keys and values; null: as many as heads.
+      hidden: width of the feed-forward layer.
+      tied: whether the logits use the embedding table.
+      scan: whether the blocks are compiled as one, with a leading axis of layers.
     """
 
-    batch_size: int = 128
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int | None = None
+    hidden: int = 512
+    tied: bool = True
+    scan: bool = False
 
     def __post_init__(self) -> None:
-        checks.integer("batch_size", self.batch_size, at_least=1)
+        for name in ("width", "layers", "heads", "hidden"):
+            checks.integer(name, getattr(self, name), at_least=1)
+        if self.kv_heads is not None:
+            checks.integer("kv_heads", self.kv_heads, at_least=1)
 
 
 @dataclass(frozen=True)
@@ -109,6 +128,9 @@ class Train:
       eval_every: between evaluations on the test set.
       checkpoint_every: between checkpoints.
       keep: how many checkpoints stay.
+      recalibrate: training batches over which BatchNorm's statistics are averaged anew for every
+        evaluation, since running averages lag behind masks that change. 0: the running averages,
+        which are what a checkpoint holds. Without BatchNorm nothing happens.
     """
 
     steps: int
@@ -116,10 +138,12 @@ class Train:
     eval_every: Duration = "5%"
     checkpoint_every: Duration = "10%"
     keep: int = 3
+    recalibrate: int = 0
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, at_least=1)
         checks.integer("keep", self.keep, at_least=1)
+        checks.integer("recalibrate", self.recalibrate, at_least=0)
         for name in ("log_every", "eval_every", "checkpoint_every"):
             duration(name, getattr(self, name))
             checks.integer(name, self.interval(name), at_least=1)
@@ -168,8 +192,9 @@ class Mesh:
             )
 
 
-MODEL = Choice({"mlp": Option(MLP), "convnet": Option(ConvNet)})
-DATA = Choice({"digits": Option(Digits)})
+MODEL = Choice({"mlp": Option(MLP), "convnet": Option(ConvNet), "decoder": Option(Decoder)})
+DATA = Choice({"digits": Option(Digits), "stdlib": Option(Stdlib)})
+_OF_TEXT = {"decoder", "stdlib"}  # the others are of images
 METHOD = Choice(
     # Masks that are arrays have no place in YAML; FromMasks is for the Python API.
     {name: Option(cls) for name, cls in METHODS.items() if name != "from_masks"}
@@ -217,6 +242,12 @@ class Config:
         checks.integer("seed", self.seed, at_least=0)
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}.")
+        if (self.model.name in _OF_TEXT) != (self.data.name in _OF_TEXT):
+            fit = [n for n in MODEL.options if (n in _OF_TEXT) == (self.data.name in _OF_TEXT)]
+            raise ValueError(
+                f"model.name must be one of {fit} for data {self.data.name!r}, "
+                f"got {self.model.name!r}."
+            )
         batch, parts = self.data.value.batch_size, self.optimizer.accumulate
         if batch % parts:
             raise ValueError(
