@@ -13,7 +13,7 @@ from dst.methods import METHODS, rigl
 from dst.methods import set as set_
 from dst.rule import Rule
 from dst.schedule import Duration, duration, resolve
-from dst.train import optim, plain, schema
+from dst.train import optim, plain, recipes, schema
 from dst.train.data.digits import Digits
 from dst.train.data.stdlib import Stdlib
 from dst.train.optim import Optimizer
@@ -220,6 +220,8 @@ class Config:
       sparsify: which weights are sparse.
       wandb: logging to Weights & Biases.
       mesh: devices.
+      recipe: fills in, in a file, what is not set in `sparsify` and `method`: the literature's
+        values for a family of networks. See dst/train/recipes.py.
     """
 
     name: str
@@ -232,6 +234,7 @@ class Config:
     sparsify: Sparsify = Sparsify()
     wandb: Wandb = Wandb()
     mesh: Mesh = Mesh()
+    recipe: Literal["mlp", "resnet", "vit", "decoder"] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*", self.name):
@@ -315,7 +318,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     try:
         data = plain.merged(plain.read(Path(path)), *map(plain.override, overrides))
-        return schema.read(Config, data, "")
+        return schema.read(Config, recipes.filled(data, METHOD), "")
     except ValueError as error:
         raise ConfigError(f"{source(path, overrides)}: {error}") from error
 
