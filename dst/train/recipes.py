@@ -4,6 +4,8 @@
 sparsity is shared among layers, when and how much topology changes, and how grown weights are
 treated under Adam. The saved config holds the values and the recipe's name, so it needs no recipe
 to be repeated. A preset (``rigl-itop``) keeps the settings that make it what it is.
+
+Checked against: spec 0.10, A5, A12, C1, C2 and N, which describe the papers and their code.
 """
 
 from __future__ import annotations
