@@ -21,7 +21,8 @@ import numpy as np
 
 from dst import checks, origins, scores, tracing, tree, view
 from dst._typing import Array
-from dst.plan import LeafPlan, Plan
+from dst.latent import Latent
+from dst.plan import LeafPlan, Plan, make
 from dst.rule import Rule
 
 CONVENTIONS = ("mac", "mac2", "micronet")
@@ -154,17 +155,17 @@ class Costs:
     def training(
         self,
         plan: Plan,
-        rule: Rule,
+        rule: Rule | Latent,
         steps: int,
         *,
-        gradient: Mapping[str, Any] | None = None,
         convention: str = "mac",
     ) -> Training:
         """What ``steps`` optimizer updates cost on average, as the plan schedules them.
 
         A step costs three forward passes at the sparsity of that step. The weight gradient is
-        dense at topology steps of rules whose grow score reads gradients, and at all steps of
-        rules that remember gradients. RigL's paper counts one topology step in ``dT + 1``; its
+        dense at topology steps of rules whose grow score reads gradients, at the steps that a
+        rule's memory needs, and at all steps of latent-weight methods but for those that say which
+        gradients they need. RigL's paper counts one topology step in ``dT + 1``; its
         code and this library take one in ``every``: its formula is that of ``every = dT + 1`` and
         topology until the end.
 
@@ -172,28 +173,24 @@ class Costs:
           plan: of ``tx.plan(params)``.
           rule: of ``tx.rule``.
           steps: of training.
-          gradient: sparsity of the weight gradients at all steps, where the method fixes it (see
-            :meth:`step`); None: as the rule implies.
           convention: as in :meth:`forward`.
 
         Budget that a method moves between layers by what it sees in training (SNFS) is counted
         where the plan starts it.
         """
         checks.integer("steps", steps, at_least=1)
-        turns, changes = _occupation(plan, rule, steps)
         # Costs are linear in the densities, so averages over steps go through them.
-        used = _average(plan, turns)
-        one = self.forward(used, convention)
-        total = 2 * one
-        if gradient is not None:
-            total += self.forward(gradient, convention)
-        elif getattr(rule, "memory", None) is not None:
-            total += self.forward(None, convention)
+        if isinstance(rule, Latent):
+            used, gradients = _latent_average(plan, rule, steps), _reached(plan, rule)
+            total = 2 * self.forward(used, convention) + self.forward(gradients, convention)
         else:
-            total += one
-            if rule.grow is not None and changes.any() and reads_gradient(rule.grow):
-                sparse = self.forward(_average(plan, changes), convention)
-                total += changes.sum() / steps * (self.forward(None, convention) - sparse)
+            turns, changes = _occupation(plan, rule, steps)
+            used = _average(plan, turns)
+            total = 3 * self.forward(used, convention)
+            looks = _dense_gradients(rule, changes, steps)
+            if looks:
+                sparse = used if rule.memory is not None else _average(plan, changes)
+                total += looks * (self.forward(None, convention) - self.forward(sparse, convention))
         selected = {p: x.leaf.size for p, x in plan.sparse.items()}
         active = sum(size * (1 - used[p]) for p, size in selected.items())
         density = active / sum(selected.values()) if selected else 1.0
@@ -309,6 +306,33 @@ def reads_gradient(score: scores.Score) -> bool:
     gradient = program.invars[1]
     consumed = [x for equation in program.eqns for x in equation.invars] + list(program.outvars)
     return any(gradient is x for x in consumed)
+
+
+def _dense_gradients(rule: Rule, changes: np.ndarray, steps: int) -> float:
+    """The share of steps that need the gradient of inactive weights too."""
+    times = changes.sum()
+    if rule.memory is not None:
+        return 1.0 if rule.memory.window is None else min(1.0, times * rule.memory.window / steps)
+    if rule.grow is None or not times or not reads_gradient(rule.grow):
+        return 0.0
+    return times / steps
+
+
+def _latent_average(plan: Plan, rule: Latent, steps: int) -> dict[str, Any]:
+    """Mean sparsity over all steps by leaf path, of weights that follow from latent ones."""
+    edges = [0, *(min(s, steps) for s in rule.stages), steps]
+    turns = np.array([0.0, *np.diff(edges)])
+    hard = 1.0
+    if rule.softness is not None:
+        hard = float(np.mean(np.asarray(rule.softness(np.arange(steps))) <= 0))
+    return {path: hard * s for path, s in _average(plan, turns).items()}
+
+
+def _reached(plan: Plan, rule: Latent) -> dict[str, float]:
+    """Sparsity of the weight gradients of a latent-weight method, by leaf path."""
+    if rule.wide is None:
+        return {}
+    return sparsity_at_end(make(plan.leaves, rule.table_rule(rule.wide)))
 
 
 def _occupation(plan: Plan, rule: Rule, steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -44,10 +44,13 @@ class Memory(NamedTuple):
       init: from the weight (float32) to arrays of its shape, made from it so that they are
         sharded alike.
       observe: ``(memory, Seen) -> memory``, in every step, before a topology step looks at it.
+      window: how many steps up to and with a topology step need the gradient of inactive
+        weights; None: all steps do. What training costs follows from it.
     """
 
     init: Callable[[Array], Any]
     observe: Callable[[Any, Seen], Any]
+    window: int | None = None
 
 
 # From what is known at a topology step (dst.budget.Due) to the int32 units per group that

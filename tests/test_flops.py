@@ -136,11 +136,12 @@ def test_sparse_resnet_50_costs_what_is_published(
 @pytest.mark.parametrize("sparsity, expected", [(0.8, 0.6102), (0.9, 0.4954)])
 def test_a_dense_gradient_at_every_step_costs_what_snfs_costs(sparsity, expected):
     _, costs = network("resnet50")
-    plan, rule = planned("resnet50", sparsity, "erk", dst.Static)
+    plan, _ = planned("resnet50", sparsity, "erk", dst.Static)
     found = flops.sparsity_at_end(plan)
     dense = costs.step(convention="micronet")
     assert costs.step(found, {}, "micronet") / dense == pytest.approx(expected, abs=1e-4)
-    whole = costs.training(plan, rule, 100, gradient={}, convention="micronet")
+    rule = dst.SNFS(sparsity, every=10, stop=90).rule()
+    whole = costs.training(plan, rule, 100, convention="micronet")
     assert whole.relative == pytest.approx(expected, abs=1e-4)
 
 
@@ -239,11 +240,24 @@ def test_only_gradient_growth_pays_for_dense_gradients(interval, grow, memory, e
     assert relative(rule, 10 * interval) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_gradient_that_is_sparse_in_its_own_way_is_counted_at_its_own_sparsity():
-    rule = Rule(sparsity=0.9, allocation="uniform")
-    assert relative(rule, 10, gradient={}) == pytest.approx(0.4)  # spec G1: SNFS
+def test_methods_that_choose_their_gradients_pay_for_those():
+    def cost(method, steps=100):
+        return relative(method.rule(steps), steps)
+
+    assert cost(dst.SNFS(0.9, every=10)) == pytest.approx(0.4)  # spec G1
     # Top-KAST: forward .1, gradient of inputs .1, of weights .2.
-    assert relative(rule, 10, gradient={"w": 0.8}) == pytest.approx((0.1 + 0.1 + 0.2) / 3)
+    assert cost(dst.TopKAST(0.9, 0.8)) == pytest.approx((0.1 + 0.1 + 0.2) / 3)
+    assert cost(dst.SRSTE(2, 4)) == pytest.approx((0.5 + 0.5 + 1) / 3)
+    # Dense for half of the time, then 2:4 with a gradient for every weight.
+    fading = dst.MaskDecay(2, 4, start=0, stop=50)
+    assert cost(fading) == pytest.approx((1 + (0.5 + 0.5 + 1) / 3) / 2)
+    # 4:4 until step 20, 3:4 until 60, then 2:4.
+    narrowing = dst.StructureDecay(2, 4, start=20, stop=60)
+    forward = (20 * 1 + 40 * 0.75 + 40 * 0.5) / 100
+    assert cost(narrowing) == pytest.approx((2 * forward + 1) / 3)
+    # The last 4 of 10 steps, 9 times in 100.
+    looking = dst.RigL(0.9, every=10, accumulate=4, stop=100)
+    assert cost(looking) == pytest.approx(0.1 + 9 * 4 / 100 * 0.9 / 3)
 
 
 def test_dense_training_costs_one():

@@ -385,3 +385,15 @@ def test_the_report_is_written_whole_or_not_at_all(whole, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_report(whole)
     assert target.read_bytes() == before
+
+
+def test_a_run_on_text_reports_bits_per_byte(whole):
+    lines = [x | ({"bits_per_byte": 3 - x["step"] / 50} if "loss" in x else {}) for x in records()]
+    (whole / "metrics.jsonl").write_text(jsonl(lines))
+    (whole / "summary.json").write_text(json.dumps(summary() | {"bits_per_byte": 2.125}))
+    text = page(whole).text
+    assert "With how few bits per byte does mlp (hidden 12) predict digits when RigL" in text
+    assert "Test bits per byte 2.125 best 2.200 at step 40" in text
+    html = (whole / "report.html").read_text(encoding="utf-8")
+    titles = re.findall("<figcaption>(.*?)</figcaption>", html)
+    assert titles[:2] == ["Bits per byte", "Accuracy"]

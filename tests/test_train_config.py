@@ -56,6 +56,20 @@ BAD = {
     ),
     "negative clipping": (["optimizer.clip=-1"], ["optimizer.clip", "> 0", "-1"]),
     "batch and micro-batches": (["optimizer.accumulate=7"], ["data.batch_size", "accumulate=7"]),
+    "a model of text for images": (["model=decoder"], ["model.name", "['mlp'", "'digits'"]),
+    "a model of images for text": (["data=stdlib"], ["model.name", "['decoder']", "'stdlib'"]),
+    "heads that do not divide": (
+        ["model={'name': 'decoder', 'heads': 3, 'hidden': 8}", "data=stdlib"],
+        ["heads must divide width", "width 128, heads 3"],
+    ),
+    "more held-out text than there is": (
+        ["model=decoder", "data={'name': 'stdlib', 'held_out': 999999}"],
+        ["data.held_out", "at most", "999999"],
+    ),
+    "another text": (
+        ["model=decoder", "data={'name': 'stdlib', 'python': '2.7.18', 'sha256': '0000'}"],
+        ["data.sha256", "0000...", "2.7.18", "data.sha256=null"],
+    ),
     "model parallelism": (["mesh.model=2"], ["mesh.model", "must be 1", "got 2"]),
     "a name that is a path": (["name=../x"], ["name", "'../x'"]),
     "seed": (["seed=-1"], ["seed", ">= 0", "-1"]),

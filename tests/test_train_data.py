@@ -26,7 +26,7 @@ def test_a_batch_is_a_function_of_seed_and_step():
 
 
 def test_the_split_of_digits_is_fixed_stratified_and_disjoint():
-    first, second = data.digits(), data.digits()
+    first, second = data.digits.load(), data.digits.load()
     assert (len(first.train), len(first.test)) == (1437, 360)
     np.testing.assert_array_equal(first.test.images, second.test.images)
     assert abs(first.train.images.mean()) < 1e-5 and abs(first.train.images.std() - 1) < 1e-5

@@ -56,3 +56,9 @@ def test_without_a_terminal_every_evaluation_is_a_plain_line(capsys):
         "step  10 / 100  test loss 0.5000  accuracy 0.9000  sparsity 0.8000  explored 0.3000  "
         "12 steps/s\n"
     )
+
+
+def test_of_text_the_line_tells_bits_per_byte(capsys):
+    scores = {"loss": 1.5, "bits_per_byte": 2.164, "accuracy": 0.5}
+    logs.Screen(steps=9, start=0).log(_line(9, "eval", **scores, sparsity=0, explored=0))
+    assert "test loss 1.5000  bits per byte 2.1640  accuracy 0.5000" in capsys.readouterr().out

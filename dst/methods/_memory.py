@@ -25,4 +25,4 @@ def window(steps: int) -> Memory:
         before = jnp.where(seen.left == steps - 1, jnp.zeros_like(memory), memory)
         return jnp.where(inside, before + seen.grad / jnp.float32(steps), memory)
 
-    return Memory(jnp.zeros_like, observe)
+    return Memory(jnp.zeros_like, observe, steps)

@@ -17,6 +17,7 @@ class ConvNet(nnx.Module):
       classes: number of outputs.
       channels: output channels of the convolutions.
       hidden: width of the hidden layer.
+      norm: after every convolution: ``batch`` (BatchNorm) or ``none``.
       rngs: of the initial weights.
 
     Raises:
@@ -36,6 +37,7 @@ class ConvNet(nnx.Module):
         *,
         channels: Sequence[int] = (16, 32),
         hidden: int = 64,
+        norm: str = "none",
         rngs: nnx.Rngs,
     ):
         height, width, depth = shape
@@ -52,6 +54,8 @@ class ConvNet(nnx.Module):
                 for n, m in zip(depths[:-1], depths[1:], strict=True)
             ]
         )
+        norms = [nnx.BatchNorm(n, rngs=rngs) for n in channels] if norm == "batch" else []
+        self.norm = nnx.List(norms)
         pixels = (height >> len(channels)) * (width >> len(channels))
         self.hidden = nnx.Linear(pixels * depths[-1], hidden, rngs=rngs)
         self.out = nnx.Linear(hidden, classes, rngs=rngs)
@@ -59,7 +63,10 @@ class ConvNet(nnx.Module):
     def __call__(self, inputs: Array) -> Array:
         """Logits ``[batch, classes]`` of images ``[batch, height, width, channels]``."""
         x = inputs
-        for layer in self.conv:
-            x = nnx.max_pool(nnx.relu(layer(x)), (2, 2), strides=(2, 2))
+        for i, layer in enumerate(self.conv):
+            x = layer(x)
+            if self.norm:
+                x = self.norm[i](x)
+            x = nnx.max_pool(nnx.relu(x), (2, 2), strides=(2, 2))
         x = nnx.relu(self.hidden(x.reshape(len(x), -1)))
         return self.out(x)

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dst.export import load_masks
+from dst.train.task import FIGURES, headline
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 INITIAL, FINAL = "masks-initial.safetensors", "masks-final.safetensors"
@@ -86,6 +87,10 @@ class Run:
         _, values = self.series(key, *kinds)
         finite = values[np.isfinite(values)]
         return float(finite[-1]) if finite.size else None
+
+    def headline(self) -> str:
+        """The figure that this run is about: the most telling one that was logged."""
+        return headline({key for line in self.lines for key in line} | self.summary.keys())
 
     def last_step(self) -> int | None:
         """The last logged step."""
@@ -239,7 +244,7 @@ def _read_metrics(where: Path, run: Run) -> None:
     if not run.lines:
         run.notes.append(f"{METRICS} holds no metrics yet: {missing}")
     run.lines.sort(key=lambda line: line["step"])
-    for kind, key in (("train", "loss"), ("eval", "loss"), ("eval", "accuracy")):
+    for kind, key in (("train", "loss"), ("eval", "loss"), *(("eval", name) for name in FIGURES)):
         steps, values = run.series(key, kind)
         bad = steps[~np.isfinite(values)]
         if bad.size:

@@ -13,6 +13,8 @@ from markupsafe import Markup
 
 from dst.report import pictures, plots, reading
 from dst.report.reading import Run
+from dst.report.words import count, duration, figure, percent, shape
+from dst.train.task import FIGURES
 
 REPORT = "report.html"
 _METHODS = {
@@ -24,6 +26,11 @@ _METHODS = {
     "static": "a static mask",
 }
 _DEFINING = ("sparsity", "allocation", "drop_fraction", "every", "start", "stop", "structure")
+# What a run asks, by the figure that answers it.
+_QUESTIONS = {
+    "accuracy": "How accurate does {model} become on {data}",
+    "bits_per_byte": "With how few bits per byte does {model} predict {data}",
+}
 _RS = Markup("R<sub>s</sub>")
 _SAME = 5e-4  # a sparsity that moves less than this does not change
 _MANY = 8  # layers that still get a colour of their own
@@ -103,36 +110,10 @@ def render(run: Run) -> str:
     )
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction in percent; a dash where it is unknown."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def count(value: float | None) -> str:
-    """An integer with thousands separators; a dash where it is unknown."""
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def shape(value: tuple[int, ...]) -> str:
-    """``64 × 300``; a dash where it is unknown."""
-    return " × ".join(map(str, value)) or "–"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds in the unit a person would use."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
 def question(run: Run) -> str:
     """What the run asks, in one sentence: model, data, method, sparsity."""
     data = run.section("data").get("name") or "its data"
-    start = f"How accurate does {_model(run)} become on {data}"
+    start = _QUESTIONS[run.headline()].format(model=_model(run), data=data)
     if run.dense():
         return f"{start} with all of its weights in use?"
     name = str(run.section("method").get("name") or "the method")
@@ -170,22 +151,27 @@ def settings(run: Run) -> list[str]:
 
 def _final(run: Run, key: str) -> float | None:
     """A final figure: the summary's, or else the last logged one."""
-    names = ("test_accuracy", "accuracy", "final_accuracy") if key == "accuracy" else (key,)
-    for name in names:
-        value = reading.number(run.summary.get(name))
-        if value is not None:
-            return value
-    kinds = ("eval",) if key == "accuracy" else ("topology", "eval")
-    return run.last(key, *kinds)
+    value = reading.number(run.summary.get(key))
+    if value is not None:
+        return value
+    return run.last(key, "eval") if key in FIGURES else run.last(key, "topology", "eval")
+
+
+def _headline(run: Run) -> Tile:
+    """The figure that answers the question, and the best one on the way."""
+    name = run.headline()
+    known = FIGURES[name]
+    steps, values = run.series(name, "eval")
+    detail = ""
+    if np.isfinite(values).any():
+        best = known.best(values[np.isfinite(values)])
+        at = steps[np.flatnonzero(values == best)[0]]
+        detail = f"best {figure(float(best), known.share)} at step {count(at)}"
+    return Tile(f"Test {known.words}", figure(_final(run, name), known.share), detail)
 
 
 def tiles(run: Run) -> list[Tile]:
     """The key figures."""
-    steps, accuracy = run.series("accuracy", "eval")
-    best = ""
-    if np.isfinite(accuracy).any():
-        at = int(np.nanargmax(accuracy))
-        best = f"best {percent(float(accuracy[at]))} at step {count(steps[at])}"
     sparse = [row for row in run.layers() if row.sparse]
     known = [row for row in sparse if row.active is not None and row.size is not None]
     active = sum(row.active or 0 for row in known)
@@ -202,7 +188,7 @@ def tiles(run: Run) -> list[Tile]:
     speed = float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else None
     short = planned is not None and done is not None and done < planned
     return [
-        Tile("Test accuracy", percent(_final(run, "accuracy")), best),
+        _headline(run),
         Tile(
             "Sparsity",
             "dense" if run.dense() else percent(sparsity),
@@ -242,10 +228,11 @@ def _costs(run: Run) -> list[Tile]:
 
 
 def training(run: Run) -> Section:
-    """Loss and accuracy over steps."""
+    """The figures of the task over steps; bits per byte stand for the loss, which they are."""
     marks, _ = run.series("sparsity", "topology")
     shown = []
-    for key, is_percent in (("loss", False), ("accuracy", True)):
+    first = "loss" if run.headline() == "accuracy" else run.headline()
+    for key, is_percent in ((first, False), ("accuracy", True)):
         some = plots.with_average("train", *run.series(key, "train"), plots.SERIES[0])
         for prefix, label, colour in (
             ("", "test", plots.SERIES[7]),
@@ -255,7 +242,7 @@ def training(run: Run) -> Section:
             some.append(plots.Line(label, *scores, colour, points=True))
         shown.append(
             plots.lines(
-                key.capitalize(),
+                key.replace("_", " ").capitalize(),
                 some,
                 percent=is_percent,
                 may_log=not is_percent,

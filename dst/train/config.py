@@ -15,7 +15,9 @@ from dst.methods.journey import JOURNEY
 from dst.methods.smet import SMET
 from dst.rule import Rule
 from dst.schedule import Duration, duration, resolve
-from dst.train import optim, plain, schema
+from dst.train import optim, plain, recipes, schema
+from dst.train.data.digits import Digits
+from dst.train.data.stdlib import Stdlib
 from dst.train.optim import Optimizer
 from dst.train.schema import Choice, Option, Section
 
@@ -45,10 +47,12 @@ class ConvNet:
     Attributes:
       channels: output channels of the convolutions.
       hidden: width of the hidden layer.
+      norm: after every convolution: BatchNorm, or nothing.
     """
 
     channels: tuple[int, ...] = (16, 32)
     hidden: int = 64
+    norm: Literal["none", "batch"] = "none"
 
     def __post_init__(self) -> None:
         _widths("channels", self.channels)
@@ -56,17 +60,32 @@ class ConvNet:
 
 
 @dataclass(frozen=True)
-class Digits:
-    """Scikit-learn's handwritten digits: 1797 images of 8 x 8, split 80 : 20, stratified.
+class Decoder:
+    """A decoder-only language model: RMSNorm, rotary embedding, causal attention, SwiGLU.
 
     Attributes:
-      batch_size: images per optimizer update, over all micro-batches and devices.
+      width: of the residual stream.
+      layers: number of blocks.
+      heads: of the queries.
+      kv_heads: of keys and values; null: as many as heads.
+      hidden: width of the feed-forward layer.
+      tied: whether the logits use the embedding table.
+      scan: whether the blocks are compiled as one, with a leading axis of layers.
     """
 
-    batch_size: int = 128
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int | None = None
+    hidden: int = 512
+    tied: bool = True
+    scan: bool = False
 
     def __post_init__(self) -> None:
-        checks.integer("batch_size", self.batch_size, at_least=1)
+        for name in ("width", "layers", "heads", "hidden"):
+            checks.integer(name, getattr(self, name), at_least=1)
+        if self.kv_heads is not None:
+            checks.integer("kv_heads", self.kv_heads, at_least=1)
 
 
 @dataclass(frozen=True)
@@ -92,13 +111,14 @@ class Sparsify:
         null: leaves of two or more dimensions except embeddings, positions and norms.
       overrides: settings by leaf pattern.
       stacked: number of leading axes that enumerate layers, by leaf pattern.
-      initial: the connections to start with: random ones, or those of largest initial weight.
+      initial: the connections to start with: random ones, or those of largest initial weight;
+        null: what the method says, mostly random.
     """
 
     select: str | tuple[str, ...] | None = None
     overrides: Mapping[str, Override] = field(default_factory=dict)
     stacked: Mapping[str, int] = field(default_factory=dict)
-    initial: Literal["random", "magnitude"] = "random"
+    initial: Literal["random", "magnitude"] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +131,9 @@ class Train:
       eval_every: between evaluations on the test set.
       checkpoint_every: between checkpoints.
       keep: how many checkpoints stay.
+      recalibrate: training batches over which BatchNorm's statistics are averaged anew for every
+        evaluation, since running averages lag behind masks that change. 0: the running averages,
+        which are what a checkpoint holds. Without BatchNorm nothing happens.
     """
 
     steps: int
@@ -118,10 +141,12 @@ class Train:
     eval_every: Duration = "5%"
     checkpoint_every: Duration = "10%"
     keep: int = 3
+    recalibrate: int = 0
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, at_least=1)
         checks.integer("keep", self.keep, at_least=1)
+        checks.integer("recalibrate", self.recalibrate, at_least=0)
         for name in ("log_every", "eval_every", "checkpoint_every"):
             duration(name, getattr(self, name))
             checks.integer(name, self.interval(name), at_least=1)
@@ -170,8 +195,9 @@ class Mesh:
             )
 
 
-MODEL = Choice({"mlp": Option(MLP), "convnet": Option(ConvNet)})
-DATA = Choice({"digits": Option(Digits)})
+MODEL = Choice({"mlp": Option(MLP), "convnet": Option(ConvNet), "decoder": Option(Decoder)})
+DATA = Choice({"digits": Option(Digits), "stdlib": Option(Stdlib)})
+_OF_TEXT = {"decoder", "stdlib"}  # the others are of images
 METHOD = Choice(
     # Masks that are arrays have no place in YAML; FromMasks is for the Python API.
     {name: Option(cls) for name, cls in METHODS.items() if name != "from_masks"}
@@ -199,6 +225,8 @@ class Config:
       sparsify: which weights are sparse.
       wandb: logging to Weights & Biases.
       mesh: devices.
+      recipe: fills in, in a file, what is not set in `sparsify` and `method`: the literature's
+        values for a family of networks. See dst/train/recipes.py.
     """
 
     name: str
@@ -211,6 +239,7 @@ class Config:
     sparsify: Sparsify = Sparsify()
     wandb: Wandb = Wandb()
     mesh: Mesh = Mesh()
+    recipe: Literal["mlp", "resnet", "vit", "decoder"] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.-]*", self.name):
@@ -221,6 +250,12 @@ class Config:
         checks.integer("seed", self.seed, at_least=0)
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}.")
+        if (self.model.name in _OF_TEXT) != (self.data.name in _OF_TEXT):
+            fit = [n for n in MODEL.options if (n in _OF_TEXT) == (self.data.name in _OF_TEXT)]
+            raise ValueError(
+                f"model.name must be one of {fit} for data {self.data.name!r}, "
+                f"got {self.model.name!r}."
+            )
         batch, parts = self.data.value.batch_size, self.optimizer.accumulate
         if batch % parts:
             raise ValueError(
@@ -288,7 +323,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     try:
         data = plain.merged(plain.read(Path(path)), *map(plain.override, overrides))
-        return schema.read(Config, data, "")
+        return schema.read(Config, recipes.filled(data, METHOD), "")
     except ValueError as error:
         raise ConfigError(f"{source(path, overrides)}: {error}") from error
 

@@ -11,6 +11,7 @@ from flax import nnx
 
 import dst.nnx
 from dst.flops import Costs, Training, sparsity_at_end
+from dst.latent import Latent
 from dst.plan import Plan
 from dst.rule import Rule
 from dst.view import aligned
@@ -124,7 +125,7 @@ class RunCosts:
         return "\n".join(text)
 
 
-def measure(model: nnx.Module, batch: Any, plan: Plan, rule: Rule, steps: int) -> RunCosts:
+def measure(model: nnx.Module, batch: Any, plan: Plan, rule: Rule | Latent, steps: int) -> RunCosts:
     """Traces a network and counts what its training costs.
 
     Args:

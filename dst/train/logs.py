@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from dst.train import directory
 from dst.train.config import Config, to_dict
+from dst.train.task import FIGURES
 
 Line = Mapping[str, Any]
 
@@ -62,9 +63,11 @@ class Screen:
         if self._bar:
             self._bar.update(self._bar.task_ids[0], completed=line["step"], speed=self._speed)
         if line["kind"] == "eval":
+            scores = [f"test loss {line['loss']:.4f}"]
+            scores += [f"{x.words} {line[name]:.4f}" for name, x in FIGURES.items() if name in line]
             text = (
                 f"step {line['step']:>{len(str(self._steps))}} / {self._steps}  "
-                f"test loss {line['loss']:.4f}  accuracy {line['accuracy']:.4f}  "
+                f"{'  '.join(scores)}  "
                 f"sparsity {line['sparsity']:.4f}  explored {line['explored']:.4f}  {self._speed}"
             )
             if self._bar:

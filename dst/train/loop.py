@@ -43,8 +43,8 @@ def train(
     """
     directory.check_free(where, overwrite)
     made = setup.make(config)
-    directory.create(where, dump(config), overwrite)
-    return _run(config, made, where, until)
+    directory.create(where, dump(made.config), overwrite)
+    return _run(made, where, until)
 
 
 def resume(where: Path, *, until: int | None = None) -> dict[str, Any] | None:
@@ -53,11 +53,11 @@ def resume(where: Path, *, until: int | None = None) -> dict[str, Any] | None:
     Arguments, result and errors are those of :func:`train`.
     """
     directory.check_run(where)
-    config = load(where / directory.CONFIG)
-    return _run(config, setup.make(config), where, until)
+    return _run(setup.make(load(where / directory.CONFIG)), where, until)
 
 
-def _run(config: Config, made: Setup, where: Path, until: int | None) -> dict[str, Any] | None:
+def _run(made: Setup, where: Path, until: int | None) -> dict[str, Any] | None:
+    config = made.config
     began, steps, saved = time.perf_counter(), config.train.steps, where / directory.CHECKPOINTS
     log_every = config.train.interval("log_every")
     eval_every = config.train.interval("eval_every")

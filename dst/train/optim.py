@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import optax
 
 from dst import checks
 from dst.schedule import Duration, constant, cosine, duration, linear, resolve
+from dst.tree import flatten, lookup
 
 # The settings of its own that each optimizer has; None leaves Optax's default.
 _OWN: dict[str, tuple[str, ...]] = {
@@ -98,12 +99,28 @@ def learning_rate(config: Optimizer, steps: int) -> Callable[[Any], Any]:
     return rate
 
 
-def make(config: Optimizer, steps: int) -> optax.GradientTransformation:
+def make(
+    config: Optimizer, steps: int, stacked: Mapping[str, int] | None = None
+) -> optax.GradientTransformation:
     """The Optax optimizer to be wrapped by :func:`dst.sparsify`. Clipping is inside it, so that
-    it sees the gradients of active weights only."""
+    it sees the gradients of active weights only.
+
+    Args:
+      config: its settings.
+      steps: length of training in optimizer updates.
+      stacked: number of leading axes that enumerate layers, by leaf pattern: they do not make a
+        matrix of a scale.
+    """
+
+    def matrices(params: Any) -> Any:
+        """Biases and scales do not decay."""
+        paths, leaves, treedef = flatten(params)
+        ranks = (x.ndim - (lookup(stacked, p) or 0) for p, x in zip(paths, leaves, strict=True))
+        return jax.tree.unflatten(treedef, [rank > 1 for rank in ranks])
+
     rate = learning_rate(config, steps)
     own = {k: getattr(config, k) for k in _OWN[config.name] if getattr(config, k) is not None}
-    decay = {"weight_decay": config.weight_decay, "mask": _matrices}
+    decay = {"weight_decay": config.weight_decay, "mask": matrices}
     parts = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
     if config.name in ("sgd", "momentum", "adam") and config.weight_decay:
         parts.append(optax.add_decayed_weights(**decay))
@@ -123,21 +140,16 @@ def make(config: Optimizer, steps: int) -> optax.GradientTransformation:
                 optax.adafactor(
                     rate,
                     weight_decay_rate=config.weight_decay or None,
-                    weight_decay_mask=_matrices,
+                    weight_decay_mask=matrices,
                 )
             )
         case "muon":
             parts.append(
                 optax.contrib.muon(
-                    rate, weight_decay=config.weight_decay, weight_decay_mask=_matrices
+                    rate, weight_decay=config.weight_decay, weight_decay_mask=matrices
                 )
             )
     return optax.chain(*parts)
-
-
-def _matrices(params: Any) -> Any:
-    """Biases and scales do not decay."""
-    return jax.tree.map(lambda x: x.ndim > 1, params)
 
 
 def _at_least_zero(name: str, value: float | None, above: bool = False) -> None:

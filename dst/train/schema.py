@@ -179,6 +179,8 @@ def read(hint: Any, value: Any, key: str) -> Any:
         return value
     for arm in _arms(hint):
         kind = get_origin(arm) or arm
+        if kind is Literal and value in get_args(arm):
+            return value
         if kind is tuple and isinstance(value, (list, tuple)):
             item = get_args(arm)[0]
             return tuple(read(item, x, f"{key}[{i}]") for i, x in enumerate(value))

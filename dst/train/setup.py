@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -11,8 +12,10 @@ from flax import nnx
 import dst
 from dst._typing import Array
 from dst.plan import Plan
-from dst.train import costs, data, optim, state, step
+from dst.train import costs, data, evaluation, optim, state, step
 from dst.train.config import Config, ConfigError
+from dst.train.evaluation import Scores
+from dst.train.schema import Section
 from dst.train.state import TrainState
 from dst.train.step import Metrics
 
@@ -25,21 +28,23 @@ class Setup(NamedTuple):
     """The pieces that the loop puts together.
 
     Attributes:
+      config: as given, with what pins the data set filled in; to be saved with the run.
       plan: the start table: every leaf, what it is and why.
       fires: whether the update after ``count`` updates is a topology step.
       begin: the state before the first step.
-      batch: the images and labels of the update after ``count`` updates.
+      batch: the inputs and labels of the update after ``count`` updates.
       step: see :func:`dst.train.step.make`.
-      evaluate: loss and accuracy of a state on the test set.
+      evaluate: see :func:`dst.train.evaluation.make`.
       costs: what the run costs beside a dense one; found by tracing the network.
     """
 
+    config: Config
     plan: Plan
     fires: Callable[[int], bool]
     begin: Callable[[], TrainState]
     batch: Callable[[int], tuple[Array, Array]]
     step: Callable[..., tuple[TrainState, Metrics]]
-    evaluate: Callable[[TrainState], Metrics]
+    evaluate: Callable[[TrainState], Scores]
     costs: Callable[[], costs.RunCosts]
 
 
@@ -59,38 +64,49 @@ def _make(config: Config) -> Setup:
     steps, size, ema = config.train.steps, config.data.value.batch_size, config.optimizer.ema
     placement = state.placement(config.mesh, size, config.optimizer.accumulate)
     dataset = data.load(config.data)
-    test = jax.device_put((dataset.test.images, dataset.test.labels), placement.state)
+    pinned = replace(config.data.value, **dataset.identity)
+    test = [jax.device_put(x, placement.state) for x in dataset.test_batches()]
 
-    def network() -> nnx.Module:
+    def build() -> nnx.Module:
         return state.network(config.model, dataset.shape, dataset.classes, config.seed)
 
-    graphdef, shapes = nnx.split(nnx.eval_shape(network), nnx.Param)
+    model = nnx.eval_shape(build)
+    shapes, network = state.parameters(model), state.modes(model)
+    stacked = getattr(model, "stacked", {})  # networks that stack layers say where
     tx = dst.sparsify(
-        optim.make(config.optimizer, steps),
+        optim.make(config.optimizer, steps, stacked),
         config.rule(),
         seed=config.seed,
         select=config.sparsify.select,
         overrides={k: {"sparsity": v.sparsity} for k, v in config.sparsify.overrides.items()},
-        stacked=config.sparsify.stacked,
+        stacked={**stacked, **config.sparsify.stacked},
         initial=config.sparsify.initial,
     )
     rate = optim.learning_rate(config.optimizer, steps)
-    evaluate = step.make_evaluate(graphdef)
 
     def begin() -> TrainState:
-        return jax.device_put(state.initial(network(), tx, ema is not None), placement.state)
+        return jax.device_put(state.initial(build(), tx, ema is not None), placement.state)
 
     def batch(count: int) -> tuple[Array, Array]:
         found = dataset.batch(config.seed, count, size)
-        return jax.device_put(found.in_parts(config.optimizer.accumulate), placement.batch)
+        parts = data.in_parts(found, config.optimizer.accumulate)
+        return jax.device_put(parts, placement.batch)
 
-    plan = tx.plan(nnx.to_pure_dict(shapes))
+    plan = tx.plan(shapes)
+
+    def calibration() -> Iterator[Array]:
+        for count in range(config.train.recalibrate):
+            yield from batch(count)[0]
+
+    normalised = bool(jax.tree.leaves(nnx.state(model, nnx.BatchStat)))
+    anew = calibration if normalised and config.train.recalibrate else None
     return Setup(
+        config=replace(config, data=Section(config.data.name, pinned)),
         plan=plan,
         fires=tx.fires,
         begin=begin,
         batch=batch,
-        step=step.make(graphdef, tx, rate, ema),
-        evaluate=lambda now: evaluate(now, *test),
-        costs=lambda: costs.measure(nnx.eval_shape(network), batch(0)[0], plan, tx.rule, steps),
+        step=step.make(network, dataset.task, tx, rate, ema),
+        evaluate=evaluation.make(network, dataset.task, test, anew),
+        costs=lambda: costs.measure(model, batch(0)[0], plan, tx.rule, steps),
     )

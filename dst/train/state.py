@@ -17,7 +17,7 @@ from dst import models
 from dst.train import config
 from dst.train.schema import Section
 
-_MODELS = {"mlp": models.MLP, "convnet": models.ConvNet}
+_MODELS = {"mlp": models.MLP, "convnet": models.ConvNet, "decoder": models.Decoder}
 
 
 class TrainState(NamedTuple):
@@ -30,11 +30,49 @@ class TrainState(NamedTuple):
       params: nested dictionaries of weights; inactive ones are exactly zero.
       opt_state: of the sparse optimizer: masks, count of updates, and the inner state.
       ema: moving average of ``params``, not masked; None where the config asks for none.
+      variables: nested dictionaries of what the network carries beside its weights: BatchNorm's
+        running statistics, the state of random layers. Empty for most networks.
     """
 
     params: Any
     opt_state: Any
     ema: Any
+    variables: Any
+
+
+class Network(NamedTuple):
+    """A network without its arrays, in each way in which it is run.
+
+    Attributes:
+      train: normalises by the batch and updates the running statistics; random layers are active.
+      test: normalises by the running statistics; nothing is random.
+      calibrate: as ``train``, but the statistics become those of the batch alone.
+    """
+
+    train: Any
+    test: Any
+    calibrate: Any
+
+
+def modes(model: nnx.Module) -> Network:
+    """The ways to run a network; its arrays may be mere shapes, and its mode is changed."""
+    model.train()
+    train = nnx.graphdef(model)
+    model.eval()
+    test = nnx.graphdef(model)
+    model.train()
+    model.set_attributes(nnx.BatchNorm, momentum=0.0, raise_if_not_found=False)
+    return Network(train, test, nnx.graphdef(model))
+
+
+def parameters(model: nnx.Module) -> Any:
+    """The trained weights, as nested dictionaries."""
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def variables(model: nnx.Module) -> Any:
+    """Everything else that a network carries, as nested dictionaries."""
+    return nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
 
 
 def network(section: Section, shape: Sequence[int], classes: int, seed: int) -> nnx.Module:
@@ -44,12 +82,12 @@ def network(section: Section, shape: Sequence[int], classes: int, seed: int) -> 
 
 def initial(model: nnx.Module, tx: dst.SparseTransformation, ema: bool) -> TrainState:
     """The state before the first step; ``ema`` says whether an average is kept."""
-    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    params = parameters(model)
     opt_state = tx.init(params)
     params = dst.apply_masks(params, opt_state)
     # A copy: the step donates its buffers, and one buffer can be given away only once.
     average = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(params, opt_state, average)
+    return TrainState(params, opt_state, average, variables(model))
 
 
 class Placement(NamedTuple):
@@ -64,7 +102,7 @@ def placement(mesh: config.Mesh, batch_size: int, parts: int) -> Placement:
 
     Args:
       mesh: how many devices.
-      batch_size: images per optimizer update.
+      batch_size: examples per optimizer update.
       parts: micro-batches per optimizer update.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One optimizer update as one compiled function, and the two looks at its result."""
+"""One optimizer update as one compiled function, and looks at its result."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from jax import lax
 
 import dst
 from dst._typing import Array
-from dst.train.state import TrainState
+from dst.train.state import Network, TrainState, variables
+from dst.train.task import Task
 
 Metrics = dict[str, Array]
 
 
 def make(
-    graphdef: Any,
+    network: Network,
+    task: Task,
     tx: dst.SparseTransformation,
     learning_rate: Callable[[Any], Any],
     ema: float | None,
@@ -28,30 +30,41 @@ def make(
     """The training step.
 
     Args:
-      graphdef: of the network, from ``nnx.split``.
+      network: see :func:`dst.train.state.modes`.
+      task: what its outputs are judged by.
       tx: the sparse optimizer.
       learning_rate: that it uses, as a function of its updates, for the metrics.
       ema: decay of the moving average of the parameters; None: none.
 
     Returns:
-      ``step(state, images, labels, topology=bool) -> state, {loss, accuracy, learning_rate}``.
-      Images and labels have two leading axes, micro-batch and image in it: gradients are averaged
-      over both, then there is one update. ``state`` is donated. ``topology`` is static: the step
-      compiled for False contains no selection.
+      ``step(state, inputs, labels, topology=bool) -> state, {figures of the task,
+      learning_rate}``. Inputs and labels have two leading axes, micro-batch and example in it:
+      gradients are averaged over both, then there is one update; what the network carries beside
+      its weights passes from one micro-batch to the next. ``state`` is donated. ``topology`` is
+      static: the step compiled for False contains no selection.
     """
     rule = tx.rule
 
+    def loss(params: Any, carried: Any, inputs: Array, labels: Array) -> tuple[Array, Any]:
+        model = nnx.merge(network.train, params, carried)
+        scores = task.scores(model(inputs), labels)
+        return scores["loss"], (scores, variables(model))
+
     @partial(jax.jit, static_argnames="topology", donate_argnames="state")
     def step(
-        state: TrainState, images: Array, labels: Array, *, topology: bool
+        state: TrainState, inputs: Array, labels: Array, *, topology: bool
     ) -> tuple[TrainState, Metrics]:
-        def micro_step(total: Any, batch: tuple[Array, Array]) -> tuple[Any, None]:
-            found = jax.grad(partial(_loss, graphdef), has_aux=True)(state.params, *batch)
-            return jax.tree.map(jnp.add, total, found), None
+        def micro_step(so_far: Any, batch: tuple[Array, Array]) -> tuple[Any, None]:
+            total, carried = so_far
+            grads, (scores, carried) = jax.grad(loss, has_aux=True)(state.params, carried, *batch)
+            return (jax.tree.map(jnp.add, total, (grads, scores)), carried), None
 
-        nothing = jax.tree.map(jnp.zeros_like, state.params), dict.fromkeys(_SCORES, jnp.zeros(()))
-        total, _ = lax.scan(micro_step, nothing, (images, labels))
-        grads, metrics = jax.tree.map(lambda x: x / len(images), total)
+        zero = (
+            jax.tree.map(jnp.zeros_like, state.params),
+            dict.fromkeys(task.figures, jnp.zeros(())),
+        )
+        (total, carried), _ = lax.scan(micro_step, (zero, state.variables), (inputs, labels))
+        grads, metrics = jax.tree.map(lambda x: x / len(inputs), total)
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params, topology=topology)
         params = optax.apply_updates(state.params, updates)
@@ -62,25 +75,9 @@ def make(
         # Where topology steps take no optimizer step, the inner optimizer has counted fewer.
         skipped = 0 if rule.update_weights else state.opt_state.topology.done
         metrics["learning_rate"] = jnp.asarray(learning_rate(state.opt_state.count - skipped))
-        return TrainState(params, opt_state, average), metrics
+        return TrainState(params, opt_state, average, carried), metrics
 
     return step
-
-
-def make_evaluate(graphdef: Any) -> Callable[[TrainState, Array, Array], Metrics]:
-    """``evaluate(state, images, labels) -> {loss, accuracy}``; with a moving average also
-    ``ema_loss`` and ``ema_accuracy``, of the average under the masks."""
-
-    @jax.jit
-    def evaluate(state: TrainState, images: Array, labels: Array) -> Metrics:
-        found = _loss(graphdef, state.params, images, labels)[1]
-        if state.ema is not None:
-            average = dst.apply_masks(state.ema, state.opt_state)
-            scores = _loss(graphdef, average, images, labels)[1]
-            found |= {f"ema_{name}": value for name, value in scores.items()}
-        return found
-
-    return evaluate
 
 
 @jax.jit
@@ -96,15 +93,7 @@ def observe(state: TrainState) -> Metrics:
 
 @jax.jit
 def finite(state: TrainState) -> Array:
-    """bool: whether all weights are finite numbers."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.params)]))
-
-
-_SCORES = ("loss", "accuracy")
-
-
-def _loss(graphdef: Any, params: Any, images: Array, labels: Array) -> tuple[Array, Metrics]:
-    logits = nnx.merge(graphdef, params)(images)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == labels)
-    return loss, {"loss": loss, "accuracy": accuracy}
+    """bool: whether all weights, and what is carried beside them, are finite numbers."""
+    found = jax.tree.leaves((state.params, state.variables))
+    numbers = [x for x in found if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in numbers]))

@@ -10,6 +10,7 @@ from typing import Any
 import dst
 from dst.train import directory, logs
 from dst.train.state import TrainState
+from dst.train.task import FIGURES, headline
 from dst.view import aligned
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -46,7 +47,7 @@ def make(state: TrainState, where: Path, steps: int, seconds: float) -> dict[str
                 "grown_total": total("grown", row.path) if sparse else None,
             }
         )
-    scores = ("accuracy", "loss", "ema_accuracy", "ema_loss")
+    scores = [f"{prefix}{name}" for prefix in ("", "ema_") for name in (*FIGURES, "loss")]
     return {
         **{name: final[name] for name in scores if name in final},
         "sparsity": final["sparsity"],
@@ -88,9 +89,10 @@ def table(figures: Mapping[str, Any]) -> str:
             f"multiply-adds relative to dense: training {figures['training_cost']:.4f}, forward "
             f"pass {figures['forward_cost']:.4f}; average density {figures['average_density']:.4f}"
         )
-    average = figures.get("ema_accuracy")
+    name = headline(figures)
+    average = figures.get(f"ema_{name}")
     text.append(
-        f"test accuracy {figures['accuracy']:.4f}"
+        f"test {FIGURES[name].words} {figures[name]:.4f}"
         + (f", of the moving average {average:.4f}" if average is not None else "")
         + f" after {figures['steps']} steps in {figures['seconds']:.0f} s"
     )

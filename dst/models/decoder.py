@@ -1,0 +1,196 @@
+"""A decoder-only language model: the network on which sparse training of text is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import normal, variance_scaling
+
+from dst._typing import Array, Float, Int
+
+_BASE = 10_000.0  # of the rotary angles, as in the paper
+
+
+class Decoder(nnx.Module):
+    """Token embedding, pre-norm blocks of causal attention and SwiGLU, final norm, logits.
+
+    Every projection is an ``nnx.Linear`` without bias, so that each sparse leaf is a matrix
+    ``[inputs, outputs]``: heads are merged, as allocations count them. By its names the default
+    selection takes the seven projections of every block and leaves dense what language-model
+    pruning leaves dense: the token table, the norms, and the output head, which is that table
+    transposed or, untied, a table of its own (``unembedding``).
+
+    Args:
+      shape: ``(context,)``, the longest sequence.
+      classes: size of the vocabulary.
+      width: of the residual stream.
+      layers: number of blocks.
+      heads: of the queries; divides ``width`` into even parts.
+      kv_heads: of keys and values, each shared by ``heads / kv_heads`` queries; None: ``heads``.
+      hidden: width of the feed-forward layer; 8/3 of ``width`` has the weights of a plain one of
+        four times ``width``.
+      tied: whether the logits use the embedding table.
+      scan: whether the blocks are one module with a leading axis of layers, which compiles one
+        block instead of all; sparse training then needs :attr:`stacked`.
+      rngs: of the initial weights.
+
+    Raises:
+      ValueError: heads that do not divide, or that leave no pairs to rotate.
+
+    Example:
+      >>> model = Decoder((16,), 256, width=32, layers=2, heads=4, hidden=64, rngs=nnx.Rngs(0))
+      >>> model(jnp.zeros((2, 16), int)).shape
+      (2, 16, 256)
+
+    References:
+      Vaswani et al. 2017 (arXiv 1706.03762); Su et al. 2021, rotary embedding (2104.09864);
+      Zhang and Sennrich 2019, RMSNorm (1910.07467); Shazeer 2020, SwiGLU (2002.05202); Ainslie et
+      al. 2023, grouped-query attention (2305.13245); composed as in Touvron et al. 2023, LLaMA
+      (2302.13971).
+
+    Checked against: NumPy computations of rotation and attention in its tests; memory of the
+    papers.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        classes: int,
+        *,
+        width: int = 128,
+        layers: int = 4,
+        heads: int = 4,
+        kv_heads: int | None = None,
+        hidden: int = 512,
+        tied: bool = True,
+        scan: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        (self.context,) = shape
+        self.scan = scan
+        self.embedding = nnx.Embed(classes, width, embedding_init=normal(0.02), rngs=rngs)
+
+        def block(rngs: nnx.Rngs) -> Block:
+            return Block(width, heads, kv_heads or heads, hidden, depth=layers, rngs=rngs)
+
+        self.blocks: Any
+        if scan:
+            one_per_layer = nnx.vmap(block, in_axes=0, out_axes=0)
+            self.blocks = nnx.split_rngs(splits=layers)(one_per_layer)(rngs)
+        else:
+            self.blocks = nnx.List([block(rngs) for _ in range(layers)])
+        self.final_norm = nnx.RMSNorm(width, rngs=rngs)
+        self.unembedding = None if tied else _linear(width, classes, rngs)
+
+    @property
+    def stacked(self) -> Mapping[str, int]:
+        """The argument of that name of :func:`dst.sparsify`: one layer per slice."""
+        return {"blocks/**": 1} if self.scan else {}
+
+    def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length classes"]:
+        """Logits of the token that follows each position, from that position and those before.
+
+        Raises:
+          ValueError: a sequence longer than the context.
+        """
+        length = tokens.shape[1]
+        if length > self.context:
+            raise ValueError(f"sequences must be at most {self.context} tokens long, got {length}.")
+        x = self.embedding(tokens)
+        if self.scan:
+            x = nnx.scan(_apply, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.blocks)
+        else:
+            for block in self.blocks:
+                x = block(x)
+        x = self.final_norm(x)
+        return self.embedding.attend(x) if self.unembedding is None else self.unembedding(x)
+
+
+class Block(nnx.Module):
+    """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``."""
+
+    def __init__(
+        self, width: int, heads: int, kv_heads: int, hidden: int, *, depth: int, rngs: nnx.Rngs
+    ):
+        self.attention_norm = nnx.RMSNorm(width, rngs=rngs)
+        self.attention = Attention(width, heads, kv_heads, depth=depth, rngs=rngs)
+        self.feed_forward_norm = nnx.RMSNorm(width, rngs=rngs)
+        self.feed_forward = SwiGLU(width, hidden, depth=depth, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+def _apply(x: Array, block: Block) -> Array:
+    return block(x)
+
+
+class Attention(nnx.Module):
+    """Causal attention of rotated queries and keys, several queries to one key and value.
+
+    Args:
+      width: of inputs and outputs.
+      heads: of the queries.
+      kv_heads: of keys and values; query ``h`` uses number ``h // (heads / kv_heads)``.
+      depth: blocks in the network; the more, the smaller the initial output.
+      rngs: of the initial weights.
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, *, depth: int, rngs: nnx.Rngs):
+        if width % heads or (width // heads) % 2 or heads % kv_heads:
+            raise ValueError(
+                "heads must divide width into even parts and kv_heads must divide heads, got "
+                f"width {width}, heads {heads}, kv_heads {kv_heads}."
+            )
+        self.size = width // heads
+        self.query = _linear(width, width, rngs)
+        self.key = _linear(width, kv_heads * self.size, rngs)
+        self.value = _linear(width, kv_heads * self.size, rngs)
+        self.output = _linear(width, width, rngs, scale=1 / (2 * depth))
+
+    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+        def heads(y: Array) -> Array:
+            return y.reshape(*y.shape[:2], -1, self.size)
+
+        query, key, value = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
+        mixed = jax.nn.dot_product_attention(rotate(query), rotate(key), value, is_causal=True)
+        return self.output(mixed.reshape(x.shape))
+
+
+class SwiGLU(nnx.Module):
+    """``down(silu(gate(x)) * up(x))``."""
+
+    def __init__(self, width: int, hidden: int, *, depth: int, rngs: nnx.Rngs):
+        self.gate = _linear(width, hidden, rngs)
+        self.up = _linear(width, hidden, rngs)
+        self.down = _linear(hidden, width, rngs, scale=1 / (2 * depth))
+
+    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+        return self.down(nnx.silu(self.gate(x)) * self.up(x))
+
+
+def rotate(x: Float[Array, "batch length heads size"]) -> Float[Array, "batch length heads size"]:
+    """Rotary position embedding: channels ``i`` and ``i + size/2`` of position ``t`` are one
+    point of the plane, turned by the angle ``t * 10000^(-2i/size)``.
+
+    The paper pairs neighbouring channels; pairing halves, as LLaMA's published weights do, is the
+    same up to an order of channels.
+    """
+    length, half = x.shape[1], x.shape[-1] // 2
+    speed = _BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = jnp.outer(jnp.arange(length, dtype=jnp.float32), speed)[None, :, None, :]
+    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+
+
+def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Linear:
+    # Branches that end in the residual stream begin smaller, so that its variance does not grow
+    # with depth (GPT-2).
+    initial = variance_scaling(scale, "fan_in", "truncated_normal")
+    return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=initial, rngs=rngs)

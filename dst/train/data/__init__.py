@@ -1,0 +1,25 @@
+"""Data sets behind one interface, one file each."""
+
+from __future__ import annotations
+
+from dst.train.data import digits, stdlib
+from dst.train.data.dataset import Batch, Dataset, in_parts, indices
+from dst.train.schema import Section
+
+__all__ = ["Batch", "Dataset", "digits", "in_parts", "indices", "load", "stdlib"]
+
+
+def load(section: Section) -> Dataset:
+    """The data set that a config names.
+
+    Raises:
+      ValueError: a batch larger than the training split, or what a data set itself refuses.
+    """
+    found = {"digits": lambda _: digits.load(), "stdlib": stdlib.load}[section.name](section.value)
+    size = section.value.batch_size
+    if size > len(found.train):
+        raise ValueError(
+            f"data.batch_size must be at most {len(found.train)}, the number of training examples, "
+            f"got {size}."
+        )
+    return found

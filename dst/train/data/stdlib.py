@@ -1,0 +1,138 @@
+"""The source code of Python's standard library, byte by byte: text that every machine has."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from dst import checks
+from dst.train import task
+from dst.train.data.dataset import Dataset, Windows
+
+# Tests; tables and prose, which nobody wrote as programs; what only some installations have.
+_LEFT_OUT = {"test", "tests", "encodings", "pydoc_data"}
+_LEFT_OUT |= {"idlelib", "lib2to3", "turtledemo", "ensurepip"}
+_OF_THIS_MACHINE = ("_sysconfigdata", "sitecustomize", "usercustomize")
+_HELD_OUT = 20  # one module in so many
+_AT_ONCE = 8192  # bytes that are evaluated together
+
+
+@dataclass(frozen=True)
+class Stdlib:
+    """The source code of Python's standard library, about 9 MB; the next byte is predicted.
+
+    One module in twenty is held out for evaluation, chosen by a hash of its name. The text is that
+    of the Python that runs the training: runs are comparable only where `sha256` is the same.
+
+    Attributes:
+      batch_size: pieces of text per optimizer update, over all micro-batches and devices.
+      context: bytes per piece; also the longest sequence that the model sees.
+      held_out: pieces of held-out modules that every evaluation reads, evenly spread.
+      python: version of the text; null: the one that runs. The saved config has it.
+      sha256: of the text; a run whose text has another one is refused. Null: any.
+    """
+
+    batch_size: int = 32
+    context: int = 256
+    held_out: int = 256
+    python: str | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "context", "held_out"):
+            checks.integer(name, getattr(self, name), at_least=1)
+
+
+def load(settings: Stdlib) -> Dataset:
+    """Text to train on and held-out text, cut into pieces.
+
+    Raises:
+      ValueError: no source code on this machine, another text than the settings name, or settings
+        that ask for more text than there is.
+    """
+    train, test = split(modules(Path(sysconfig.get_paths()["stdlib"])))
+    identity = {
+        "python": platform.python_version(),
+        "sha256": hashlib.sha256(b"%d " % len(train) + train + test).hexdigest(),
+    }
+    if settings.sha256 not in (None, identity["sha256"]):
+        raise ValueError(
+            f"data.sha256: this run is of the text with SHA-256 {settings.sha256[:12]}... (Python "
+            f"{settings.python}), found {identity['sha256'][:12]}... (Python "
+            f"{identity['python']}). Use that Python; or set data.sha256=null and train on what is "
+            "here, which gives other figures."
+        )
+    pieces = windows(test, settings.context)
+    if settings.held_out > len(pieces):
+        raise ValueError(
+            f"data.held_out must be at most {len(pieces)}, the pieces of {settings.context} bytes "
+            f"in {len(test)} held-out bytes, got {settings.held_out}."
+        )
+    spread = np.linspace(0, len(pieces) - 1, settings.held_out).astype(int)
+    return Dataset(
+        train=windows(train, settings.context),
+        test=Windows(pieces.text, pieces.starts[spread], settings.context),
+        shape=(settings.context,),
+        classes=256,
+        task=task.NEXT_BYTE,
+        at_once=max(_AT_ONCE // settings.context, 1),
+        identity=identity,
+    )
+
+
+@lru_cache(maxsize=4)
+def modules(root: Path) -> dict[str, bytes]:
+    """The text of every module under a directory by its path, sorted.
+
+    Left out are tests, what is no package, what was installed later (``site-packages``), tables
+    and prose, and files that an installation writes for its machine.
+
+    Raises:
+      ValueError: there is none.
+    """
+    found = {path.relative_to(root).as_posix(): path.read_bytes() for path in _files(root)}
+    if not found:
+        raise ValueError(
+            f"data: expected the source code of Python's standard library in {root}, found none. "
+            "Use a Python that was installed with its sources."
+        )
+    return dict(sorted(found.items()))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            # A package is an identifier: not site-packages, not config-3.11-x86_64-linux-gnu.
+            if path.name.isidentifier() and path.name not in _LEFT_OUT:
+                yield from _files(path)
+        elif path.suffix == ".py" and not path.name.startswith(_OF_THIS_MACHINE):
+            yield path
+
+
+def is_held_out(module: str) -> bool:
+    """Whether a module is for evaluation; the same in every version of Python."""
+    return int(hashlib.sha256(module.encode()).hexdigest(), 16) % _HELD_OUT == 0
+
+
+def split(found: dict[str, bytes]) -> tuple[bytes, bytes]:
+    """Modules to train on and modules held out, each as one text."""
+    sides = (b"".join(x for p, x in found.items() if is_held_out(p) is s) for s in (False, True))
+    train, test = sides
+    return train, test
+
+
+def windows(text: bytes, context: int) -> Windows:
+    """All pieces of a text, side by side: every byte but the first is predicted once, except fewer
+    than ``context`` at the end."""
+    return Windows(
+        text=np.frombuffer(text, np.uint8),
+        starts=np.arange(max((len(text) - 1) // context, 0)) * context,
+        context=context,
+    )

@@ -1,0 +1,85 @@
+"""How good a state is on the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import dst
+from dst._typing import Array
+from dst.train.state import Network, TrainState
+from dst.train.step import Metrics
+from dst.train.task import Task
+
+Scores = dict[str, np.float32]
+
+
+def make(
+    network: Network,
+    task: Task,
+    batches: Sequence[tuple[Array, Array]],
+    calibration: Callable[[], Iterable[Array]] | None = None,
+) -> Callable[[TrainState], Scores]:
+    """The evaluation.
+
+    Args:
+      network: see :func:`dst.train.state.modes`.
+      task: what its outputs are judged by.
+      batches: the whole test set, inputs and labels.
+      calibration: inputs from the training set over which BatchNorm's statistics are averaged
+        anew before every evaluation; None: the running statistics are used.
+
+    Returns:
+      ``evaluate(state) -> {figures of the task}``, means over all test labels; with a moving
+      average also ``ema_loss`` and so on, of the average under the masks. The state is not
+      changed: what calibration finds is used and forgotten.
+    """
+
+    @jax.jit
+    def score(params: Any, carried: Any, inputs: Array, labels: Array) -> Metrics:
+        return task.scores(nnx.merge(network.test, params, carried)(inputs), labels)
+
+    @jax.jit
+    def statistics(params: Any, carried: Any, inputs: Array) -> Any:
+        model = nnx.merge(network.calibrate, params, carried)
+        model(inputs)
+        return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    def calibrated(params: Any, carried: Any) -> Any:
+        if calibration is None:
+            return carried
+        found = [statistics(params, carried, inputs) for inputs in calibration()]
+        mean = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *found)
+        return _replaced(carried, mean)
+
+    def mean_scores(params: Any, carried: Any) -> Scores:
+        carried = calibrated(params, carried)
+        parts = [jax.device_get(score(params, carried, *batch)) for batch in batches]
+        sizes = [labels.size for _, labels in batches]
+        return {
+            name: np.float32(np.average([part[name] for part in parts], weights=sizes))
+            for name in task.figures
+        }
+
+    masked = jax.jit(dst.apply_masks)
+
+    def evaluate(state: TrainState) -> Scores:
+        found = mean_scores(state.params, state.variables)
+        if state.ema is not None:
+            average = mean_scores(masked(state.ema, state.opt_state), state.variables)
+            found |= {f"ema_{name}": value for name, value in average.items()}
+        return found
+
+    return evaluate
+
+
+def _replaced(tree: Any, part: Any) -> Any:
+    """Nested dictionaries with the leaves of ``part`` in the place of those of ``tree``."""
+    if not isinstance(part, dict):
+        return part
+    return {**tree, **{k: _replaced(tree[k], v) for k, v in part.items()}}
