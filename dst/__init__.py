@@ -5,7 +5,8 @@
     params = dst.apply_masks(params, opt_state)
 
 ``import dst`` loads what a training loop needs (jax, optax and numpy). ``dst.nnx`` (Flax glue)
-and ``dst.save_masks`` / ``dst.load_masks`` are loaded when they are first used.
+and what reads and writes files (``dst.save_masks``, ``dst.load_weights``, ...) are loaded when they
+are first used.
 """
 
 from __future__ import annotations
@@ -25,7 +26,13 @@ from dst.view import compare, explored, masks, metrics, rows, table
 
 __version__ = "0.1.0"
 
-_LAZY = {"save_masks": "dst.export", "load_masks": "dst.export", "nnx": "dst.nnx"}
+_LAZY = {
+    "load_masks": "dst.export",
+    "load_weights": "dst.export",
+    "nnx": "dst.nnx",
+    "save_masks": "dst.export",
+    "save_weights": "dst.export",
+}
 
 __all__ = [
     "GMP",

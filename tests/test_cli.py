@@ -59,7 +59,7 @@ def test_the_schema_describes_every_method(capsys):
     schema = json.loads(capsys.readouterr().out)
     methods = [arm for arm in schema["properties"]["method"]["anyOf"] if "properties" in arm]
     names = [arm["properties"]["name"]["const"] for arm in methods]
-    assert names == ["dense", "static", "set", "rigl", "gmp", "set-itop", "rigl-itop"]
+    assert names == ["dense", "static", "from_masks", "set", "rigl", "gmp", "set-itop", "rigl-itop"]
     rigl = methods[names.index("rigl")]
     assert rigl["required"] == ["name", "sparsity"]
     assert rigl["properties"]["drop_fraction"]["default"] == 0.3

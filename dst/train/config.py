@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from dst.schedule import Duration, duration, resolve
 from dst.train import optim, plain, schema
 from dst.train.optim import Optimizer
 from dst.train.schema import Choice, Option, Section
+from dst.train.start import FixedMasks, Start
 
 
 class ConfigError(ValueError):
@@ -109,6 +110,7 @@ class Train:
       eval_every: between evaluations on the test set.
       checkpoint_every: between checkpoints.
       keep: how many checkpoints stay.
+      snapshots: after which the weights are kept for good, in weights-<step>.safetensors.
     """
 
     steps: int
@@ -116,6 +118,7 @@ class Train:
     eval_every: Duration = "5%"
     checkpoint_every: Duration = "10%"
     keep: int = 3
+    snapshots: tuple[Duration, ...] = ()
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, at_least=1)
@@ -123,6 +126,12 @@ class Train:
         for name in ("log_every", "eval_every", "checkpoint_every"):
             duration(name, getattr(self, name))
             checks.integer(name, self.interval(name), at_least=1)
+        for i, step in enumerate(self.snapshots):
+            duration(f"snapshots[{i}]", step)
+        if late := [n for n in self.snapshot_steps() if n > self.steps]:
+            raise ValueError(
+                f"snapshots must lie within the {self.steps} steps of training, got {late[0]}."
+            )
 
     def interval(self, name: str) -> int:
         """``log_every``, ``eval_every`` or ``checkpoint_every`` in steps; percentages give at
@@ -130,6 +139,10 @@ class Train:
         value = getattr(self, name)
         found = resolve(name, value, self.steps, "")
         return max(found, 1) if isinstance(value, str) else found
+
+    def snapshot_steps(self) -> set[int]:
+        """``snapshots`` in steps."""
+        return {resolve("snapshots", value, self.steps, "") for value in self.snapshots}
 
 
 @dataclass(frozen=True)
@@ -168,11 +181,13 @@ class Mesh:
             )
 
 
+_OF_OTHERS = {"lottery": "dst lottery"}  # sections that are no part of one run
 MODEL = Choice({"mlp": Option(MLP), "convnet": Option(ConvNet)})
 DATA = Choice({"digits": Option(Digits)})
 METHOD = Choice(
-    # Masks that are arrays have no place in YAML; FromMasks is for the Python API.
-    {name: Option(cls) for name, cls in METHODS.items() if name != "from_masks"}
+    # Masks that are arrays have no place in YAML: there, they come from the file of start.masks.
+    {name: Option(cls) for name, cls in METHODS.items()}
+    | {"from_masks": Option(FixedMasks)}
     | {
         "set-itop": Option(set_.SET, set_.ITOP, about=set_.set_itop),
         "rigl-itop": Option(rigl.RigL, rigl.ITOP, about=rigl.rigl_itop),
@@ -192,6 +207,7 @@ class Config:
       optimizer: what the method wraps.
       train: length and intervals.
       seed: of weights, connections and batches.
+      start: weights, masks and step to begin with.
       sparsify: which weights are sparse.
       wandb: logging to Weights & Biases.
       mesh: devices.
@@ -204,6 +220,7 @@ class Config:
     optimizer: Optimizer
     train: Train
     seed: int = 0
+    start: Start = Start()
     sparsify: Sparsify = Sparsify()
     wandb: Wandb = Wandb()
     mesh: Mesh = Mesh()
@@ -223,6 +240,23 @@ class Config:
                 f"data.batch_size must be a multiple of optimizer.accumulate={parts}, got {batch}."
             )
         _check_schedule(self.rule(), self.train.steps)
+        self._check_start()
+
+    def _check_start(self) -> None:
+        start, steps = self.start, self.train.steps
+        if start.step >= steps:
+            raise ValueError(
+                f"start.step must lie before the end of training at {steps}, got {start.step}."
+            )
+        if start.step and self.rule().cadence is not None:
+            raise ValueError(
+                f"start.step must be 0 with method {self.method.name!r}, whose topology steps are "
+                f"counted from the start of a run, got {start.step}. Only fixed masks can go on."
+            )
+        if self.method.name == "from_masks" and start.masks is None:
+            raise ValueError(
+                "start.masks must be a safetensors file for method 'from_masks', got None."
+            )
 
     def rule(self) -> Rule:
         """The rule of the method, its durations resolved by the length of training."""
@@ -283,10 +317,35 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
       ConfigError: with file, key, what was expected, what was found, and the nearest valid name.
     """
     try:
-        data = plain.merged(plain.read(Path(path)), *map(plain.override, overrides))
-        return schema.read(Config, data, "")
+        return parse(plain.merged(plain.read(Path(path)), *map(plain.override, overrides)), path)
     except ValueError as error:
         raise ConfigError(f"{source(path, overrides)}: {error}") from error
+
+
+def parse(data: Mapping[str, Any], path: str | Path) -> Config:
+    """The config that plain data describes.
+
+    Args:
+      data: mappings, lists, strings, numbers, booleans, None.
+      path: of the file that it comes from; files that it names are looked for there first.
+
+    Raises:
+      ValueError: with the key, what was expected, what was found, and the nearest valid name.
+    """
+    for key, command in _OF_OTHERS.items():
+        if key in data:
+            raise ValueError(
+                f"{key} describes many runs, and this command makes one. Use `{command}`, or take "
+                f"the key {key!r} out."
+            )
+    found = schema.read(Config, data, "")
+    return replace(found, start=found.start.located(Path(path)))
+
+
+def enclosed(config: Config) -> tuple[Config, dict[str, str]]:
+    """The config as it stands in its run directory, and the files to copy there, by new name."""
+    start, files = config.start.enclosed()
+    return replace(config, start=start), files
 
 
 def source(path: str | Path, overrides: Sequence[str] = ()) -> str:

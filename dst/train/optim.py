@@ -78,19 +78,20 @@ class Optimizer:
                 )
 
 
-def learning_rate(config: Optimizer, steps: int) -> Callable[[Any], Any]:
+def learning_rate(config: Optimizer, steps: int, first: int = 0) -> Callable[[Any], Any]:
     """The learning rate as an Optax schedule; on the host, a function of integers.
 
     Args:
       config: peak, warm-up and decay.
       steps: length of training in optimizer updates.
+      first: updates that count as done when the schedule is at 0.
     """
     warm = resolve("warmup", config.warmup, steps, "")
     rest = max(steps - warm, 1)
     decay = {"constant": constant(1.0), "cosine": cosine(1.0, rest), "linear": linear(1.0, rest)}
 
     def rate(count: Any) -> Any:
-        host = isinstance(count, int)
+        host, count = isinstance(count, int), count + first
         rise = (min if host else jnp.minimum)((count + 1) / max(warm, 1), 1.0)
         since = (max if host else jnp.maximum)(count - warm, 0)
         return config.learning_rate * rise * decay[config.decay](since)
@@ -98,10 +99,10 @@ def learning_rate(config: Optimizer, steps: int) -> Callable[[Any], Any]:
     return rate
 
 
-def make(config: Optimizer, steps: int) -> optax.GradientTransformation:
+def make(config: Optimizer, steps: int, first: int = 0) -> optax.GradientTransformation:
     """The Optax optimizer to be wrapped by :func:`dst.sparsify`. Clipping is inside it, so that
-    it sees the gradients of active weights only."""
-    rate = learning_rate(config, steps)
+    it sees the gradients of active weights only. Arguments are those of :func:`learning_rate`."""
+    rate = learning_rate(config, steps, first)
     own = {k: getattr(config, k) for k in _OWN[config.name] if getattr(config, k) is not None}
     decay = {"weight_decay": config.weight_decay, "mask": _matrices}
     parts = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]

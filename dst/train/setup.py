@@ -9,6 +9,7 @@ import jax
 from flax import nnx
 
 import dst
+from dst import export
 from dst._typing import Array
 from dst.plan import Plan
 from dst.train import data, optim, state, step
@@ -31,6 +32,8 @@ class Setup(NamedTuple):
       batch: the images and labels of the update after ``count`` updates.
       step: see :func:`dst.train.step.make`.
       evaluate: loss and accuracy of a state on the test set.
+      evaluate_halves: the same on the even and on the odd test examples: one half to choose by,
+        the other to judge by.
     """
 
     plan: Plan
@@ -39,6 +42,7 @@ class Setup(NamedTuple):
     batch: Callable[[int], tuple[Array, Array]]
     step: Callable[..., tuple[TrainState, Metrics]]
     evaluate: Callable[[TrainState], Metrics]
+    evaluate_halves: Callable[[TrainState], tuple[Metrics, ...]]
 
 
 def make(config: Config) -> Setup:
@@ -55,6 +59,7 @@ def make(config: Config) -> Setup:
 
 def _make(config: Config) -> Setup:
     steps, size, ema = config.train.steps, config.data.value.batch_size, config.optimizer.ema
+    start = config.start
     placement = state.placement(config.mesh, size, config.optimizer.accumulate)
     dataset = data.load(config.data)
     test = jax.device_put((dataset.test.images, dataset.test.labels), placement.state)
@@ -62,21 +67,30 @@ def _make(config: Config) -> Setup:
     def network() -> nnx.Module:
         return state.network(config.model, dataset.shape, dataset.classes, config.seed)
 
+    def first_network() -> nnx.Module:
+        model = network()
+        if weights is not None:
+            nnx.update(model, export.replaced(nnx.state(model, nnx.Param), weights))
+        return model
+
     graphdef, shapes = nnx.split(nnx.eval_shape(network), nnx.Param)
+    weights = dst.load_weights(start.weights) if start.weights else None
+    if weights is not None:
+        export.replaced(shapes, weights)  # refused before anything is written
     tx = dst.sparsify(
-        optim.make(config.optimizer, steps),
+        optim.make(config.optimizer, steps, start.step),
         config.rule(),
         seed=config.seed,
         select=config.sparsify.select,
         overrides={k: {"sparsity": v.sparsity} for k, v in config.sparsify.overrides.items()},
         stacked=config.sparsify.stacked,
-        initial=config.sparsify.initial,
+        initial=dst.load_masks(start.masks) if start.masks else config.sparsify.initial,
     )
-    rate = optim.learning_rate(config.optimizer, steps)
+    rate = optim.learning_rate(config.optimizer, steps, start.step)
     evaluate = step.make_evaluate(graphdef)
 
     def begin() -> TrainState:
-        return jax.device_put(state.initial(network(), tx, ema is not None), placement.state)
+        return jax.device_put(state.initial(first_network(), tx, ema is not None), placement.state)
 
     def batch(count: int) -> tuple[Array, Array]:
         found = dataset.batch(config.seed, count, size)
@@ -89,4 +103,5 @@ def _make(config: Config) -> Setup:
         batch=batch,
         step=step.make(graphdef, tx, rate, ema),
         evaluate=lambda now: evaluate(now, *test),
+        evaluate_halves=lambda now: tuple(evaluate(now, *(x[i::2] for x in test)) for i in (0, 1)),
     )
