@@ -22,7 +22,7 @@ LAYERS = [
     {"nnx", "flops", "export"},
     {"models"},
     {"train"},
-    {"sweep", "report", "cli"},
+    {"sweep", "report", "lottery", "cli"},
 ]
 LAYER_OF = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}
 FACADE = 4  # `import dst` itself shows layers 0 to 4
@@ -84,7 +84,8 @@ heavy = {"flax", "orbax", "wandb", "sklearn", "matplotlib", "pydantic", "safeten
 loaded = heavy & {name.split(".")[0] for name in sys.modules}
 assert not loaded, loaded
 rooms = {name.split(".")[1] for name in sys.modules if name.startswith("dst.")}
-assert not rooms & {"nnx", "flops", "export", "models", "train", "sweep", "report", "cli"}, rooms
+higher = {"nnx", "flops", "export", "models", "train", "sweep", "report", "lottery", "cli"}
+assert not rooms & higher, rooms
 
 from jax._src import xla_bridge
 
