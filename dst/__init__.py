@@ -14,11 +14,13 @@ from __future__ import annotations
 from typing import Any
 
 from dst.allocation import Allocation, ErdosRenyi, Uniform
+from dst.explain import Explanation, explain
 from dst.invariants import InvariantError, apply_masks, check_invariants
 from dst.methods import GMP, SET, Dense, FromMasks, RigL, Static, rigl_itop, set_itop
 from dst.rule import Rule
 from dst.schedule import Cadence, constant, cosine, cubic, linear
 from dst.selection import top_k_mask
+from dst.sensitivity import EqualIncrease, Sensitivity, sensitivity
 from dst.state import SparsifyState
 from dst.structure import Layout, Unstructured
 from dst.transform import SparseTransformation, sparsify
@@ -40,12 +42,15 @@ __all__ = [
     "Allocation",
     "Cadence",
     "Dense",
+    "EqualIncrease",
     "ErdosRenyi",
+    "Explanation",
     "FromMasks",
     "InvariantError",
     "Layout",
     "RigL",
     "Rule",
+    "Sensitivity",
     "SparseTransformation",
     "SparsifyState",
     "Static",
@@ -57,12 +62,14 @@ __all__ = [
     "constant",
     "cosine",
     "cubic",
+    "explain",
     "explored",
     "linear",
     "masks",
     "metrics",
     "rigl_itop",
     "rows",
+    "sensitivity",
     "set_itop",
     "sparsify",
     "table",

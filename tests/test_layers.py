@@ -18,7 +18,7 @@ LAYERS = [
     {"allocation", "scores", "schedule", "structure"},
     {"rule", "topology", "plan"},
     {"state", "initial", "moments", "transform", "invariants"},
-    {"methods", "contrib", "view"},
+    {"methods", "contrib", "view", "sensitivity", "explain"},
     {"nnx", "flops", "export"},
     {"models"},
     {"train"},
