@@ -165,6 +165,11 @@ class RandomSearch:
     def check(self, config: Config) -> None:
         """Raises ValueError unless the study fits the runs that it is made of."""
         _check_method(config, ("static",), "Its sparsity and allocation say what is drawn.")
+        if config.sparsify.initial != "random":
+            raise ValueError(
+                "sparsify.initial must be 'random' here, or all masks would be the same, got "
+                f"{config.sparsify.initial!r}."
+            )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from dst._typing import Array
 from dst.lottery.config import Tickets
 from dst.schedule import exact
 from dst.selection import top_k_masks
+from dst.train.config import ConfigError
 
 
 def remaining(size: int, rate: float, rounds: int, rounding: str = "floor") -> int:
@@ -44,7 +45,7 @@ def remaining(size: int, rate: float, rounds: int, rounding: str = "floor") -> i
 
 
 def prunable(
-    weights: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Any],
     settings: Tickets,
     select: Any = None,
     stacked: Mapping[str, int] | None = None,
@@ -53,24 +54,32 @@ def prunable(
     """The leaves that are pruned, with their number of stacked axes.
 
     Args:
-      weights: arrays by leaf path.
+      arrays: anything with a shape and a dtype, by leaf path.
       settings: overrides of 0 leave leaves dense.
       select, stacked: as in :func:`dst.sparsify`.
       dense: patterns of more leaves that stay dense.
 
     Raises:
-      ValueError: a pattern that matches nothing, or nothing to prune.
+      ConfigError: a pattern that matches nothing, nothing to prune, or fixed counts that empty a
+        layer.
     """
     overrides = dict.fromkeys(dense, {"sparsity": 0.0})
-    leaves = tree.survey(dict(weights), select=select, stacked=stacked, overrides=overrides)
-    tree.require_matches("lottery.overrides", settings.overrides, list(weights))
+    try:
+        leaves = tree.survey(dict(arrays), select=select, stacked=stacked, overrides=overrides)
+        tree.require_matches("lottery.overrides", settings.overrides, list(arrays))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     found = {
         leaf.path: leaf.stacked
         for leaf in leaves
         if leaf.sparse and tree.lookup(settings.overrides, leaf.path) != 0
     }
     if not found:
-        raise ValueError("no leaf is left to prune. Use sparsify.select or lottery.overrides.")
+        raise ConfigError("no leaf is left to prune. Use sparsify.select or lottery.overrides.")
+    if settings.scope == "layer":
+        for path, n in found.items():
+            if _layer_count(path, arrays[path].shape[n:], settings, settings.rounds) == 0:
+                raise _emptied(path, settings)
     return found
 
 
@@ -94,7 +103,7 @@ def prune(
       bool masks by leaf path, subsets of those before. Ties stay in favour of the lowest index.
 
     Raises:
-      ValueError: a layer that would lose all its weights.
+      ConfigError: a layer that would lose all its weights.
 
     Checked against: spec L4, and NumPy's sort.
     """
@@ -115,11 +124,7 @@ def prune(
     for path, stacked in leaves.items():
         left = found[path].sum(tuple(range(stacked, found[path].ndim)))
         if (left == 0).any():
-            advice = "lottery.min_active" if settings.scope == "global" else "lottery.overrides"
-            raise ValueError(
-                f"{path} would lose all its weights in round {rounds}. Use fewer rounds, or set "
-                f"{advice}."
-            )
+            raise _emptied(path, settings)
     return found
 
 
@@ -140,6 +145,14 @@ def random_masks(masks: Mapping[str, np.ndarray], seed: int, leaves: Mapping[str
     return found
 
 
+def _emptied(path: str, settings: Tickets) -> ConfigError:
+    advice = "lottery.min_active" if settings.scope == "global" else "lottery.overrides"
+    return ConfigError(
+        f"{path} would lose all its weights within {settings.rounds} rounds. Use fewer, or set "
+        f"{advice}."
+    )
+
+
 def _layer_count(path: str, shape: Sequence[int], settings: Tickets, rounds: int) -> int:
     rate = tree.lookup(settings.overrides, path)
     rate = settings.prune if rate is None else rate
@@ -154,7 +167,7 @@ def _globally(
             math.prod(s.shape[: len(a)]) for s, a in zip(scores, axes, strict=True)
         )
         if needed > count:
-            raise ValueError(
+            raise ConfigError(
                 f"lottery.min_active must leave room for a choice: {least} in every layer make "
                 f"{needed}, and only {count} weights remain."
             )

@@ -12,7 +12,7 @@ from typing import Any
 from dst.lottery import search, tickets
 from dst.lottery.config import KINDS, Study, dump, found_in, load
 from dst.lottery.runs import shared_programs
-from dst.train import directory
+from dst.train import directory, setup
 from dst.train.config import enclosed
 from dst.view import aligned
 
@@ -42,6 +42,11 @@ def run(study: Study, where: str | Path, *, overwrite: bool = False) -> dict[str
       Diverged: a loss that is not finite.
     """
     path = Path(where)
+    directory.check_free(path, overwrite)
+    if study.lottery.name == "tickets":
+        tickets.prunable_leaves(study)
+    else:
+        setup.make(study.config)
     config, files = enclosed(study.config)
     directory.create(path, dump(replace(study, config=config)), overwrite, files)
     return _go_on(study, path)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import dst
@@ -15,7 +16,7 @@ from dst.lottery.config import Study, Tickets
 from dst.lottery.connectivity import line
 from dst.lottery.pruning import prunable, prune, random_masks
 from dst.schedule import resolve
-from dst.train import directory, optim
+from dst.train import directory, optim, setup
 from dst.train.config import Config
 from dst.train.optim import Optimizer
 
@@ -35,18 +36,14 @@ def rounds(study: Study, where: Path, report: Callable[[list[dict[str, Any]]], N
     """
     config, settings = study.config, study.lottery.value
     rewound = settings.rewind_step(config.train.steps)
+    shapes, leaves = _shapes(config), prunable_leaves(study)
     first = _first(config, rewound)
     figures = runs.finish(first, where / _FIRST)
     trained = runs.last_weights(first, where / _FIRST)
     snapshot = where / _FIRST / directory.weights(rewound)
-    weights = dst.load_weights(trained)
-    dense = [p for p, x in config.sparsify.overrides.items() if x.sparsity == 0]
-    leaves = prunable(
-        weights, settings, config.sparsify.select, config.sparsify.stacked or None, dense
-    )
     judge = runs.Judge(config) if settings.connectivity else None
 
-    ones = {p: np.ones(weights[p].shape, bool) for p in leaves}
+    ones = {path: np.ones(shapes[path].shape, bool) for path in leaves}
     found = [_row(0, ones) | {"ticket": _figures(_FIRST, figures)}]
     if judge:
         pair = [where / _FIRST] if rewound == 0 else []
@@ -79,6 +76,23 @@ def rounds(study: Study, where: Path, report: Callable[[list[dict[str, Any]]], N
         report(found)
         if not settings.one_shot:
             trained = runs.last_weights(ticket, where / name)
+
+
+def prunable_leaves(study: Study) -> dict[str, int]:
+    """The leaves that a study prunes, with their number of stacked axes.
+
+    Raises:
+      ConfigError: a study that does not fit the network, its data or the machine.
+    """
+    options = study.config.sparsify
+    dense = [pattern for pattern, x in options.overrides.items() if x.sparsity == 0]
+    shapes, settings = _shapes(study.config), study.lottery.value
+    return prunable(shapes, settings, options.select, options.stacked or None, dense)
+
+
+def _shapes(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    leaves = setup.make(config).plan.leaves
+    return {leaf.path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves}
 
 
 def retraining(
