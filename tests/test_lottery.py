@@ -111,6 +111,27 @@ def test_controls_differ_in_one_thing_each(finished):
 
 
 @pytest.mark.evidence
+@pytest.mark.parametrize("rewind", ["lr", "finetune"])
+@pytest.mark.parametrize("one_shot", [False, True])
+def test_trained_weights_are_kept_where_only_the_schedule_is_rewound(rewind, one_shot, tmp_path):
+    where, rate = tmp_path / "study", ["lottery.finetune_rate=1e-3"] if rewind == "finetune" else []
+    kept = (
+        f"lottery={{rounds: 2, prune: 0.3, rewind: {rewind}, one_shot: {one_shot}, controls: []}}"
+    )
+    dst.lottery.run(study(tmp_path, kept, *rate, "train.keep=9"), where)
+    for number in (1, 2):
+        source = _weights(where / ("round-00" if one_shot else f"round-{number - 1:02d}"))
+        masks = _masks(where, number)
+        first = states_in(where / f"round-{number:02d}")[0].params["out"]["kernel"]
+        path = "out/kernel"
+        assert masks[path].sum() == dst.lottery.remaining(160, 0.3, number)
+        np.testing.assert_array_equal(first, np.where(masks[path], source[path], 0))
+        smallest = np.abs(source[path])[masks[path]].min()
+        if one_shot:
+            assert (np.abs(source[path])[~masks[path]] <= smallest).all()
+
+
+@pytest.mark.evidence
 def test_copies_differ_in_the_order_of_batches_only(tmp_path):
     where = tmp_path / "study"
     copies = ("lottery.connectivity=true", "lottery.points=3", "lottery.controls=[]")

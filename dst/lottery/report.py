@@ -79,9 +79,20 @@ def render(results: Sequence[Mapping[str, Any]], config: str) -> str:
 
 def _chips(results: Sequence[Mapping[str, Any]]) -> list[str]:
     settings = results[0]["settings"]
-    found = [f"{k.replace('_', ' ')} {v}" for k, v in settings.items() if not isinstance(v, list)]
+    # Zero is a setting, and equal to False: what is not set is told by its text.
+    unset = ("None", "False", "{}", "[]")
+    given = {k: v for k, v in settings.items() if str(v) not in unset}
+    found = [f"{k.replace('_', ' ')} {_words(v)}" for k, v in given.items()]
     seeds = ", ".join(str(result["seed"]) for result in results)
     return [*found, f"seed {seeds}"]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(x).replace("_", " ") for x in value)
+    return (
+        ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    )
 
 
 def _tickets(results: Sequence[Mapping[str, Any]]) -> tuple[list[plots.Plot | None], str]:
