@@ -5,8 +5,8 @@
     params = dst.apply_masks(params, opt_state)
 
 ``import dst`` loads what a training loop needs (jax, optax and numpy). ``dst.nnx`` (Flax glue),
-``dst.flops`` (cost accounting) and ``dst.save_masks`` / ``dst.load_masks`` are loaded when they are
-first used.
+``dst.flops`` (cost accounting) and what reads and writes files (``dst.save_masks``,
+``dst.load_weights``, ...) are loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from dst.allocation import Allocation, ErdosRenyi, Global, Uniform
+from dst.explain import Explanation, explain
 from dst.invariants import InvariantError, apply_masks, check_invariants
 from dst.latent import Latent
 from dst.methods import (
@@ -45,6 +46,7 @@ from dst.methods import (
 from dst.rule import Memory, Rule, Seen
 from dst.schedule import Cadence, constant, cosine, cubic, linear
 from dst.selection import top_k_mask
+from dst.sensitivity import EqualIncrease, Sensitivity, sensitivity
 from dst.state import SparsifyState
 from dst.structure import (
     NM,
@@ -60,7 +62,12 @@ from dst.view import compare, explored, masks, metrics, rows, table
 
 __version__ = "0.1.0"
 
-_LAZY = {"save_masks": "dst.export", "load_masks": "dst.export"}
+_LAZY = {
+    "load_masks": "dst.export",
+    "load_weights": "dst.export",
+    "save_masks": "dst.export",
+    "save_weights": "dst.export",
+}
 _MODULES = ("flops", "nnx")
 
 __all__ = [
@@ -80,7 +87,9 @@ __all__ = [
     "ConstantFanIn",
     "Dense",
     "EdgePopup",
+    "EqualIncrease",
     "ErdosRenyi",
+    "Explanation",
     "FromMasks",
     "Global",
     "GraNet",
@@ -95,6 +104,7 @@ __all__ = [
     "Rule",
     "SRigL",
     "Seen",
+    "Sensitivity",
     "SparseTransformation",
     "SparsifyState",
     "Static",
@@ -109,6 +119,7 @@ __all__ = [
     "constant",
     "cosine",
     "cubic",
+    "explain",
     "explored",
     "journey",
     "linear",
@@ -116,6 +127,7 @@ __all__ = [
     "metrics",
     "rigl_itop",
     "rows",
+    "sensitivity",
     "set_itop",
     "smet",
     "sparsify",

@@ -1,4 +1,4 @@
-"""The command line: ``dst train | inspect | resume | report | methods | schema``."""
+"""The command line: ``dst train | inspect | lottery | resume | report | methods | schema``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     # Overrides may stand before, between and after options; argparse leaves the later ones over.
-    if args.command in (_train, _inspect):
+    if args.command in (_train, _inspect, _lottery):
         args.overrides += [x for x in rest if not x.startswith("-")]
         rest = [x for x in rest if x.startswith("-")]
     if rest:
@@ -44,12 +44,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dst", description="Dynamic sparse training in JAX.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="train what a config describes")
-    train.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
-    train.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, YAML values")
-    train.add_argument("--dir", type=Path, help="run directory; runs/<name> unless given")
-    train.add_argument("--overwrite", action="store_true", help="replace a run that is there")
-    train.set_defaults(command=_train)
+    for name, command, text in (
+        ("train", _train, "train what a config describes"),
+        ("lottery", _lottery, "lottery tickets, random search over masks, linear connectivity"),
+    ):
+        new = commands.add_parser(name, help=text)
+        new.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
+        dotted = "dotted keys, YAML values"
+        new.add_argument("overrides", nargs="*", metavar="key=value", help=dotted)
+        new.add_argument("--dir", type=Path, help="run directory; runs/<name> unless given")
+        new.add_argument("--overwrite", action="store_true", help="replace what is there")
+        new.set_defaults(command=command)
 
     inspect = commands.add_parser("inspect", help="show a config's weights and costs; no training")
     inspect.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
@@ -98,25 +103,56 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0
 
 
+def _lottery(args: argparse.Namespace) -> int:
+    from dst.lottery import config
+    from dst.train import directory
+    from dst.train.config import source
+
+    found = config.load(args.config, args.overrides)
+    where = args.dir or Path("runs") / found.config.name
+    directory.check_free(where, args.overwrite)
+    return _study(
+        where,
+        source(args.config, args.overrides),
+        lambda study: study.run(found, where, overwrite=args.overwrite),
+    )
+
+
+def _study(where: Path, source: str, start: Callable[[Any], Any]) -> int:
+    from dst.lottery import study
+
+    code = _guarded(source, lambda: print(f"\n{study.table(start(study))}"))
+    return code or _write_report(where)
+
+
 def _resume(args: argparse.Namespace) -> int:
     from dst.train import directory
 
     directory.check_run(args.run)
+    if _is_study(args.run):
+        source = str(args.run / directory.CONFIG)
+        return _study(args.run, source, lambda study: study.resume(args.run))
     return _run(args.run, str(args.run / directory.CONFIG), lambda loop: loop.resume(args.run))
 
 
 def _run(where: Path, source: str, start: Callable[[Any], Any]) -> int:
     # Only now, with a config that is known to be good: this loads Flax and Orbax.
     from dst.train import loop
+
+    return _guarded(source, lambda: start(loop)) or _write_report(where)
+
+
+def _guarded(source: str, run: Callable[[], Any]) -> int:
+    from dst.train.loop import Diverged
     from dst.train.setup import SetupError
 
     try:
-        start(loop)
+        run()
     except SetupError as error:
         return _fail(f"{source}: {error}", BAD_INPUT)
-    except loop.Diverged as error:
+    except Diverged as error:
         return _fail(error, FAILED)
-    return _write_report(where)
+    return 0
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -127,10 +163,19 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _write_report(where: Path) -> int:
-    from dst.report.run import write_report
+    if _is_study(where):
+        from dst.lottery import report as room
+    else:
+        from dst.report import run as room  # type: ignore[no-redef]
 
-    print(f"report: {write_report(where)}")
+    print(f"report: {room.write_report(where)}")
     return 0
+
+
+def _is_study(where: Path) -> bool:
+    from dst.lottery.config import found_in
+
+    return found_in(where)
 
 
 def _methods(args: argparse.Namespace) -> int:
@@ -154,10 +199,14 @@ def _methods(args: argparse.Namespace) -> int:
 
 
 def _schema(args: argparse.Namespace) -> int:
+    from dst.lottery.config import KEY
+    from dst.lottery.config import json_schema as lottery
     from dst.train.config import Config
     from dst.train.schema import json_schema
 
-    print(json.dumps(json_schema(Config), indent=2))
+    found = json_schema(Config)
+    found["properties"][KEY] = lottery()
+    print(json.dumps(found, indent=2))
     return 0
 
 

@@ -61,7 +61,7 @@ def test_the_schema_describes_every_method(capsys):
     schema = json.loads(capsys.readouterr().out)
     methods = [arm for arm in schema["properties"]["method"]["anyOf"] if "properties" in arm]
     names = [arm["properties"]["name"]["const"] for arm in methods]
-    assert names == [name for name in METHODS if name != "from_masks"] + list(PRESETS)
+    assert names == [*METHODS, *PRESETS]
     rigl = methods[names.index("rigl")]
     assert rigl["required"] == ["name", "sparsity"]
     assert rigl["properties"]["drop_fraction"]["default"] == 0.3

@@ -18,11 +18,11 @@ LAYERS = [
     {"allocation", "scores", "schedule", "structure"},
     {"rule", "budget", "latent", "topology", "plan"},
     {"state", "clock", "initial", "moments", "pullback", "transform", "invariants"},
-    {"methods", "contrib", "view"},
+    {"methods", "contrib", "view", "sensitivity", "explain"},
     {"nnx", "origins", "tracing", "flops", "export"},
     {"models"},
     {"train"},
-    {"sweep", "report", "cli"},
+    {"sweep", "report", "lottery", "cli"},
 ]
 LAYER_OF = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}
 FACADE = 4  # `import dst` itself shows layers 0 to 4
@@ -84,7 +84,8 @@ heavy = {"flax", "orbax", "wandb", "sklearn", "matplotlib", "pydantic", "safeten
 loaded = heavy & {name.split(".")[0] for name in sys.modules}
 assert not loaded, loaded
 rooms = {name.split(".")[1] for name in sys.modules if name.startswith("dst.")}
-higher = {"nnx", "flops", "export", "models", "train", "sweep", "report", "cli"}
+higher = {"nnx", "origins", "tracing", "flops", "export"}
+higher |= {"models", "train", "sweep", "report", "lottery", "cli"}
 assert not rooms & higher, rooms
 
 from jax._src import xla_bridge

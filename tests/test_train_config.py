@@ -8,7 +8,7 @@ import pytest
 
 import dst
 from dst import cli
-from dst.train import config, plain, schema
+from dst.train import architectures, config, plain, schema
 from tests.training import CONFIGS, SMALL, small, write_small
 
 # Input: overrides of the small config. Expected: what the message must contain.
@@ -207,7 +207,7 @@ def test_every_config_class_is_frozen_and_described():
         assert {f.name for f in dataclasses.fields(cls)} <= schema.field_texts(cls).keys(), cls
         open_ += [t for t in schema._hints(cls).values() if dataclasses.is_dataclass(t)]
         open_ += [o.type for c in schema._hints(cls).values() for o in _options(c)]
-    assert {config.MLP, config.Digits, config.Mesh, dst.RigL} <= seen
+    assert {architectures.MLP, config.Digits, config.Mesh, dst.RigL} <= seen
 
 
 def _options(hint):

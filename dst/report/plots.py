@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 # matplotlib draws with these stand-ins; `themed` puts CSS variables in their place.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
@@ -69,6 +70,29 @@ class Line:
     holds: bool = False
 
 
+@dataclass(frozen=True)
+class Shares:
+    """A horizontal axis of shares, falling to the right on a logarithmic scale: what remains.
+
+    Attributes:
+      label: below the axis.
+    """
+
+    label: str
+
+    def apply(self, axes: Axes, values: np.ndarray) -> None:
+        """Scale, ticks and label."""
+        axes.set_xscale("log")
+        low, high = float(values.min()), float(values.max())
+        digits = range(math.floor(math.log10(low)), 1)
+        ticks = [d * 10.0**e for e in digits for d in (1, 2, 5) if low <= d * 10.0**e <= high]
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %"))
+        axes.set_xlim(1.1 * high, low / 1.1)
+        axes.set_xlabel(self.label)
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """matplotlib's own settings for the time of a report, whatever the user has set."""
@@ -120,6 +144,8 @@ def lines(
     may_log: bool = False,
     marks: np.ndarray | None = None,
     until: float | None = None,
+    axis: Shares | None = None,
+    x_label: str = "step",
 ) -> Plot | None:
     """Lines over steps; None where no line has a finite value.
 
@@ -130,6 +156,8 @@ def lines(
       may_log: a logarithmic axis where positive values span more than a factor of 30.
       marks: steps to mark at the foot of the figure (topology steps).
       until: the last step of the run, so that all figures have the same axis.
+      axis: shares that the lines run over, where these are no steps.
+      x_label: of the horizontal axis.
     """
     shown = [line for line in some if np.isfinite(line.y).any()]
     if not shown:
@@ -166,7 +194,10 @@ def lines(
             linestyle="",
         )
         caption = f"{caption} Ticks at the foot: topology steps.".strip()
-    _steps(axes, until)
+    if axis is None:
+        _steps(axes, until, x_label)
+    else:
+        axis.apply(axes, np.concatenate([line.x for line in shown]))
     legend = tuple(Key(variable(line.colour), line.label) for line in shown if line.label)
     return Plot(title, themed(figure, title), legend, caption)
 
@@ -267,8 +298,8 @@ def _short(value: float, _: object = None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.5g}"
 
 
-def _steps(axes: Axes, until: float | None) -> None:
-    axes.set_xlabel("step")
+def _steps(axes: Axes, until: float | None, label: str = "step") -> None:
+    axes.set_xlabel(label)
     if until:
         axes.set_xlim(-0.02 * until, 1.02 * until)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,76 +16,16 @@ from dst.methods.smet import SMET
 from dst.rule import Rule
 from dst.schedule import Duration, duration, resolve
 from dst.train import optim, plain, recipes, schema
+from dst.train.architectures import MODEL
 from dst.train.data.digits import Digits
 from dst.train.data.stdlib import Stdlib
 from dst.train.optim import Optimizer
 from dst.train.schema import Choice, Option, Section
+from dst.train.start import FixedMasks, Start
 
 
 class ConfigError(ValueError):
     """A config that cannot be run: the file, the key, what was expected, what was found."""
-
-
-@dataclass(frozen=True)
-class MLP:
-    """Fully connected layers with ReLU between them.
-
-    Attributes:
-      hidden: widths of the hidden layers.
-    """
-
-    hidden: tuple[int, ...] = (300, 100)
-
-    def __post_init__(self) -> None:
-        _widths("hidden", self.hidden)
-
-
-@dataclass(frozen=True)
-class ConvNet:
-    """Convolutions of 3 x 3 with ReLU and 2 x 2 pooling, then one hidden layer.
-
-    Attributes:
-      channels: output channels of the convolutions.
-      hidden: width of the hidden layer.
-      norm: after every convolution: BatchNorm, or nothing.
-    """
-
-    channels: tuple[int, ...] = (16, 32)
-    hidden: int = 64
-    norm: Literal["none", "batch"] = "none"
-
-    def __post_init__(self) -> None:
-        _widths("channels", self.channels)
-        checks.integer("hidden", self.hidden, at_least=1)
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A decoder-only language model: RMSNorm, rotary embedding, causal attention, SwiGLU.
-
-    Attributes:
-      width: of the residual stream.
-      layers: number of blocks.
-      heads: of the queries.
-      kv_heads: of keys and values; null: as many as heads.
-      hidden: width of the feed-forward layer.
-      tied: whether the logits use the embedding table.
-      scan: whether the blocks are compiled as one, with a leading axis of layers.
-    """
-
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int | None = None
-    hidden: int = 512
-    tied: bool = True
-    scan: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "hidden"):
-            checks.integer(name, getattr(self, name), at_least=1)
-        if self.kv_heads is not None:
-            checks.integer("kv_heads", self.kv_heads, at_least=1)
 
 
 @dataclass(frozen=True)
@@ -134,6 +74,7 @@ class Train:
       recalibrate: training batches over which BatchNorm's statistics are averaged anew for every
         evaluation, since running averages lag behind masks that change. 0: the running averages,
         which are what a checkpoint holds. Without BatchNorm nothing happens.
+      snapshots: after which the weights are kept for good, in weights-<step>.safetensors.
     """
 
     steps: int
@@ -142,6 +83,7 @@ class Train:
     checkpoint_every: Duration = "10%"
     keep: int = 3
     recalibrate: int = 0
+    snapshots: tuple[Duration, ...] = ()
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, at_least=1)
@@ -150,6 +92,12 @@ class Train:
         for name in ("log_every", "eval_every", "checkpoint_every"):
             duration(name, getattr(self, name))
             checks.integer(name, self.interval(name), at_least=1)
+        for i, step in enumerate(self.snapshots):
+            duration(f"snapshots[{i}]", step)
+        if late := [n for n in self.snapshot_steps() if n > self.steps]:
+            raise ValueError(
+                f"snapshots must lie within the {self.steps} steps of training, got {late[0]}."
+            )
 
     def interval(self, name: str) -> int:
         """``log_every``, ``eval_every`` or ``checkpoint_every`` in steps; percentages give at
@@ -157,6 +105,10 @@ class Train:
         value = getattr(self, name)
         found = resolve(name, value, self.steps, "")
         return max(found, 1) if isinstance(value, str) else found
+
+    def snapshot_steps(self) -> set[int]:
+        """``snapshots`` in steps."""
+        return {resolve("snapshots", value, self.steps, "") for value in self.snapshots}
 
 
 @dataclass(frozen=True)
@@ -195,12 +147,13 @@ class Mesh:
             )
 
 
-MODEL = Choice({"mlp": Option(MLP), "convnet": Option(ConvNet), "decoder": Option(Decoder)})
 DATA = Choice({"digits": Option(Digits), "stdlib": Option(Stdlib)})
 _OF_TEXT = {"decoder", "stdlib"}  # the others are of images
+_OF_OTHERS = {"lottery": "dst lottery"}  # sections that are no part of one run
 METHOD = Choice(
-    # Masks that are arrays have no place in YAML; FromMasks is for the Python API.
-    {name: Option(cls) for name, cls in METHODS.items() if name != "from_masks"}
+    # Masks that are arrays have no place in YAML: there, they come from the file of start.masks.
+    {name: Option(cls) for name, cls in METHODS.items()}
+    | {"from_masks": Option(FixedMasks)}
     | {
         "set-itop": Option(SET, SET_ITOP, about=set_itop),
         "rigl-itop": Option(RigL, RIGL_ITOP, about=rigl_itop),
@@ -222,6 +175,7 @@ class Config:
       optimizer: what the method wraps.
       train: length and intervals.
       seed: of weights, connections and batches.
+      start: weights, masks and step to begin with.
       sparsify: which weights are sparse.
       wandb: logging to Weights & Biases.
       mesh: devices.
@@ -236,6 +190,7 @@ class Config:
     optimizer: Optimizer
     train: Train
     seed: int = 0
+    start: Start = Start()
     sparsify: Sparsify = Sparsify()
     wandb: Wandb = Wandb()
     mesh: Mesh = Mesh()
@@ -262,6 +217,23 @@ class Config:
                 f"data.batch_size must be a multiple of optimizer.accumulate={parts}, got {batch}."
             )
         _check_schedule(self.rule(), self.train.steps)
+        self._check_start()
+
+    def _check_start(self) -> None:
+        start, steps = self.start, self.train.steps
+        if start.step >= steps:
+            raise ValueError(
+                f"start.step must lie before the end of training at {steps}, got {start.step}."
+            )
+        if start.step and self.rule().cadence is not None:
+            raise ValueError(
+                f"start.step must be 0 with method {self.method.name!r}, whose topology steps are "
+                f"counted from the start of a run, got {start.step}. Only fixed masks can go on."
+            )
+        if self.method.name == "from_masks" and start.masks is None:
+            raise ValueError(
+                "start.masks must be a safetensors file for method 'from_masks', got None."
+            )
 
     def rule(self) -> Rule:
         """The rule of the method, its durations resolved by the length of training."""
@@ -322,10 +294,35 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
       ConfigError: with file, key, what was expected, what was found, and the nearest valid name.
     """
     try:
-        data = plain.merged(plain.read(Path(path)), *map(plain.override, overrides))
-        return schema.read(Config, recipes.filled(data, METHOD), "")
+        return parse(plain.merged(plain.read(Path(path)), *map(plain.override, overrides)), path)
     except ValueError as error:
         raise ConfigError(f"{source(path, overrides)}: {error}") from error
+
+
+def parse(data: Mapping[str, Any], path: str | Path) -> Config:
+    """The config that plain data describes.
+
+    Args:
+      data: mappings, lists, strings, numbers, booleans, None.
+      path: of the file that it comes from; files that it names are looked for there first.
+
+    Raises:
+      ValueError: with the key, what was expected, what was found, and the nearest valid name.
+    """
+    for key, command in _OF_OTHERS.items():
+        if key in data:
+            raise ValueError(
+                f"{key} describes many runs, and this command makes one. Use `{command}`, or take "
+                f"the key {key!r} out."
+            )
+    found = schema.read(Config, recipes.filled(data, METHOD), "")
+    return replace(found, start=found.start.located(Path(path)))
+
+
+def enclosed(config: Config) -> tuple[Config, dict[str, str]]:
+    """The config as it stands in its run directory, and the files to copy there, by new name."""
+    start, files = config.start.enclosed()
+    return replace(config, start=start), files
 
 
 def source(path: str | Path, overrides: Sequence[str] = ()) -> str:
@@ -341,10 +338,3 @@ def to_dict(config: Config) -> dict[str, Any]:
 def dump(config: Config) -> str:
     """The resolved config as YAML; :func:`load` reads it back."""
     return plain.to_yaml(to_dict(config))
-
-
-def _widths(name: str, widths: tuple[int, ...]) -> None:
-    if not widths:
-        raise ValueError(f"{name} must name at least one layer, got an empty list.")
-    for i, n in enumerate(widths):
-        checks.integer(f"{name}[{i}]", n, at_least=1)

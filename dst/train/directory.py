@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ CHECKPOINTS = "checkpoints"
 MASKS_INITIAL = "masks-initial.safetensors"
 MASKS_FINAL = "masks-final.safetensors"
 SUMMARY = "summary.json"
+
+
+def weights(step: int) -> str:
+    """The file that keeps the weights of a step."""
+    return f"weights-{step:09d}.safetensors"
 
 
 class DirectoryError(ValueError):
@@ -57,8 +63,16 @@ def check_run(path: Path) -> None:
         )
 
 
-def create(path: Path, config: str, overwrite: bool) -> None:
+def create(
+    path: Path, config: str, overwrite: bool, files: Mapping[str, str | Path] | None = None
+) -> None:
     """Makes the directory of a new run, with its resolved config in it, in one rename.
+
+    Args:
+      path: of the directory.
+      config: text of its config file.
+      overwrite: whether an earlier run there may be removed.
+      files: to be copied into it, by the name they get.
 
     Raises:
       DirectoryError: as :func:`check_free`.
@@ -69,6 +83,8 @@ def create(path: Path, config: str, overwrite: bool) -> None:
         shutil.rmtree(left_over, ignore_errors=True)
     new.mkdir(parents=True)
     write(new / CONFIG, config)
+    for name, source in (files or {}).items():
+        shutil.copyfile(source, new / name)
     if path.exists():
         os.replace(path, old)
     os.replace(new, path)

@@ -13,7 +13,7 @@ import numpy as np
 
 import dst
 from dst.train import checkpoint, directory, logs, setup, summary
-from dst.train.config import Config, dump, load
+from dst.train.config import Config, dump, enclosed, load
 from dst.train.setup import Setup
 from dst.train.state import TrainState
 from dst.train.step import finite, observe
@@ -43,7 +43,8 @@ def train(
     """
     directory.check_free(where, overwrite)
     made = setup.make(config)
-    directory.create(where, dump(made.config), overwrite)
+    kept, files = enclosed(made.config)
+    directory.create(where, dump(kept), overwrite, files)
     return _run(made, where, until)
 
 
@@ -63,6 +64,7 @@ def _run(made: Setup, where: Path, until: int | None) -> dict[str, Any] | None:
     eval_every = config.train.interval("eval_every")
     save_every = config.train.interval("checkpoint_every")
     stop = steps if until is None else min(until, steps)
+    snapshots = config.train.snapshot_steps()
 
     print(made.plan)
     costs = made.costs()
@@ -70,8 +72,10 @@ def _run(made: Setup, where: Path, until: int | None) -> dict[str, Any] | None:
     state = made.begin()
     start = _newest_whole(saved)
     if start is None:
-        start = 0
+        start = config.start.step
         dst.save_masks(where / directory.MASKS_INITIAL, dst.masks(state.opt_state))
+        if start in snapshots:
+            dst.save_weights(where / directory.weights(start), state.params)
         checkpoint.save(saved, start, state, config.train.keep)
     else:
         print(f"resuming at step {start} of {steps}")
@@ -99,6 +103,8 @@ def _run(made: Setup, where: Path, until: int | None) -> dict[str, Any] | None:
                 _check(losses | {step: scores["loss"]}, saved)
                 cost = forward_cost(state.opt_state)
                 _log(loggers, step, "eval", scores | observe(state) | cost)
+            if step in snapshots:  # before the checkpoint: a run that is resumed has passed it
+                dst.save_weights(where / directory.weights(step), state.params)
             if step % save_every == 0 or step == stop:
                 _check(losses, saved)
                 _check_weights(state, step, saved)

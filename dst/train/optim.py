@@ -79,19 +79,20 @@ class Optimizer:
                 )
 
 
-def learning_rate(config: Optimizer, steps: int) -> Callable[[Any], Any]:
+def learning_rate(config: Optimizer, steps: int, first: int = 0) -> Callable[[Any], Any]:
     """The learning rate as an Optax schedule; on the host, a function of integers.
 
     Args:
       config: peak, warm-up and decay.
       steps: length of training in optimizer updates.
+      first: updates that count as done when the schedule is at 0.
     """
     warm = resolve("warmup", config.warmup, steps, "")
     rest = max(steps - warm, 1)
     decay = {"constant": constant(1.0), "cosine": cosine(1.0, rest), "linear": linear(1.0, rest)}
 
     def rate(count: Any) -> Any:
-        host = isinstance(count, int)
+        host, count = isinstance(count, int), count + first
         rise = (min if host else jnp.minimum)((count + 1) / max(warm, 1), 1.0)
         since = (max if host else jnp.maximum)(count - warm, 0)
         return config.learning_rate * rise * decay[config.decay](since)
@@ -100,7 +101,7 @@ def learning_rate(config: Optimizer, steps: int) -> Callable[[Any], Any]:
 
 
 def make(
-    config: Optimizer, steps: int, stacked: Mapping[str, int] | None = None
+    config: Optimizer, steps: int, stacked: Mapping[str, int] | None = None, first: int = 0
 ) -> optax.GradientTransformation:
     """The Optax optimizer to be wrapped by :func:`dst.sparsify`. Clipping is inside it, so that
     it sees the gradients of active weights only.
@@ -110,6 +111,7 @@ def make(
       steps: length of training in optimizer updates.
       stacked: number of leading axes that enumerate layers, by leaf pattern: they do not make a
         matrix of a scale.
+      first: as in :func:`learning_rate`.
     """
 
     def matrices(params: Any) -> Any:
@@ -118,7 +120,7 @@ def make(
         ranks = (x.ndim - (lookup(stacked, p) or 0) for p, x in zip(paths, leaves, strict=True))
         return jax.tree.unflatten(treedef, [rank > 1 for rank in ranks])
 
-    rate = learning_rate(config, steps)
+    rate = learning_rate(config, steps, first)
     own = {k: getattr(config, k) for k in _OWN[config.name] if getattr(config, k) is not None}
     decay = {"weight_decay": config.weight_decay, "mask": matrices}
     parts = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]

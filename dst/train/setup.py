@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 
 import dst
+from dst import export
 from dst._typing import Array
 from dst.plan import Plan
 from dst.train import costs, data, evaluation, optim, state, step
@@ -35,6 +36,8 @@ class Setup(NamedTuple):
       batch: the inputs and labels of the update after ``count`` updates.
       step: see :func:`dst.train.step.make`.
       evaluate: see :func:`dst.train.evaluation.make`.
+      evaluate_halves: the same on the even and on the odd test examples: one half to choose by,
+        the other to judge by.
       costs: what the run costs beside a dense one; found by tracing the network.
     """
 
@@ -45,6 +48,7 @@ class Setup(NamedTuple):
     batch: Callable[[int], tuple[Array, Array]]
     step: Callable[..., tuple[TrainState, Metrics]]
     evaluate: Callable[[TrainState], Scores]
+    evaluate_halves: Callable[[TrainState], tuple[Scores, ...]]
     costs: Callable[[], costs.RunCosts]
 
 
@@ -62,6 +66,7 @@ def make(config: Config) -> Setup:
 
 def _make(config: Config) -> Setup:
     steps, size, ema = config.train.steps, config.data.value.batch_size, config.optimizer.ema
+    start = config.start
     placement = state.placement(config.mesh, size, config.optimizer.accumulate)
     dataset = data.load(config.data)
     pinned = replace(config.data.value, **dataset.identity)
@@ -70,22 +75,31 @@ def _make(config: Config) -> Setup:
     def build() -> nnx.Module:
         return state.network(config.model, dataset.shape, dataset.classes, config.seed)
 
+    def begun() -> nnx.Module:
+        model = build()
+        if weights is not None:
+            nnx.update(model, export.replaced(nnx.state(model, nnx.Param), weights))
+        return model
+
     model = nnx.eval_shape(build)
     shapes, network = state.parameters(model), state.modes(model)
     stacked = getattr(model, "stacked", {})  # networks that stack layers say where
+    weights = dst.load_weights(start.weights) if start.weights else None
+    if weights is not None:
+        export.replaced(shapes, weights)  # refused before anything is written
     tx = dst.sparsify(
-        optim.make(config.optimizer, steps, stacked),
+        optim.make(config.optimizer, steps, stacked, start.step),
         config.rule(),
         seed=config.seed,
         select=config.sparsify.select,
         overrides={k: {"sparsity": v.sparsity} for k, v in config.sparsify.overrides.items()},
         stacked={**stacked, **config.sparsify.stacked},
-        initial=config.sparsify.initial,
+        initial=dst.load_masks(start.masks) if start.masks else config.sparsify.initial,
     )
-    rate = optim.learning_rate(config.optimizer, steps)
+    rate = optim.learning_rate(config.optimizer, steps, start.step)
 
     def begin() -> TrainState:
-        return jax.device_put(state.initial(build(), tx, ema is not None), placement.state)
+        return jax.device_put(state.initial(begun(), tx, ema is not None), placement.state)
 
     def batch(count: int) -> tuple[Array, Array]:
         found = dataset.batch(config.seed, count, size)
@@ -100,6 +114,15 @@ def _make(config: Config) -> Setup:
 
     normalised = bool(jax.tree.leaves(nnx.state(model, nnx.BatchStat)))
     anew = calibration if normalised and config.train.recalibrate else None
+
+    def judged(batches: Sequence[tuple[Array, Array]]) -> Callable[[TrainState], Scores]:
+        return evaluation.make(network, dataset.task, batches, anew)
+
+    each = [judged([(x[i::2], y[i::2]) for x, y in test]) for i in (0, 1)]
+
+    def halves(now: TrainState) -> tuple[Scores, ...]:
+        return tuple(evaluate(now) for evaluate in each)
+
     return Setup(
         config=replace(config, data=Section(config.data.name, pinned)),
         plan=plan,
@@ -107,6 +130,7 @@ def _make(config: Config) -> Setup:
         begin=begin,
         batch=batch,
         step=step.make(network, dataset.task, tx, rate, ema),
-        evaluate=evaluation.make(network, dataset.task, test, anew),
+        evaluate=judged(test),
+        evaluate_halves=halves,
         costs=lambda: costs.measure(model, batch(0)[0], plan, tx.rule, steps),
     )

@@ -17,7 +17,16 @@ from dst import models
 from dst.train import config
 from dst.train.schema import Section
 
-_MODELS = {"mlp": models.MLP, "convnet": models.ConvNet, "decoder": models.Decoder}
+_MODELS = {
+    "mlp": models.MLP,
+    "convnet": models.ConvNet,
+    "lenet5": models.LeNet5,
+    "resnet20": models.ResNet20,
+    "resnet50": models.ResNet50,
+    "wide-resnet": models.WideResNet,
+    "mobilenet-v1": models.MobileNetV1,
+    "decoder": models.Decoder,
+}
 
 
 class TrainState(NamedTuple):
