@@ -9,7 +9,7 @@ import pytest
 import dst
 from dst import cli
 from dst.train import architectures, config, plain, schema
-from tests.training import CONFIGS, SMALL, small, write_small
+from tests.training import CONFIGS, ROOT, SMALL, small, write_small
 
 # Input: overrides of the small config. Expected: what the message must contain.
 BAD = {
@@ -224,3 +224,17 @@ def test_topology_steps_inside_the_warm_up_are_advised_against(tmp_path):
 def test_topology_steps_without_learning_rate_are_advised_against(tmp_path):
     (advice,) = config.advice(small(tmp_path, "method.stop=100%", "method.every=13"))
     assert "step 39" in advice and "method.stop" in advice
+
+
+def test_another_method_takes_along_what_it_knows():
+    path = ROOT / "configs" / "digits" / "rigl.yaml"
+    for override in ("method=set", "method.name=set", "method={'name': 'set'}"):
+        found = config.load(path, [override, "method.every=50"]).method
+        assert (found.name, found.value.sparsity, found.value.every) == ("set", 0.9, 50)
+    # RigL has a drop fraction, gradual pruning has not.
+    assert config.load(path, ["method=gmp"]).method.value.sparsity == 0.9
+    assert config.load(path, ["method=dense"]).method.name == "dense"
+    assert config.load(path, ["model=convnet"]).model.value.channels == (16, 32)
+    # What an override itself says must be known.
+    with pytest.raises(config.ConfigError, match=r"method.drop_fraction is no known key"):
+        config.load(path, ["method=gmp", "method.drop_fraction=0.5"])

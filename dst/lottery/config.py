@@ -247,7 +247,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
       ConfigError: with file, key, what was expected, what was found, and the nearest valid name.
     """
     try:
-        data = plain.merged(plain.read(Path(path)), *map(plain.override, overrides))
+        data = runs.merged(path, overrides)
         section = data.get(KEY, {})
         if isinstance(section, Mapping):
             section = {"name": "tickets", **section}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -294,9 +294,40 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
       ConfigError: with file, key, what was expected, what was found, and the nearest valid name.
     """
     try:
-        return parse(plain.merged(plain.read(Path(path)), *map(plain.override, overrides)), path)
+        return parse(merged(path, overrides), path)
     except ValueError as error:
         raise ConfigError(f"{source(path, overrides)}: {error}") from error
+
+
+def merged(path: str | Path, overrides: Sequence[str]) -> Any:
+    """A file with its overrides, as plain data.
+
+    Where an override names another model, data set or method, the keys of the file that the new
+    one does not have are left out: ``method=set`` takes the sparsity of a file for RigL along.
+
+    Raises:
+      ValueError: a file that cannot be read, or an override that is none.
+    """
+    base = plain.read(Path(path))
+    choices = {"model": MODEL, "data": DATA, "method": METHOD}
+    changes = [
+        {k: {"name": v} if k in choices and isinstance(v, str) else v for k, v in x.items()}
+        for x in map(plain.override, overrides)
+    ]
+    data = plain.merged(base, *changes)
+    for key, choice in choices.items():
+        before, after = (x.get(key) if isinstance(x, Mapping) else None for x in (base, data))
+        if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
+            continue
+        option = choice.options.get(str(after.get("name")))
+        if option is None or after["name"] == before.get("name"):
+            continue
+        known = {"name"}
+        if key != "model":  # of models, equal names mean different things
+            known |= {f.name for f in fields(option.type)}
+        own = {k for change in changes if isinstance(change.get(key), Mapping) for k in change[key]}
+        data = {**data, key: {k: v for k, v in after.items() if k in known or k in own}}
+    return data
 
 
 def parse(data: Mapping[str, Any], path: str | Path) -> Config:
