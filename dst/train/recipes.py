@@ -10,13 +10,11 @@ Checked against: spec 0.10, A5, A12, C1, C2 and N, which describe the papers and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from fractions import Fraction
 from typing import Any
 
 from dst import checks
-from dst.schedule import exact
 from dst.train import plain
 from dst.train.schema import Choice, Option
 
@@ -29,7 +27,7 @@ class Setting:
 
     Attributes:
       key: section and field of the config.
-      value: plain data; or a function of the method's sparsity.
+      value: plain data.
       source: where the value is from.
       kinds: of methods that it is for: those that exchange connections, those that prune
         gradually, others (static masks).
@@ -39,27 +37,6 @@ class Setting:
     value: Any
     source: str
     kinds: tuple[str, ...] = (EXCHANGE, GRADUAL, OTHER)
-
-
-def _journey(sparsity: float) -> tuple[Fraction, Fraction]:
-    """When pruning starts and stops, as shares of the steps, where it does at 25 % and 75 % of
-    the compute: a cubic ramp spends little after its start, so both come earlier in steps.
-
-    With compute proportional to active weights, a step costs 1 before the ramp, ``1 - 3s/4`` on
-    average during it and ``1 - s`` after it.
-
-    >>> [round(float(x), 6) for x in _journey(0.8)]
-    [0.090909, 0.545455]
-    """
-    s = exact(sparsity)
-    ramp, after = 1 - Fraction(3, 4) * s, 1 - s
-    mean = 1 / (Fraction(1, 4) + Fraction(1, 2) / ramp + Fraction(1, 4) / after)
-    start = mean / 4
-    return start, start + mean / 2 / ramp
-
-
-def _percent(which: int) -> Callable[[float], str]:
-    return lambda sparsity: f"{float(100 * _journey(sparsity)[which]):.4f}%"
 
 
 _ADAM = Setting(
@@ -132,11 +109,11 @@ RECIPES: dict[str, tuple[Setting, ...]] = {
         *(
             Setting(
                 f"method.{key}",
-                _percent(which),
+                value,
                 "The Journey Matters (arXiv 2501.12486): pruning from 25 % to 75 % of the compute",
                 (GRADUAL,),
             )
-            for which, key in enumerate(("start", "stop"))
+            for key, value in (("compute", True), ("start", "25%"), ("stop", "75%"))
         ),
     ),
 }
@@ -165,13 +142,7 @@ def filled(data: Mapping[str, Any], methods: Choice) -> Mapping[str, Any]:
         section, key = setting.key.split(".")
         free = key not in given[section]
         if free and (section != "method" or (key in own and kind in setting.kinds)):
-            value = setting.value
-            if callable(value):
-                sparsity = given["method"].get("sparsity")
-                if not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
-                    continue
-                value = value(sparsity)
-            found[section][key] = value
+            found[section][key] = setting.value
     return plain.merged(data, {key: values for key, values in found.items() if values})
 
 
@@ -182,5 +153,6 @@ def _of_method(given: Mapping[str, Any], methods: Choice) -> tuple[set[str], str
     if option is None:
         return set(), OTHER
     own = {f.name for f in fields(option.type)}
-    kind = GRADUAL if "initial_sparsity" in own else EXCHANGE if "drop_fraction" in own else OTHER
+    gradual, exchange = "initial_sparsity" in own, "drop_fraction" in own
+    kind = OTHER if gradual == exchange else GRADUAL if gradual else EXCHANGE  # GraNet is both
     return own - option.defaults.keys(), kind

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from dst.report.markdown import write_between
 from dst.train import config, loop
 
 HERE = Path(__file__).parent
@@ -77,13 +78,6 @@ def picture(found: dict[str, list[dict]], path: Path) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
-
-
-def write_between(path: Path, name: str, text: str) -> None:
-    """Replaces what stands between two marker comments of a Markdown file."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, rest = path.read_text().split(begin)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def main() -> None:

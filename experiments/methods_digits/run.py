@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 import dst
 import dst.flops
 import dst.nnx
+from dst.report.markdown import write_between
 from dst.train import config, optim, state
 from dst.train.data import digits
 from dst.train.data.dataset import indices
@@ -202,13 +203,6 @@ def picture(found: dict[str, list[dict]], path: Path) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
-
-
-def write_between(path: Path, name: str, text: str) -> None:
-    """Replaces what stands between two marker comments of a Markdown file."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, rest = path.read_text().split(begin)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def main() -> None:
