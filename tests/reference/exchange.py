@@ -144,7 +144,9 @@ def n_of_m(shape: tuple[int, int], m: int) -> Groups:
     """Groups of m consecutive weights of a column: inputs are rows."""
     rows, columns = shape
     return [
-        [[(r + i) * columns + c] for i in range(m)] for c in range(columns) for r in range(0, rows, m)
+        [[(r + i) * columns + c] for i in range(m)]
+        for c in range(columns)
+        for r in range(0, rows, m)
     ]
 
 

@@ -14,7 +14,8 @@ def apportion(amount: int, share: list[float], soft: list[int], hard: list[int])
     """Whole numbers that add up to ``amount``: just below their share, what is left equally over
     the layers that have room below the soft limits, then below the hard ones."""
     given = [
-        min(math.floor(amount * s * (1 - 1e-5)), limit) for s, limit in zip(share, soft, strict=True)
+        min(math.floor(amount * s * (1 - 1e-5)), limit)
+        for s, limit in zip(share, soft, strict=True)
     ]
     for limits in (soft, hard):
         while (left := amount - sum(given)) > 0:

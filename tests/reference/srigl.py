@@ -57,7 +57,9 @@ class SRigL:
     ablated: int = 0
 
     def __post_init__(self) -> None:
-        self.fan_in = {name: len(x.active) // self.shapes[name][1] for name, x in self.layers.items()}
+        self.fan_in = {
+            name: len(x.active) // self.shapes[name][1] for name, x in self.layers.items()
+        }
 
     def step(self, grads: dict[str, np.ndarray]) -> None:
         t, self.count = self.count, self.count + 1
