@@ -110,6 +110,7 @@ def make(leaves: Sequence[Leaf], rule: Rule, masks: Mapping[str, Any] | None = N
             found = settings["sparsity"]
             checks.fraction(f"overrides of {leaf.path}: sparsity", found, below_one=True)
     if masks is not None:
+        _check_given(rule)
         leaves = _from_masks(leaves, masks)
     elif rule.sparsity == 0 and not any((x.settings or {}).get("sparsity") for x in leaves):
         leaves = [replace(x, sparse=False, why="sparsity 0") if x.sparse else x for x in leaves]
@@ -182,6 +183,15 @@ def _check_competition(layouts: Mapping[str, Layout]) -> None:
             )
 
 
+def _check_given(rule: Rule) -> None:
+    if rule.ramp is not None and rule.low is None:
+        raise ValueError(
+            "masks: the counts of given masks replace the allocation, but this method has a "
+            "schedule of its own for the sparsity. Leave `initial` out, or use a method that keeps "
+            "the sparsity."
+        )
+
+
 def _check_exchange(rule: Rule, plans: Mapping[str, LeafPlan]) -> None:
     """A drop fraction that rounds to nothing everywhere is a mistake that nobody would see."""
     if rule.grow is None or rule.cadence is None or rule.budget or rule.keep or not plans:
@@ -210,29 +220,33 @@ def _leaf_plan(
     given: np.ndarray | None,
     rule: Rule,
 ) -> LeafPlan:
-    sparsity = allocation.sparsity.get(leaf.path, Fraction(0))
     slices = math.prod(layout.counts)
     # Where layers share a budget, the units before a slice: counts are differences of its counts.
     first = allocation.before.get(leaf.path)
     starts = [
         0 if first is None else first // layout.unit_size + i * layout.units for i in range(slices)
     ]
-
-    def share(schedule: Schedule | None, count: int) -> np.ndarray:
-        due = sparsity if schedule is None else sparsity * exact(schedule(count))
-        active = [layout.units + zeros(n, due) - zeros(n + layout.units, due) for n in starts]
-        return np.array(active, np.int32).reshape(layout.counts)
-
+    sparsity = [allocation.sparsity.get(leaf.path, Fraction(0))] * slices
     if given is not None:
         initial = _given_counts(leaf, layout, given)
-    elif first_allocation is not allocation:
+        sparsity = [1 - Fraction(int(n), layout.units) for n in initial.flat]
+
+    def share(schedule: Schedule | None, count: int) -> np.ndarray:
+        part = 1 if schedule is None else exact(schedule(count))
+        active = [
+            layout.units + zeros(n, s * part) - zeros(n + layout.units, s * part)
+            for n, s in zip(starts, sparsity, strict=True)
+        ]
+        return np.array(active, np.int32).reshape(layout.counts)
+
+    if given is None and first_allocation is not allocation:
         due = first_allocation.sparsity[leaf.path]
         initial = np.full(layout.counts, layout.units - zeros(layout.units, due), np.int32)
-    else:
+    elif given is None:
         initial = share(rule.ramp, -1)
     rows, active = [], initial
     for count in _steps(rule):
-        aim = initial if given is not None else share(rule.ramp, count)
+        aim = share(rule.ramp, count)
         if rule.grow is None:
             aim = np.minimum(aim, active)
         if rule.low is None:

@@ -80,6 +80,8 @@ class Rule:
       rounding: of ``n * fraction``.
       regrow: whether a unit dropped at this step may grow back at the same step.
       regrown: the value of such a unit: ``"keep"`` its own, or ``"zero"`` (moments then too).
+        Where a ramp lowers the target count, only those within the new count keep theirs: pruning
+        comes first, and what it takes is gone (GraNet).
       update_weights: whether the other weights take an optimizer step at a topology step.
       cold_start: what young weights get under Adam-like optimizers, whose bias correction counts
         globally: ``"local_count"`` corrects by the age of the weight, a number of steps ``W``

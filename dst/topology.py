@@ -46,6 +46,7 @@ def drop_and_grow(due: Due) -> list[Change]:
     before = [x.units_of(leaf.active) for x, leaf in zip(layouts, leaves, strict=True)]
     axes = [x.group_axes for x in layouts]
     nans: list[list[Array]] = [[] for _ in leaves]
+    survivors = before
 
     if rule.keep is not None:
         kept = [x.units_of(rule.keep(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
@@ -53,7 +54,13 @@ def drop_and_grow(due: Due) -> list[Change]:
         drop_scores = [x.pool(rule.drop(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
         nans = _nans(drop_scores, before)
         counts = [_per_group(k, x) for (k, _), x in zip(number, layouts, strict=True)]
-        kept = top_k_masks(drop_scores, counts, before, axes)
+        if rule.ramp is None or rule.grow is None or rule.regrown == "zero":
+            kept = top_k_masks(drop_scores, counts, before, axes)
+        else:
+            # Where the target count falls, pruning comes first: what it takes has lost its value.
+            totals_due = [_per_group(n, x) for (_, n), x in zip(number, layouts, strict=True)]
+            both = top_k_masks(drop_scores * 2, counts + totals_due, before * 2, axes * 2)
+            kept, survivors = both[: len(leaves)], both[len(leaves) :]
 
     after, candidates_chosen = kept, [jnp.zeros_like(k) for k in kept]
     if rule.grow is not None:
@@ -70,10 +77,10 @@ def drop_and_grow(due: Due) -> list[Change]:
         after = [k | c for k, c in zip(kept, candidates_chosen, strict=True)]
 
     changes = []
-    for x, old, new, chosen, unscored, (_, total) in zip(
-        layouts, before, after, candidates_chosen, nans, number, strict=True
+    for x, old, survived, new, chosen, unscored, (_, total) in zip(
+        layouts, before, survivors, after, candidates_chosen, nans, number, strict=True
     ):
-        fresh = chosen if rule.regrown == "zero" else chosen & ~old
+        fresh = chosen if rule.regrown == "zero" else chosen & ~survived
         # All counts of a leaf in one pass over it.
         dropped, grown, *of_nans = x.count(old & ~new, new & ~old, *unscored)
         changes.append(

@@ -3,7 +3,6 @@ C1, L2)."""
 
 from __future__ import annotations
 
-import zlib
 from fractions import Fraction
 
 import jax
@@ -17,76 +16,14 @@ from dst.rule import Rule
 from dst.schedule import Cadence
 from dst.scores import gradient
 from dst.structure import Layout
+from tests.following import EVERY, RATE, SHAPES, STOP, draw, follow
 from tests.reference.canonical import M, W
-from tests.reference.exchange import Layer
 from tests.reference.gmp import GMP
 from tests.reference.rigl import RigL
 from tests.reference.set import SET
 from tests.test_plan import Block, NOfM
 
-# Twins. All numbers are small multiples of powers of two, so that both sides compute without
-# rounding, ties are common, and equal means equal bit for bit.
-
-RATE = 0.25
-EVERY, STOP, STEPS = 2, 42, 42  # topology steps at 2, 4, ..., 40
-# Equal shapes compile faster.
-SHAPES = {"equal": (6, 8), "ties": (6, 8), "zeros": (9, 5), "wide": (6, 8)}
-
-
-def weights():
-    random = np.random.default_rng(11)
-    return {
-        "equal": np.full(SHAPES["equal"], 0.5, np.float32),
-        "ties": (random.integers(-2, 3, SHAPES["ties"]) / 2).astype(np.float32),
-        "zeros": np.where(random.random(SHAPES["zeros"]) < 0.7, -0.0, 0.25).astype(np.float32),
-        "wide": (random.integers(-64, 65, SHAPES["wide"]) / 32).astype(np.float32),
-    }
-
-
-def gradients():
-    """One gradient per step: all equal, with ties, mostly zero, and varied."""
-    random = np.random.default_rng(12)
-    for _ in range(STEPS):
-        yield {
-            "equal": np.full(SHAPES["equal"], 0.25, np.float32),
-            "ties": (random.integers(-2, 3, SHAPES["ties"]) / 4).astype(np.float32),
-            "zeros": np.where(random.random(SHAPES["zeros"]) < 0.9, 0, -0.5).astype(np.float32),
-            "wide": (random.integers(-64, 65, SHAPES["wide"]) / 64).astype(np.float32),
-        }
-
-
-def follow(method, make_twin, seed=3):
-    """Trains with the method and with its twin; masks, weights and explored sets stay equal."""
-    tx = dst.sparsify(optax.sgd(RATE), method, seed=seed)
-    params = jax.tree.map(jnp.asarray, weights())
-    state = jax.jit(tx.init)(params)
-    params = dst.apply_masks(params, state)
-    layers = {k: Layer.start(w, np.asarray(dst.masks(state)[k])) for k, w in weights().items()}
-    twin = make_twin(layers)
-
-    @jax.jit
-    def step(grads, state, params):
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    changed = 0
-    for grads in gradients():
-        before = {k: m.copy() for k, m in dst.masks(state).items()}
-        params, state = step(grads, state, params)
-        twin.step(grads)
-        masks, explored = dst.masks(state), dst.explored(state)
-        for name, layer in twin.layers.items():
-            where = f"{name} after {twin.count} updates"
-            assert np.asarray(masks[name]).reshape(-1).tolist() == layer.mask, where
-            assert np.asarray(explored[name]).reshape(-1).tolist() == layer.explored, where
-            np.testing.assert_array_equal(
-                np.asarray(params[name]).reshape(-1), layer.weights, err_msg=where
-            )
-            changed += bool((before[name] != masks[name]).any())
-    dst.check_invariants(state, params)
-    assert int(state.topology.done) == len(twin.changed_at) >= 20
-    assert changed > 20  # the comparison would be empty if nothing moved
-    return state
+# Twins
 
 
 @pytest.mark.parametrize(
@@ -108,26 +45,17 @@ def test_rigl_equals_its_twin(choice):
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_set_equals_its_twin(signed):
-    seed = 3
-
-    def draw(name, count):
-        """As ``dst.state.keys`` documents: seed, then count + 1, then a hash of the path."""
-        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), count + 1)
-        key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        return np.asarray(jax.random.uniform(key, SHAPES[name], jnp.float32))
-
     method = dst.SET(sparsity=0.6, drop_fraction=0.3, every=EVERY, stop=STOP, signed=signed)
     follow(
         method,
         lambda layers: SET(
             layers, drop_fraction=0.3, every=EVERY, stop=STOP, rate=RATE, draw=draw, signed=signed
         ),
-        seed,
     )
 
 
 def test_gmp_equals_its_twin():
-    state = follow(
+    state, _ = follow(
         dst.GMP(sparsity=0.9, start=1, stop=41, every=2),
         lambda layers: GMP(layers, sparsity=Fraction(9, 10), start=1, stop=41, every=2, rate=RATE),
     )

@@ -43,7 +43,8 @@ class ACDC:
 
     Checked against: the authors' schedules as described in spec A10, L5, goldens.
     Differs from the code: exact counts, where ties at its threshold are lost; at a decompression
-    the step itself moves nothing, so that every weight starts with a whole moment.
+    the step itself moves nothing, so that every weight starts with a whole moment; a layer of
+    which nothing was pruned goes on as before.
     """
 
     sparsity: float
@@ -66,6 +67,7 @@ class ACDC:
             structure=self.structure,
             drop=scores.magnitude,
             grow=scores.magnitude,
+            regrown="zero",
             forget="all",
             **schedule,
         )

@@ -60,6 +60,7 @@ class SPDF:
             grow=scores.gradient,
             cadence=when,
             ramp=lambda count: 1.0 if count < when.first else 0.0,
+            regrown="zero",
             forget="all",
             cold_start=self.cold_start,
         )

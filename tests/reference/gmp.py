@@ -8,12 +8,14 @@ from fractions import Fraction
 
 import numpy as np
 
+from tests.reference.competition import budget, lamp, winners
 from tests.reference.exchange import Layer
 
 
 @dataclass
 class GMP:
-    """Prunes at ``start, start + every, ...`` and at ``stop``; uniform over layers."""
+    """Prunes at ``start, start + every, ...`` and at ``stop``; uniform over layers, or by a
+    competition of their magnitudes or LAMP scores."""
 
     layers: dict[str, Layer]
     sparsity: Fraction
@@ -21,6 +23,7 @@ class GMP:
     start: int
     stop: int
     rate: float
+    allocation: str = "uniform"
     count: int = 0
     changed_at: list[int] = field(default_factory=list)
 
@@ -30,10 +33,16 @@ class GMP:
         if on_grid or t == self.stop:
             self.changed_at.append(t)
             left = 1 - Fraction(t - self.start, self.stop - self.start)
-            due = self.sparsity * (1 - left**3)
-            for layer in self.layers.values():
-                size = len(layer.mask)
-                total = size - math.floor(due * size)
+            for name, total in self._counts(self.sparsity * (1 - left**3)).items():
+                layer = self.layers[name]
                 layer.exchange(total, total, drop=np.abs(layer.weights), grow=None)
         for name, layer in self.layers.items():
             layer.descend(grads[name], self.rate)
+
+    def _counts(self, due: Fraction) -> dict[str, int]:
+        if self.allocation == "uniform":
+            return {n: len(x.mask) - math.floor(due * len(x.mask)) for n, x in self.layers.items()}
+        score = lamp if self.allocation == "lamp" else np.abs
+        scores = {name: score(x.weights) for name, x in self.layers.items()}
+        won = winners(self.layers, scores, budget(self.layers, due))
+        return {name: len(places) for name, places in won.items()}

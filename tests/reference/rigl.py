@@ -1,18 +1,20 @@
-"""RigL in plain loops (spec A5), with plain gradient descent inside."""
+"""RigL in plain loops (spec A5, A5b), with plain gradient descent inside."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tests.reference.exchange import Layer, exchanged
+from tests.reference.exchange import Groups, Layer, cosine, exchanged, per_group
 
 
 @dataclass
 class RigL:
-    """Counts updates from 0; topology changes at ``every, 2 every, ...`` before ``stop``."""
+    """Counts updates from 0; topology changes at ``every, 2 every, ...`` before ``stop``.
+
+    The grow score is the magnitude of the mean of the last ``accumulate`` gradients.
+    """
 
     layers: dict[str, Layer]
     drop_fraction: float
@@ -23,26 +25,32 @@ class RigL:
     regrow: str = "allow"
     regrown: str = "keep"
     update_weights: bool = False
+    accumulate: int = 1
+    groups: dict[str, Groups] = field(default_factory=dict)
+    seen: list[dict[str, np.ndarray]] = field(default_factory=list)
     count: int = 0
     changed_at: list[int] = field(default_factory=list)
 
     def step(self, grads: dict[str, np.ndarray]) -> None:
         t, self.count = self.count, self.count + 1
+        self.seen = [*self.seen, grads][-self.accumulate :]
         if t == 0 or t % self.every or t >= self.stop:
             for name, layer in self.layers.items():
                 layer.descend(grads[name], self.rate)
             return
         self.changed_at.append(t)
-        fraction = self.drop_fraction / 2 * (1 + math.cos(math.pi * t / self.stop))
+        fraction = cosine(self.drop_fraction, t, self.stop)
         for name, layer in self.layers.items():
-            n = sum(layer.mask)
+            groups = self.groups.get(name)
+            total = per_group(layer, groups)
             fresh = layer.exchange(
-                kept=n - exchanged(n, fraction, self.rounding),
-                total=n,
+                kept=[n - exchanged(n, fraction, self.rounding) for n in total],
+                total=total,
                 drop=np.abs(layer.weights),
-                grow=np.abs(grads[name].reshape(-1)),
+                grow=np.abs(np.mean([g[name] for g in self.seen], axis=0).reshape(-1)),
                 regrow=self.regrow,
                 regrown=self.regrown,
+                groups=groups,
             )
             if self.update_weights:
                 layer.descend(grads[name], self.rate, but=fresh)
