@@ -61,10 +61,10 @@ def chosen(
             units = best_of_all(
                 _compared(competition, flat, weights), layouts, k, competition.floor
             )
-            return [x.spread(u) for x, u in zip(layouts, units, strict=True)]
+            return [x.spread(u, w) for x, u, w in zip(layouts, units, weights, strict=True)]
         axes = [x.group_axes for x in layouts]
         units = top_k_masks(pooled, counts, [None] * len(pooled), axes)
-        return [x.spread(u) for x, u in zip(layouts, units, strict=True)]
+        return [x.spread(u, w) for x, u, w in zip(layouts, units, weights, strict=True)]
 
     return draw(jnp.asarray(seed, jnp.uint32), flat.sparse)
 

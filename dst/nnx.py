@@ -12,6 +12,7 @@ from flax import nnx
 
 from dst import flops, invariants, view
 from dst.methods import FromMasks
+from dst.rule import Rule
 from dst.transform import sparsify
 from dst.tree import lookup
 
@@ -88,7 +89,9 @@ class Optimizer(nnx.Optimizer):
     def update(self, model: Any, grads: Any, /, **kwargs: Any) -> Any:
         """One optimizer step; ``topology`` as in :func:`dst.sparsify`, other extras go inside."""
         updates = super().update(model, grads, **kwargs)
-        if self.attach_masks and kwargs.get("topology") is not False:
+        # Latent-weight methods may choose at every step, whatever the flag says.
+        steady = kwargs.get("topology") is False and isinstance(self.tx.rule, Rule)
+        if self.attach_masks and not steady:
             for path, mask in view.masks(self._arrays()).items():
                 owner, name = _owner(model, path)
                 getattr(owner, name + _SUFFIX).set_value(mask)

@@ -34,8 +34,8 @@ def init(
         latent.fix(w, p.leaf) if latent.fix else w for w, p in zip(weights, flat.plans, strict=True)
     ]
     chosen = _choose(latent, start, flat, [p.counts[0, 1] for p in flat.plans])
-    chosen = [placed_like(c, p) for c, p in zip(chosen, flat.sparse, strict=True)]
-    reached = _reached(latent, start, flat, wide, chosen, jnp.zeros([], jnp.int32))
+    reached = _reached(latent, start, flat, wide, chosen)
+    reached = _narrowed(latent, reached, chosen, jnp.zeros([], jnp.int32))
     support = _support(latent, chosen, jnp.zeros([], jnp.int32))
     first, every, last = (
         (1, 1, 0)
@@ -65,7 +65,8 @@ def init(
             grown=flat.tree([jnp.copy(z) for z in zeros]),
             unscored=flat.map(lambda p: jnp.zeros([], jnp.int32)),
         ),
-        memory=_remembered(latent, flat, start, fixed, chosen, reached),
+        # Buffers of their own: the state may be donated, and the parameters are the caller's.
+        memory=jax.tree.map(jnp.copy, _remembered(latent, flat, start, fixed, chosen, reached)),
         inner_state=inner.init(flat.replace(params, start)),
     )
 
@@ -123,12 +124,13 @@ def update(
 
     def choose() -> tuple[list[Array], list[Array]]:
         chosen = _choose(latent, moved, flat, counts)
-        return chosen, _reached(latent, moved, flat, wide, chosen, step)
+        return chosen, _reached(latent, moved, flat, wide, chosen)
 
     def keep() -> tuple[list[Array], list[Array]]:
         return [v.active for v in before], [v.wide for v in before]
 
     chosen, reached = _decide(latent, topology, now, choose, keep)
+    reached = _narrowed(latent, reached, chosen, step)
     if wide is not None:
         outside = flat.tree([~r for r in reached])
         inner_state = moments.reset(inner, inner_state, outside)
@@ -137,10 +139,11 @@ def update(
         for v, w, c, r in zip(before, moved, chosen, reached, strict=True)
     ]
     support = _support(latent, chosen, step)
-    derived = [latent.weight(v) for v in after]
+    weights = [p.astype(jnp.float32) for p in flat.sparse]
     changes = [
-        jnp.where(s, w - p.astype(jnp.float32), -p.astype(jnp.float32))
-        for s, w, p in zip(support, derived, flat.sparse, strict=True)
+        # Where parameters are the variables, `w - p + p` would round what the optimizer gives.
+        jnp.where(s, latent.weight(v) - p if latent.remember else u.astype(jnp.float32), -p)
+        for s, v, p, u in zip(support, after, weights, flat.of(updates), strict=True)
     ]
     log, anew = now.topology, _anew(latent, topology, now)
     return flat.replace(updates, changes), now._replace(
@@ -210,7 +213,8 @@ def _choose(latent: Latent, variables: list[Array], flat: Flat, counts: list[Any
     wanted = [_per_group(n, x) for n, x in zip(counts, layouts, strict=True)]
     axes = [x.group_axes for x in layouts]
     units = top_k_masks(pooled, wanted, [None] * len(pooled), axes)
-    return [x.spread(u) for x, u in zip(layouts, units, strict=True)]
+    masks = [x.spread(u, v) for x, u, v in zip(layouts, units, variables, strict=True)]
+    return [placed_like(m, v) for m, v in zip(masks, variables, strict=True)]
 
 
 def _reached(
@@ -219,13 +223,18 @@ def _reached(
     flat: Flat,
     wide: Plan | None,
     chosen: list[Array],
-    count: Array,
 ) -> list[Array]:
     """The larger set that gradients reach."""
     if wide is None:
         return [jnp.ones_like(c) for c in chosen]
     counts = [wide.sparse[p.leaf.path].counts[0, 1] for p in flat.plans]
-    reached = _choose(latent, variables, flat, counts)
+    return _choose(latent, variables, flat, counts)
+
+
+def _narrowed(
+    latent: Latent, reached: list[Array], chosen: list[Array], count: Array
+) -> list[Array]:
+    """The larger set, or the connections themselves once exploration has ended."""
     if latent.narrow_from is None:
         return reached
     narrow = count >= latent.narrow_from

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec, reshard
 
 from dst._typing import Array, Bool, Int, Num
 from dst.sums import totals
@@ -63,7 +65,7 @@ def top_k_masks(
 ) -> list[Array]:
     """:func:`top_k_mask` of several arrays at once, sharing every counting pass."""
     groups = [_Groups(s, axes) for s, axes in zip(scores, group_axes, strict=True)]
-    small = [len(g.counted) == 1 and g.size <= _SMALL for g in groups]
+    small = [len(g.counted) == 1 and g.size <= _SMALL and not g.divided for g in groups]
     parts = list(zip(groups, scores, wheres, ks, small, strict=True))
     pools = [_Pool([g], [s], [w]) for g, s, w, _, by_pairs in parts if not by_pairs]
     searched = iter(_chosen(pools, [k for *_, k, by_pairs in parts if not by_pairs]))
@@ -195,13 +197,20 @@ class _Groups:
                 f"{_LIMIT} that 32-bit counts can hold. Split the array, or name a stacked axis."
             )
 
+        placed = tuple(jax.typeof(scores).sharding.spec)  # all None where axes are not explicit
+        self.divided = any(placed[a] is not None for a in self.counted)
+        self.spec = PartitionSpec(*(placed[a] for a in self.group_axes))
+
     def expand(self, x: Array) -> Array:
         """An array over groups, with the counted axes as axes of length 1."""
         return lax.expand_dims(x, self.counted)
 
     def counts(self, k: Any) -> Array:
         groups = tuple(self.shape[a] for a in self.group_axes)
-        return self.expand(jnp.broadcast_to(jnp.asarray(k, jnp.int32), groups))
+        counts = jnp.broadcast_to(jnp.asarray(k, jnp.int32), groups)
+        if any(entry is not None for entry in self.spec):
+            counts = reshard(counts, self.spec)  # as the groups are, or loops do not type
+        return self.expand(counts)
 
     def rank(self) -> Array:
         """n for the first position of a group, 1 for the last: higher is preferred."""

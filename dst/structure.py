@@ -7,12 +7,16 @@ again. Axes are split, never merged, so the layout works on sharded arrays.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from dst import checks
 from dst._typing import Array
@@ -93,26 +97,64 @@ class Layout:
 
     def pool(self, scores: Array) -> Array:
         """One score per unit: the sum over its members, the same on every mesh."""
-        split = scores.reshape(self.split)
+        split = _reshape(scores, self.split)
         return exact_sum(split, self.members) if self.members else split
 
     def units_of(self, mask: Array) -> Array:
         """One bool per unit of a mask that is constant within units."""
-        split = mask.reshape(self.split)
-        for a in sorted(self.members, reverse=True):
-            split = lax.index_in_dim(split, 0, axis=a, keepdims=False)
-        return split
+        # `any`, not the first member: a slice of a sharded axis has to be moved, or is an error.
+        split = _reshape(mask, self.split)
+        return jnp.any(split, axis=self.members) if self.members else split
 
-    def spread(self, units: Array) -> Array:
-        """The mask of the leaf from one bool per unit."""
-        wide = lax.expand_dims(units, self.members)
-        return jnp.broadcast_to(wide, self.split).reshape(self.shape)
+    def spread(self, units: Array, like: Array | None = None) -> Array:
+        """The mask of the leaf from one bool per unit; with the explicit sharding of ``like``."""
+        wide = jnp.broadcast_to(lax.expand_dims(units, self.members), self.split)
+        if like is None or not _explicit(like):
+            return _reshape(wide, self.shape)
+        return lax.reshape(wide, self.shape, out_sharding=jax.typeof(like).sharding.spec)
 
     def count(self, *units: Array) -> list[Array]:
         """int32 weights of the active units of each mask, of shape ``counts``: one sum per
         stacked slice."""
         axes = tuple(range(len(self.counts), units[0].ndim))
         return [n * jnp.int32(self.unit_size) for n in totals(units, axes)]
+
+
+def _explicit(x: Array) -> bool:
+    """Whether the type of an array says how it is sharded; otherwise the compiler decides."""
+    return any(entry is not None for entry in jax.typeof(x).sharding.spec)
+
+
+def _reshape(x: Array, shape: tuple[int, ...]) -> Array:
+    """``x.reshape(shape)`` for axes that are split or merged, also under explicit sharding.
+
+    The outer part of a split axis carries its sharding. Where the parts do not divide evenly over
+    the devices (a unit or a group lies on several), that axis is gathered.
+    """
+    if not _explicit(x):
+        return x.reshape(shape)
+    sharding = jax.typeof(x).sharding
+    after: list[Any] = []
+    if len(shape) < x.ndim:
+        after = [sharding.spec[run[0]] for run in _runs(x.shape, shape)]
+    else:
+        for entry, run in zip(sharding.spec, _runs(shape, x.shape), strict=True):
+            names = () if entry is None else entry if isinstance(entry, tuple) else (entry,)
+            devices = math.prod(sharding.mesh.shape[name] for name in names)
+            after += [None if shape[run[0]] % devices else entry] + [None] * (len(run) - 1)
+    return lax.reshape(x, shape, out_sharding=PartitionSpec(*after))
+
+
+def _runs(parts: tuple[int, ...], whole: tuple[int, ...]) -> Iterator[range]:
+    """For every axis of ``whole`` the axes of ``parts`` that it consists of."""
+    axis = 0
+    for length in whole:
+        first, size = axis, parts[axis]
+        axis += 1
+        while size < length:
+            size *= parts[axis]
+            axis += 1
+        yield range(first, axis)
 
 
 @runtime_checkable

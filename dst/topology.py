@@ -77,16 +77,16 @@ def drop_and_grow(due: Due) -> list[Change]:
         after = [k | c for k, c in zip(kept, candidates_chosen, strict=True)]
 
     changes = []
-    for x, old, survived, new, chosen, unscored, (_, total) in zip(
-        layouts, before, survivors, after, candidates_chosen, nans, number, strict=True
+    for x, leaf, old, survived, new, chosen, unscored, (_, total) in zip(
+        layouts, leaves, before, survivors, after, candidates_chosen, nans, number, strict=True
     ):
         fresh = chosen if rule.regrown == "zero" else chosen & ~survived
         # All counts of a leaf in one pass over it.
         dropped, grown, *of_nans = x.count(old & ~new, new & ~old, *unscored)
         changes.append(
             Change(
-                active=x.spread(new),
-                reset=x.spread(fresh),
+                active=x.spread(new, leaf.active),
+                reset=x.spread(fresh, leaf.active),
                 dropped=dropped,
                 grown=grown,
                 unscored=sum(map(jnp.sum, of_nans), jnp.int32(0)) // jnp.int32(x.unit_size),

@@ -87,6 +87,93 @@ def test_masks_keep_their_sharding_and_equal_those_of_one_device(method, spec, k
     assert_only_counts_travel(program.as_text())
 
 
+STRUCTURES = {
+    "nm": dst.NM(2, 4),
+    "block": dst.Block(2, 2),
+    "constant-fan-in": dst.ConstantFanIn(),
+    "output-channel": dst.OutputChannel(),
+    "input-channel": dst.InputChannel(),
+}
+LATENT = {
+    "sr-ste": dst.SRSTE(2, 4),
+    "mask-decay": dst.MaskDecay(2, 4, start=0, stop=1),
+    "structure-decay": dst.StructureDecay(1, 4, start=0, stop=1),
+    "top-kast": dst.TopKAST(0.75, 0.5),
+    "edge-popup": dst.EdgePopup(0.75, signed_constant=False),
+    "top-k-weights": dst.TopKWeights(0.75, anneal=0),
+}
+for name, structure in STRUCTURES.items():
+    METHODS[name] = dst.RigL(
+        0.5, "uniform", every=2, stop=100, drop_fraction=0.5, structure=structure, rounding="ceil"
+    )
+METHODS |= LATENT
+# Units and groups lie on one device each, or (the last two) on several.
+WHOLE, DIVIDED = ((40, 24), (64, 16)), ((8, 4), (12, 8))
+SHORT_MORE = [
+    ("nm", "both", "explicit"),
+    ("block", "both", "auto"),
+    ("constant-fan-in", "both", "explicit"),
+    ("output-channel", "both", "explicit"),
+    ("top-kast", "both", "explicit"),
+    ("sr-ste", "columns", "auto"),
+]
+MORE_CASES = [
+    pytest.param(*case, marks=[] if case in SHORT_MORE else pytest.mark.evidence)
+    for case in itertools.product([*STRUCTURES, *LATENT], SPECS, KINDS)
+]
+
+
+@cache
+def stages_on_one_device(method, sizes):
+    """Mask bytes at the start and after a topology step on one device."""
+    tx = dst.sparsify(optax.adam(1e-2), METHODS[method], seed=3)
+    params, opt_state = begun(tx, tree(sizes, 0))
+    _, after = topology_step(tx)(tree(sizes, 1), opt_state, params)
+    return [jax.tree.map(np.asarray, s.masks) for s in (opt_state, after)]
+
+
+def program_on_a_mesh(method, spec, kind, sizes):
+    """Asserts the laws of masks on a mesh; the text of the compiled topology step."""
+    mesh, expected = mesh_of(kind), stages_on_one_device(method, sizes)
+    tx = dst.sparsify(optax.adam(1e-2), METHODS[method], seed=3)
+    with jax.set_mesh(mesh):
+        params, opt_state = begun(tx, placed(tree(sizes, 0), mesh, SPECS[spec]))
+        grads = placed(tree(sizes, 1), mesh, SPECS[spec])
+        program = topology_step(tx).lower(grads, opt_state, params).compile()
+        _, after = program(grads, opt_state, params)
+    placement = params["l0"].sharding
+    for memory in jax.tree.leaves(after.memory):
+        assert memory.sharding.is_equivalent_to(placement, 2)
+    for path in params:
+        assert after.inner_state[0].mu[path].sharding.is_equivalent_to(placement, 2)
+        for state, masks in zip((opt_state, after), expected, strict=True):
+            assert state.masks[path].sharding.is_equivalent_to(placement, 2)
+            np.testing.assert_array_equal(np.asarray(state.masks[path]), masks[path])
+    return program.as_text()
+
+
+@pytest.mark.parametrize(("method", "spec", "kind"), MORE_CASES)
+def test_structures_and_latent_weights_on_a_mesh_move_no_weight(method, spec, kind):
+    text = program_on_a_mesh(method, spec, kind, WHOLE)
+    assert_no_weight_travels(text, min(n * m for n, m in WHOLE))
+
+
+@pytest.mark.evidence
+@pytest.mark.parametrize(("method", "spec", "kind"), MORE_CASES)
+def test_units_and_groups_may_lie_on_several_devices(method, spec, kind):
+    program_on_a_mesh(method, spec, kind, DIVIDED)
+
+
+def assert_no_weight_travels(text, weights):
+    """What devices exchange are counts, and scores of units that are larger than a weight."""
+    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    assert not re.findall(r" sort\(", text)
+    for shapes, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text):
+        for lengths in re.findall(r"\w+\[([\d,]*)\]", shapes):
+            size = math.prod(int(n) for n in lengths.split(",") if n)
+            assert size <= weights // 8, (kind, shapes)
+
+
 def assert_only_counts_travel(text):
     """All-reduces of single integers; no weight is gathered, moved or sorted."""
     moved = r" (?:all-gather|all-to-all|collective-permute|reduce-scatter|sort)(?:-start)?\("
