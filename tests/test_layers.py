@@ -100,3 +100,8 @@ assert set(dst.__all__) <= set(dir(dst))
         text=True,
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "methods").glob("*.py")), ids=lambda f: f.name)
+def test_a_method_is_a_short_file(file):
+    assert len(file.read_text().splitlines()) <= 150
