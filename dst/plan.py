@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from dst import checks
-from dst.allocation import Allocation, Layer, Uniform, allocator, zeros
+from dst.allocation import Allocation, Global, Layer, Uniform, allocator, zeros
 from dst.budget import fixed_point
 from dst.rule import Rule
 from dst.schedule import Schedule, exact
@@ -146,6 +146,8 @@ def make(leaves: Sequence[Leaf], rule: Rule, masks: Mapping[str, Any] | None = N
     for leaf in sparse:
         given = None if masks is None else np.asarray(masks[leaf.path], bool)
         plans[leaf.path] = _leaf_plan(leaf, layouts[leaf.path], allocation, first, given, rule)
+    if isinstance(allocate, Global) and masks is None:
+        _check_floor(allocate.floor, plans)
     _check_exchange(rule, plans)
     varying = any((p.counts != p.counts[:1]).any() for p in plans.values())
     if not varying:
@@ -181,6 +183,17 @@ def _check_competition(layouts: Mapping[str, Layout]) -> None:
                 f"a global allocation moves weights freely, but the structure of {path} fixes the "
                 "count of every group. Use 'erk' or 'uniform' with this structure."
             )
+
+
+def _check_floor(floor: int, plans: Mapping[str, LeafPlan]) -> None:
+    slices = sum(math.prod(p.layout.counts) for p in plans.values())
+    steps = zip(*(p.counts[:, 1] for p in plans.values()), strict=True)
+    least = min((sum(int(n.sum()) for n in step) for step in steps), default=0)
+    if plans and least < floor * slices:
+        raise ValueError(
+            f"a global allocation leaves {least} active units to {slices} layers, of which each "
+            f"keeps floor={floor}. Lower the sparsity or the floor."
+        )
 
 
 def _check_given(rule: Rule) -> None:
@@ -247,7 +260,7 @@ def _leaf_plan(
     rows, active = [], initial
     for count in _steps(rule):
         aim = share(rule.ramp, count)
-        if rule.grow is None:
+        if rule.grow is None and not allocation.before:  # where layers compete, their sum falls
             aim = np.minimum(aim, active)
         if rule.low is None:
             exchanged = np.vectorize(
@@ -260,7 +273,7 @@ def _leaf_plan(
         active = aim
     if not rows:
         rows.append(np.stack([initial, initial]))
-    if (active == 0).any():
+    if (active == 0).any() and not allocation.before:
         raise ValueError(
             f"{leaf.path} of shape {leaf.shape} would lose all its weights. Lower the sparsity, or "
             f"leave it dense: overrides={{{leaf.path!r}: {{'sparsity': 0}}}}."

@@ -155,7 +155,7 @@ class Rule:
         if self.rounding == "ceil":
             return min(active, math.ceil(product - 1e-6))
         if self.rounding == "round":
-            return math.floor(product + 0.5)
+            return math.floor(product + 0.5 + 1e-6)
         return math.floor(product + 1e-6)
 
 

@@ -119,7 +119,7 @@ def exchanged(active: int, fraction: float, rounding: str) -> int:
     if rounding == "ceil":
         return min(active, math.ceil(product - 1e-6))
     if rounding == "round":
-        return math.floor(product + 0.5)
+        return math.floor(product + 0.5 + 1e-6)
     return math.floor(product + 1e-6)
 
 
