@@ -188,7 +188,7 @@ def run_of(container: str, rule: dst.Rule, inner: str, options: Any) -> tuple[in
 
 def run_cell(container: str, method: str, inner: str, updates: int, options: Any = None) -> None:
     """Trains and asserts the laws of the grid after every step."""
-    case = METHODS[method]
+    case = FULL_GRID[method]
     rule = case.method(updates).rule()
     accumulate, run = run_of(container, rule, inner, options)
 
@@ -245,9 +245,40 @@ def test_every_container_meets_every_inner_optimizer(container, method, inner):
     run_cell(container, method, inner, updates=40, options=QUICK)
 
 
+# Methods whose parameters follow from latent weights.
+def decayed(count: int, steps: int) -> dict[str, int]:
+    """All weights until the mask is hard."""
+    hard = count + 1 >= steps - 10
+    return constant_counts(count) if hard else {p: n * m for p, (n, m) in SHAPES.items()}
+
+
+def staged(count: int, steps: int) -> dict[str, int]:
+    """4, 3, 2 and 1 of 4."""
+    kept = 4 - sum(count >= s for s in (5, 10, 15))
+    return {p: n * m * kept // 4 for p, (n, m) in SHAPES.items()}
+
+
+LATENT = {
+    "sr-ste": Case(lambda n: dst.SRSTE(1, 4), kept, changes=False),
+    "mask-decay": Case(lambda n: dst.MaskDecay(1, 4, start=5, stop=n - 10), decayed, changes=False),
+    "structure-decay": Case(lambda n: dst.StructureDecay(1, 4, start=5, stop=15), staged, False),
+    "top-kast": Case(lambda n: dst.TopKAST(SPARSITY, 0.5), kept, changes=False),
+    "top-kast-every": Case(lambda n: dst.TopKAST(SPARSITY, 0.5, every=EVERY), kept),
+    "edge-popup": Case(lambda n: dst.EdgePopup(SPARSITY), kept, changes=False),
+    "top-k-weights": Case(lambda n: dst.TopKWeights(SPARSITY, anneal=0), kept, changes=False),
+}
+FULL_GRID = METHODS | LATENT
+
+
+@pytest.mark.parametrize("inner", ["sgd", "adamw", "multi_steps"])
+@pytest.mark.parametrize("method", LATENT)
+def test_latent_methods_meet_inner_optimizers(method, inner):
+    run_cell("dict", method, inner, updates=40, options=QUICK)
+
+
 @pytest.mark.evidence
 @pytest.mark.parametrize("inner", [*INNERS, *AROUND])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FULL_GRID)
 @pytest.mark.parametrize("container", ["dict", "nnx", "dst.nnx", "linen"])
 def test_the_full_grid_over_200_steps(container, method, inner):
     if container == "dst.nnx" and inner in AROUND:
