@@ -37,6 +37,7 @@ TINY = (
     "train.eval_every=6",
     "train.checkpoint_every=3",
     "method.every=3",
+    "method.decay=constant",
     # What is quick to compile.
     "optimizer.name=sgd",
     "sparsify.select='**/up/kernel'",
