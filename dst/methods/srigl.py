@@ -45,7 +45,8 @@ class SRigL:
 
     Checked against: the authors' code as described in spec A12, golden.
     Differs from the code: where a neuron keeps more weights than its new fan-in, the largest stay
-    (the code's choice is arbitrary).
+    (the code's choice is arbitrary); a layer's budget is that of its first constant fan-in, which
+    is rounded up, where the code rounds the layer's down.
     """
 
     sparsity: float
