@@ -209,7 +209,8 @@ def _check_exchange(rule: Rule, plans: Mapping[str, LeafPlan]) -> None:
     """A drop fraction that rounds to nothing everywhere is a mistake that nobody would see."""
     if rule.grow is None or rule.cadence is None or rule.budget or rule.keep or not plans:
         return
-    if float(rule.fraction(rule.cadence.first)) == 0:
+    fraction = float(rule.fraction(rule.cadence.first))
+    if fraction == 0 and rule.low is None:
         return
     same = all(
         (p.counts[:, 0] == p.counts[:, 1]).all() and (p.counts == p.initial).all()
@@ -217,11 +218,11 @@ def _check_exchange(rule: Rule, plans: Mapping[str, LeafPlan]) -> None:
     )
     if same:
         path, plan = next(iter(plans.items()))
+        what = f"a drop fraction of {fraction:g}" if rule.low is None else "the share to drop"
         raise ValueError(
-            f"no connection would ever be exchanged: a drop fraction of "
-            f"{float(rule.fraction(rule.cadence.first)):g} of the {int(plan.initial.flat[0])} "
+            f"no connection would ever be exchanged: {what} of the {int(plan.initial.flat[0])} "
             f"active units per group of {path} is rounded to none (rounding={rule.rounding!r}). "
-            "Raise the drop fraction, or use rounding='ceil'."
+            "Drop more, or use rounding='ceil' where the method has it."
         )
 
 

@@ -14,6 +14,8 @@ from flax.training.train_state import TrainState
 
 import dst
 import dst.nnx
+from dst.tree import flatten
+from tests.runs import QUICK
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 X = jax.random.normal(jax.random.key(0), (16, 20))
@@ -105,20 +107,29 @@ def test_a_linen_train_state_is_sparse_with_the_lines_of_the_readme():
     assert_sparse_and_trained(state.opt_state, state.params, losses)
 
 
-def test_a_method_of_ones_own_takes_the_lines_of_the_readme():
-    code = next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "dst.Rule(" in b)
+def test_a_method_of_ones_own_takes_eight_lines_of_the_readme():
+    code = block("own_method")
     names = {"dst": dst, "optax": optax}
     exec(code, names)
     assert len(code.strip().splitlines()) <= 8
     params = initial_params()
-    opt_state = names["tx"].init(params)
+    opt_state = jax.jit(names["tx"].init, compiler_options=QUICK)(params)
     before = dst.masks(opt_state)
     params = dst.apply_masks(params, opt_state)
-    grads = jax.grad(lambda p: cross_entropy(network(p, X), Y))(params)
-    step = jax.jit(lambda g, s, p: names["tx"].update(g, s, p, topology=True))
+    slope_of = jax.grad(lambda p: cross_entropy(network(p, X), Y))
+    grads = jax.jit(slope_of, compiler_options=QUICK)(params)
+    step = jax.jit(
+        lambda g, s, p: names["tx"].update(g, s, p, topology=True), compiler_options=QUICK
+    )
     updates, opt_state = step(grads, opt_state, params)
     dst.check_invariants(opt_state, optax.apply_updates(params, updates))
-    assert any((np.asarray(m) != before[p]).any() for p, m in dst.masks(opt_state).items())
+    after = jax.device_get(dst.masks(opt_state))
+    for (path, old), slope in zip(jax.device_get(before).items(), flatten(grads)[1], strict=True):
+        # Nothing inactive was tried before, so the steepest of it has grown.
+        grown, left = after[path] & ~old, ~after[path] & ~old
+        slope = np.abs(slope)
+        assert slope[grown].min() >= slope[left].max()
+        assert grown.sum() == (old & ~after[path]).sum() > 0
 
 
 def test_the_views_of_the_readme_work():

@@ -211,7 +211,11 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_wrong_call_says_what_was_found_and_what_to_do(name):
-    call, parts = CALLS[name]
+    assert_says(*CALLS[name])
+
+
+def assert_says(call, parts):
+    """The call raises, and the parts are in its message, in their order."""
     with pytest.raises(ValueError) as caught:
         call()
     message, place = str(caught.value), 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import lax
 
+from dst import checks
 from dst._typing import Array
 from dst.budget import Due, exchanged
 from dst.rule import Budget
@@ -20,6 +21,11 @@ def ablation(gamma: float, gamma_of: str, output: str | None) -> Budget:
 
     def budget(due: Due) -> list[tuple[Array, Array]]:
         pattern = due.paths[-1] if output is None else output
+        if not any(matches(pattern, path) for path in due.paths):
+            raise ValueError(
+                f"output: pattern {pattern!r} matches no sparse layer."
+                f"{checks.nearest(pattern, due.paths)} The layers are: {', '.join(due.paths)}."
+            )
         stacks = [tuple(range(len(x.counts))) for x in due.layouts]
         weight = [x.pool(due.rule.drop(leaf)) for x, leaf in _leaves(due)]
         grow = due.rule.grow or due.rule.drop

@@ -50,6 +50,16 @@ def drop_schedule(method: Any, steps: int | None, rule: str) -> Schedule:
     return curve(method.drop_fraction, end, method.floor)
 
 
+def check_accumulate(accumulate: int, every: Duration) -> None:
+    """Raises unless the gradients of ``accumulate`` steps fit between topology steps."""
+    checks.integer("accumulate", accumulate, at_least=1)
+    if isinstance(every, int) and accumulate > every:
+        raise ValueError(
+            f"accumulate must be at most every={every}, got {accumulate}: windows would overlap. "
+            "Lower it, or raise `every`."
+        )
+
+
 def require_unstructured(method: Any, why: str) -> None:
     """Raises where a method cannot work with the structure it was given."""
     if method.structure != Unstructured():

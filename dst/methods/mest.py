@@ -68,10 +68,11 @@ class MEST:
 
     def __post_init__(self) -> None:
         check_cadence(self.every, self.start, None)
-        if len(self.extra) != len(self.stages) + 1 or self.extra[-1] != 0:
+        if not self.stages or len(self.extra) != len(self.stages) + 1 or self.extra[-1] != 0:
             raise ValueError(
                 "extra must have one entry per stage, one more than there are in `stages`, and "
-                f"end with 0, got extra={self.extra} and stages={self.stages}."
+                f"end with 0, and there are two stages at least, got extra={self.extra} and "
+                f"stages={self.stages}."
             )
         for value in self.extra:
             checks.fraction("extra", value, below_one=True)

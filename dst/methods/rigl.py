@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dst import checks, scores
+from dst import scores
 from dst.allocation import Allocator
-from dst.methods._durations import check_cadence, check_drop, drop_schedule
+from dst.methods._durations import check_accumulate, check_cadence, check_drop, drop_schedule
 from dst.methods._memory import window
 from dst.rule import Rule, fires
 from dst.schedule import Duration, cadence
@@ -81,12 +81,7 @@ class RigL:
     def __post_init__(self) -> None:
         check_drop(self)
         check_cadence(self.every, self.start, self.stop)
-        checks.integer("accumulate", self.accumulate, at_least=1)
-        if isinstance(self.every, int) and self.accumulate > self.every:
-            raise ValueError(
-                f"accumulate must be at most every={self.every}, got {self.accumulate}: windows "
-                "would overlap. Lower it, or raise `every`."
-            )
+        check_accumulate(self.accumulate, self.every)
         self._rule()
 
     def _rule(self, **schedule: Any) -> Rule:
@@ -107,7 +102,9 @@ class RigL:
 
     def rule(self, steps: int | None = None) -> Rule:
         """The rule with durations in steps; percentages need ``steps``."""
+        when = cadence(self.every, self.start, self.stop, steps, _RULE)
+        check_accumulate(self.accumulate, when.every)
         return self._rule(
-            cadence=cadence(self.every, self.start, self.stop, steps, _RULE),
+            cadence=when,
             fraction=drop_schedule(self, steps, _RULE),
         )

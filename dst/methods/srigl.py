@@ -8,7 +8,7 @@ from typing import Any
 from dst import checks, scores
 from dst.allocation import Allocator
 from dst.methods._ablation import ablation
-from dst.methods._durations import check_cadence, check_drop, drop_schedule
+from dst.methods._durations import check_accumulate, check_cadence, check_drop, drop_schedule
 from dst.methods._memory import window
 from dst.rule import Rule, fires
 from dst.schedule import Duration, cadence
@@ -45,7 +45,8 @@ class SRigL:
 
     Checked against: the authors' code as described in spec A12, golden.
     Differs from the code: where a neuron keeps more weights than its new fan-in, the largest stay
-    (the code's choice is arbitrary).
+    (the code's choice is arbitrary); a layer's budget is that of its first constant fan-in, which
+    is rounded up, where the code rounds the layer's down.
     """
 
     sparsity: float
@@ -69,7 +70,7 @@ class SRigL:
         check_cadence(self.every, self.start, self.stop)
         checks.fraction("gamma", self.gamma)
         checks.one_of("gamma_of", self.gamma_of, ("sparse", "dense"))
-        checks.integer("accumulate", self.accumulate, at_least=1)
+        check_accumulate(self.accumulate, self.every)
         self._rule()
 
     def _rule(self, **schedule: Any) -> Rule:
@@ -88,7 +89,9 @@ class SRigL:
 
     def rule(self, steps: int | None = None) -> Rule:
         """The rule with durations in steps; percentages need ``steps``."""
+        when = cadence(self.every, self.start, self.stop, steps, _RULE)
+        check_accumulate(self.accumulate, when.every)
         return self._rule(
-            cadence=cadence(self.every, self.start, self.stop, steps, _RULE),
+            cadence=when,
             fraction=drop_schedule(self, steps, _RULE),
         )
