@@ -121,6 +121,48 @@ def bench_steps(rounds: int) -> list[tuple[str, str, str]]:
     ]
 
 
+# Beside RigL's, whose cost is known by now: methods with a topology step that is theirs.
+OFTEN = {"every": 100, "stop": 10**6}
+TOPOLOGY_STEPS = {
+    "SET": dst.SET(0.9, **OFTEN),
+    "SNFS": dst.SNFS(0.9, **OFTEN),
+    "MEST": dst.MEST(0.9, **OFTEN),
+    "GMP": dst.GMP(0.9, every=100, start=0, stop=10**6),
+    "GMP, global": dst.GMP(0.9, allocation="global", every=100, start=0, stop=10**6),
+    "GraNet": dst.GraNet(0.9, every=100, stop=10**6),
+    "SRigL": dst.SRigL(0.9, **OFTEN),
+    "RigL, blocks of 2 x 2": dst.RigL(0.9, structure=dst.Block(2, 2), **OFTEN),
+    "Top-KAST": dst.TopKAST(0.9, 0.8, every=100),
+}
+EVERY_STEP = {
+    "weight-sparse training, selection at every step": dst.TopKWeights(0.9, anneal=0),
+    "SR-STE 2:4": dst.SRSTE(2, 4),
+}
+
+
+def bench_methods(rounds: int) -> list[tuple[str, str, str]]:
+    """The topology step of every method relative to RigL's; what chooses at every step relative
+    to a plain step."""
+    inner = optax.adam(1e-3)
+    runs: dict[str, Callable[[], Any]] = {
+        "plain": Trainer(inner),
+        "RigL": Trainer(dst.sparsify(inner, dst.RigL(0.9, **OFTEN)), topology=True),
+    }
+    # The last layer of 10 outputs takes any pattern; its 784 inputs and 1024s divide by 2 and 4.
+    for name, method in (TOPOLOGY_STEPS | EVERY_STEP).items():
+        start = "magnitude" if "global" in name else None
+        tx = dst.sparsify(inner, method, initial=start)
+        runs[name] = Trainer(tx, topology=True)
+    s = interleaved(runs, rounds)
+    rows = [
+        (f"topology step, {name} / RigL's", f"{ratio(s, name, 'RigL'):.2f}", "")
+        for name in TOPOLOGY_STEPS
+    ]
+    return rows + [
+        (f"step, {name} / plain", f"{ratio(s, name, 'plain'):.2f}", "") for name in EVERY_STEP
+    ]
+
+
 def bench_selection(rounds: int, exponents: list[int]) -> list[tuple[str, str, str]]:
     """top_k_mask (traced k) against sorting, lax.top_k (static k) and the host."""
     rows = []
@@ -182,7 +224,12 @@ def main() -> None:
         f"jax {jax.__version__}, {device.platform} ({device.device_kind}), "
         f"{platform.machine()}, {rounds} rounds, medians of paired ratios"
     )
-    rows = bench_steps(rounds) + bench_memory() + bench_selection(rounds, exponents)
+    rows = (
+        bench_steps(rounds)
+        + bench_methods(rounds)
+        + bench_memory()
+        + bench_selection(rounds, exponents)
+    )
     width = max(len(name) for name, _, _ in rows)
     for name, value, goal in rows:
         print(f"{name:<{width}}  {value:>18}  {goal and '(goal: ' + goal + ')'}")

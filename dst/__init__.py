@@ -41,6 +41,7 @@ from dst.methods import (
     set_itop,
     smet,
 )
+from dst.prune import prune
 from dst.rule import Memory, Rule, Seen
 from dst.schedule import Cadence, constant, cosine, cubic, linear
 from dst.selection import top_k_mask
@@ -112,6 +113,7 @@ __all__ = [
     "linear",
     "masks",
     "metrics",
+    "prune",
     "rigl_itop",
     "rows",
     "set_itop",

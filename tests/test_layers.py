@@ -18,7 +18,7 @@ LAYERS = [
     {"allocation", "scores", "schedule", "structure"},
     {"rule", "budget", "latent", "topology", "plan"},
     {"state", "clock", "initial", "moments", "pullback", "transform", "invariants"},
-    {"methods", "contrib", "view"},
+    {"methods", "contrib", "view", "prune"},
     {"nnx", "flops", "export"},
     {"models"},
     {"train"},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dst import checks
+from dst.latent import Latent
 from dst.methods import GMP, METHODS, SET, RigL, journey, rigl_itop, set_itop, smet
 from dst.methods.itop import RIGL_ITOP, SET_ITOP
 from dst.methods.journey import JOURNEY
@@ -92,13 +93,14 @@ class Sparsify:
         null: leaves of two or more dimensions except embeddings, positions and norms.
       overrides: settings by leaf pattern.
       stacked: number of leading axes that enumerate layers, by leaf pattern.
-      initial: the connections to start with: random ones, or those of largest initial weight.
+      initial: the connections to start with: random ones, or those of largest initial weight;
+        null: what the method says, mostly random ones.
     """
 
     select: str | tuple[str, ...] | None = None
     overrides: Mapping[str, Override] = field(default_factory=dict)
     stacked: Mapping[str, int] = field(default_factory=dict)
-    initial: Literal["random", "magnitude"] = "random"
+    initial: Literal["random", "magnitude", None] = None
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ class Config:
             )
         _check_schedule(self.rule(), self.train.steps)
 
-    def rule(self) -> Rule:
+    def rule(self) -> Rule | Latent:
         """The rule of the method, its durations resolved by the length of training."""
         try:
             return self.method.value.rule(self.train.steps)
@@ -236,7 +238,7 @@ class Config:
             raise ValueError(f"method: {error}") from error
 
 
-def _check_schedule(rule: Rule, steps: int) -> None:
+def _check_schedule(rule: Rule | Latent, steps: int) -> None:
     cadence = rule.cadence
     if cadence is None:
         return
@@ -254,8 +256,9 @@ def _check_schedule(rule: Rule, steps: int) -> None:
 
 def advice(config: Config) -> list[str]:
     """What is allowed and probably not meant: topology steps where weights hardly learn."""
-    cadence, steps = config.rule().cadence, config.train.steps
-    if cadence is None:
+    rule, steps = config.rule(), config.train.steps
+    cadence = rule.cadence
+    if cadence is None or isinstance(rule, Latent):  # inactive latent weights keep what they know
         return []
     rate = optim.learning_rate(config.optimizer, steps)
     warm = resolve("warmup", config.optimizer.warmup, steps, "")
