@@ -121,6 +121,43 @@ def bench_steps(rounds: int) -> list[tuple[str, str, str]]:
     ]
 
 
+# Their cadence matters to no figure: every step that is measured is a topology step.
+TOPOLOGY_STEPS = {
+    "SET": dst.SET(0.9, every=100),
+    "SNFS": dst.SNFS(0.9, every=100),
+    "MEST": dst.MEST(0.9, every=100),
+    "GMP": dst.GMP(0.9),
+    "GMP, global": dst.GMP(0.9, allocation="global"),
+    "GraNet": dst.GraNet(0.9, every=100),
+    "AC/DC": dst.ACDC(0.9, every=100),
+    "SRigL": dst.SRigL(0.9),
+    "RigL, blocks of 2 x 2": dst.RigL(0.9, structure=dst.Block(2, 2)),
+    "Top-KAST": dst.TopKAST(0.9, 0.8, every=100),
+}
+EVERY_STEP = {
+    "weight-sparse training, selection at every step": dst.TopKWeights(0.9, anneal=0),
+    "SR-STE 2:4": dst.SRSTE(2, 4),
+}
+
+
+def bench_methods(rounds: int) -> list[tuple[str, str, str]]:
+    """The topology step of every method relative to RigL's; what chooses at every step relative
+    to a plain step."""
+    inner = optax.adam(1e-3)
+    runs: dict[str, Callable[[], Any]] = {"plain": Trainer(inner)}
+    for name, method in ({"RigL": dst.RigL(0.9)} | TOPOLOGY_STEPS | EVERY_STEP).items():
+        tx = dst.sparsify(inner, method, steps=10_000)
+        runs[name] = Trainer(tx, topology=True)
+    s = interleaved(runs, rounds)
+    rows = [
+        (f"topology step, {name} / RigL's", f"{ratio(s, name, 'RigL'):.2f}", "")
+        for name in TOPOLOGY_STEPS
+    ]
+    return rows + [
+        (f"step, {name} / plain", f"{ratio(s, name, 'plain'):.2f}", "") for name in EVERY_STEP
+    ]
+
+
 def bench_selection(rounds: int, exponents: list[int]) -> list[tuple[str, str, str]]:
     """top_k_mask (traced k) against sorting, lax.top_k (static k) and the host."""
     rows = []
@@ -182,7 +219,12 @@ def main() -> None:
         f"jax {jax.__version__}, {device.platform} ({device.device_kind}), "
         f"{platform.machine()}, {rounds} rounds, medians of paired ratios"
     )
-    rows = bench_steps(rounds) + bench_memory() + bench_selection(rounds, exponents)
+    rows = (
+        bench_steps(rounds)
+        + bench_methods(rounds)
+        + bench_memory()
+        + bench_selection(rounds, exponents)
+    )
     width = max(len(name) for name, _, _ in rows)
     for name, value, goal in rows:
         print(f"{name:<{width}}  {value:>18}  {goal and '(goal: ' + goal + ')'}")

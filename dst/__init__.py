@@ -43,6 +43,7 @@ from dst.methods import (
     set_itop,
     smet,
 )
+from dst.prune import prune
 from dst.rule import Memory, Rule, Seen
 from dst.schedule import Cadence, constant, cosine, cubic, linear
 from dst.selection import top_k_mask
@@ -125,6 +126,7 @@ __all__ = [
     "linear",
     "masks",
     "metrics",
+    "prune",
     "rigl_itop",
     "rows",
     "sensitivity",

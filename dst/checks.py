@@ -39,7 +39,7 @@ def integer(name: str, value: Any, *, at_least: int) -> None:
     raise ValueError(f"{name} must be an integer >= {at_least}, got {value!r}.")
 
 
-def one_of(name: str, value: Any, options: Iterable[str]) -> None:
+def one_of(name: str, value: Any, options: Iterable[str | None]) -> None:
     """Raises unless ``value`` is one of ``options``; names the nearest one."""
     options = list(options)
     if value in options:
@@ -47,7 +47,7 @@ def one_of(name: str, value: Any, options: Iterable[str]) -> None:
     raise ValueError(f"{name} must be one of {options}, got {value!r}.{nearest(value, options)}")
 
 
-def nearest(value: Any, options: Iterable[str]) -> str:
+def nearest(value: Any, options: Iterable[str | None]) -> str:
     """`` Did you mean 'x'?`` for the option nearest to ``value``, or nothing."""
-    found = difflib.get_close_matches(str(value), list(options), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(str(value), map(str, options), n=1, cutoff=0.5)
     return f" Did you mean {found[0]!r}?" if found else ""

@@ -18,7 +18,7 @@ LAYERS = [
     {"allocation", "scores", "schedule", "structure"},
     {"rule", "budget", "latent", "topology", "plan"},
     {"state", "clock", "initial", "moments", "pullback", "transform", "invariants"},
-    {"methods", "contrib", "view", "sensitivity", "explain"},
+    {"methods", "contrib", "view", "prune", "sensitivity", "explain"},
     {"nnx", "origins", "tracing", "flops", "export"},
     {"models"},
     {"train"},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dst import checks
+from dst.latent import Latent
 from dst.methods import GMP, METHODS, SET, RigL, journey, rigl_itop, set_itop, smet
 from dst.methods.itop import RIGL_ITOP, SET_ITOP
 from dst.methods.journey import JOURNEY
@@ -235,7 +236,7 @@ class Config:
                 "start.masks must be a safetensors file for method 'from_masks', got None."
             )
 
-    def rule(self) -> Rule:
+    def rule(self) -> Rule | Latent:
         """The rule of the method, its durations resolved by the length of training."""
         try:
             return self.method.value.rule(self.train.steps)
@@ -243,7 +244,7 @@ class Config:
             raise ValueError(f"method: {error}") from error
 
 
-def _check_schedule(rule: Rule, steps: int) -> None:
+def _check_schedule(rule: Rule | Latent, steps: int) -> None:
     cadence = rule.cadence
     if cadence is None:
         return
@@ -261,8 +262,9 @@ def _check_schedule(rule: Rule, steps: int) -> None:
 
 def advice(config: Config) -> list[str]:
     """What is allowed and probably not meant: topology steps where weights hardly learn."""
-    cadence, steps = config.rule().cadence, config.train.steps
-    if cadence is None:
+    rule, steps = config.rule(), config.train.steps
+    cadence = rule.cadence
+    if cadence is None or isinstance(rule, Latent):  # inactive latent weights keep what they know
         return []
     rate = optim.learning_rate(config.optimizer, steps)
     warm = resolve("warmup", config.optimizer.warmup, steps, "")
