@@ -79,12 +79,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(args: argparse.Namespace) -> int:
     from dst.train import config, directory
+    from dst.train.advice import advice
 
     found = config.load(args.config, args.overrides)
     where = args.dir or Path("runs") / found.name
     directory.check_free(where, args.overwrite)
-    for advice in config.advice(found):
-        print(f"warning: {advice}", file=sys.stderr)
+    for warning in advice(found):
+        print(f"warning: {warning}", file=sys.stderr)
     source = config.source(args.config, args.overrides)
     return _run(where, source, lambda loop: loop.train(found, where, overwrite=args.overwrite))
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from dst import checks, origins, scores, tracing, tree, view
+from dst import checks, origins, tracing, tree, view
 from dst._typing import Array
 from dst.latent import Latent
-from dst.plan import LeafPlan, Plan, make
+from dst.occupation import average, dense_gradients, latent_average, occupation, reached
+from dst.occupation import sparsity_at_end as sparsity_at_end
+from dst.plan import Plan
 from dst.rule import Rule
 
 CONVENTIONS = ("mac", "mac2", "micronet")
@@ -181,15 +182,15 @@ class Costs:
         checks.integer("steps", steps, at_least=1)
         # Costs are linear in the densities, so averages over steps go through them.
         if isinstance(rule, Latent):
-            used, gradients = _latent_average(plan, rule, steps), _reached(plan, rule)
+            used, gradients = latent_average(plan, rule, steps), reached(plan, rule)
             total = 2 * self.forward(used, convention) + self.forward(gradients, convention)
         else:
-            turns, changes = _occupation(plan, rule, steps)
-            used = _average(plan, turns)
+            turns, changes = occupation(plan, rule, steps)
+            used = average(plan, turns)
             total = 3 * self.forward(used, convention)
-            looks = _dense_gradients(rule, changes, steps)
+            looks = dense_gradients(rule, changes, steps)
             if looks:
-                sparse = used if rule.memory is not None else _average(plan, changes)
+                sparse = used if rule.memory is not None else average(plan, changes)
                 total += looks * (self.forward(None, convention) - self.forward(sparse, convention))
         selected = {p: x.leaf.size for p, x in plan.sparse.items()}
         active = sum(size * (1 - used[p]) for p, size in selected.items())
@@ -289,83 +290,3 @@ def trace(forward: Callable[..., Any], params: Any, *inputs: Any, **options: Any
         free=round(found.free),
         notes=tuple(sorted(found.notes)),
     )
-
-
-def sparsity_at_end(plan: Plan) -> dict[str, float]:
-    """Sparsity by leaf path after the last topology step of a plan."""
-    return {p: 1 - float(_active(x)[-1]) / x.leaf.size for p, x in plan.sparse.items()}
-
-
-def reads_gradient(score: scores.Score) -> bool:
-    """Whether a score depends on the gradient, of inactive weights too: found by tracing it."""
-    weight = jax.ShapeDtypeStruct((2, 2), jnp.float32)
-    mask = jax.ShapeDtypeStruct((2, 2), jnp.bool_)
-    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
-    leaf = (weight, weight, mask, mask, key)
-    program = jax.make_jaxpr(lambda *fields: score(scores.Connections(*fields)))(*leaf).jaxpr
-    gradient = program.invars[1]
-    consumed = [x for equation in program.eqns for x in equation.invars] + list(program.outvars)
-    return any(gradient is x for x in consumed)
-
-
-def _dense_gradients(rule: Rule, changes: np.ndarray, steps: int) -> float:
-    """The share of steps that need the gradient of inactive weights too."""
-    times = changes.sum()
-    if rule.memory is not None:
-        return 1.0 if rule.memory.window is None else min(1.0, times * rule.memory.window / steps)
-    if rule.grow is None or not times or not reads_gradient(rule.grow):
-        return 0.0
-    return times / steps
-
-
-def _latent_average(plan: Plan, rule: Latent, steps: int) -> dict[str, Any]:
-    """Mean sparsity over all steps by leaf path, of weights that follow from latent ones."""
-    edges = [0, *(min(s, steps) for s in rule.stages), steps]
-    turns = np.array([0.0, *np.diff(edges)])
-    hard = 1.0
-    if rule.softness is not None:
-        hard = float(np.mean(np.asarray(rule.softness(np.arange(steps))) <= 0))
-    return {path: hard * s for path, s in _average(plan, turns).items()}
-
-
-def _reached(plan: Plan, rule: Latent) -> dict[str, float]:
-    """Sparsity of the weight gradients of a latent-weight method, by leaf path."""
-    if rule.wide is None:
-        return {}
-    return sparsity_at_end(make(plan.leaves, rule.table_rule(rule.wide)))
-
-
-def _occupation(plan: Plan, rule: Rule, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """How many steps are taken with each row of the table of counts, the initial one first; and
-    how many topology steps start from it."""
-    rows = 1 + max((len(x.counts) for x in plan.sparse.values()), default=0)
-    turns, changes = np.zeros(rows), np.zeros(rows)
-    cadence, row, start = rule.cadence, 0, 0
-    if cadence is not None:
-        last = min(cadence.last, steps - 1)
-        times = [] if last < cadence.first else list(range(cadence.first, last + 1, cadence.every))
-        if times and last == cadence.last != times[-1]:
-            times.append(last)
-        for count in times:  # the step at this count still uses the masks before
-            turns[row] += count + 1 - start
-            changes[row] += 1
-            row, start = min(row + 1, rows - 1), count + 1
-    turns[row] += steps - start
-    return turns, changes
-
-
-def _average(plan: Plan, weights: np.ndarray) -> dict[str, float]:
-    """Sparsity by leaf path, averaged over rows of the table of counts."""
-    found = {}
-    for path, leaf in plan.sparse.items():
-        active = _active(leaf)
-        # Tables without change have one row however many topology steps there are.
-        active = np.concatenate([active, np.full(len(weights) - len(active), active[-1])])
-        found[path] = 1 - float(weights @ active / weights.sum()) / leaf.leaf.size
-    return found
-
-
-def _active(leaf: LeafPlan) -> np.ndarray:
-    """Active weights at the start and after each topology step of the table."""
-    counts = [leaf.initial, *leaf.counts[:, 1]]
-    return np.array([int(x.sum(dtype=np.int64)) for x in counts]) * leaf.layout.weights_per_count

@@ -24,9 +24,8 @@ class View(NamedTuple):
       latent: float32, what the optimizer trains.
       fixed: float32, what never changes; the latent variables where a method has no such thing.
       active: bool, the connections that the structure and the counts choose.
-      wide: bool, the larger set that gradients reach; equal to ``active`` where there is none.
-      grad: float32, the gradient with respect to the weights in use; zeros where there is none
-        yet.
+      wide: bool, the larger set that gradients reach; every weight where a method names none.
+      grad: float32, the gradient with respect to the weights in use.
       softness: float32 scalar, 0 for hard masks.
     """
 

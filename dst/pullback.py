@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
 from dst import clock, moments, state
@@ -17,8 +16,7 @@ from dst.initial import placed_like
 from dst.latent import Latent, View
 from dst.plan import Plan
 from dst.selection import top_k_masks
-from dst.state import Flat, Hyper, SparsifyState, TopologyLog
-from dst.structure import Layout
+from dst.state import Flat, SparsifyState, TopologyLog
 from dst.sums import totals
 
 
@@ -37,36 +35,14 @@ def init(
     reached = _reached(latent, start, flat, wide, chosen)
     reached = _narrowed(latent, reached, chosen, jnp.zeros([], jnp.int32))
     support = _support(latent, chosen, jnp.zeros([], jnp.int32))
-    first, every, last = (
-        (1, 1, 0)
-        if latent.cadence is None
-        else (latent.cadence.first, latent.cadence.every, latent.cadence.last)
-    )
-    zeros = [jnp.zeros(p.layout.counts, jnp.int32) for p in flat.plans]
-    return SparsifyState(
-        count=jnp.zeros([], jnp.int32),
-        masks=flat.zip(lambda s, p: placed_like(state.first_masks(s), p), support, flat.sparse),
-        active=flat.zip(state.count_active, flat.plans, support),
-        hyper=Hyper(
-            seed=seed,
-            first=jnp.asarray(first, jnp.int32),
-            every=jnp.asarray(every, jnp.int32),
-            last=jnp.asarray(last, jnp.int32),
-            counts=flat.map(lambda p: jnp.array(p.counts, jnp.int32)),
-            shares=jnp.zeros([1], jnp.uint32),
-            decays=flat.map(lambda p: optax.MaskedNode()),
-        ),
-        topology=TopologyLog(
-            done=jnp.zeros([], jnp.int32),
-            at=jnp.zeros([], jnp.int32),
-            spacing=jnp.zeros([], jnp.int32),
-            scheduled=flat.zip(state.count_active, flat.plans, support),
-            dropped=flat.tree(zeros),
-            grown=flat.tree([jnp.copy(z) for z in zeros]),
-            unscored=flat.map(lambda p: jnp.zeros([], jnp.int32)),
-        ),
-        # Buffers of their own: the state may be donated, and the parameters are the caller's.
-        memory=jax.tree.map(jnp.copy, _remembered(latent, flat, start, fixed, chosen, reached)),
+    # Buffers of their own: the state may be donated, and the parameters are the caller's.
+    memory = jax.tree.map(jnp.copy, _remembered(latent, flat, start, fixed, chosen, reached))
+    return state.begin(
+        flat,
+        latent.cadence,
+        seed,
+        [placed_like(state.first_masks(s), p) for s, p in zip(support, flat.sparse, strict=True)],
+        memory=memory,
         inner_state=inner.init(flat.replace(params, start)),
     )
 
@@ -210,7 +186,7 @@ def _choose(latent: Latent, variables: list[Array], flat: Flat, counts: list[Any
     """The connections of highest score, as masks."""
     layouts = [p.layout for p in flat.plans]
     pooled = [x.pool(latent.score(v)) for x, v in zip(layouts, variables, strict=True)]
-    wanted = [_per_group(n, x) for n, x in zip(counts, layouts, strict=True)]
+    wanted = [x.per_group(n) for n, x in zip(counts, layouts, strict=True)]
     axes = [x.group_axes for x in layouts]
     units = top_k_masks(pooled, wanted, [None] * len(pooled), axes)
     masks = [x.spread(u, v) for x, u, v in zip(layouts, units, variables, strict=True)]
@@ -239,12 +215,6 @@ def _narrowed(
         return reached
     narrow = count >= latent.narrow_from
     return [jnp.where(narrow, c, r) for c, r in zip(chosen, reached, strict=True)]
-
-
-def _per_group(counts: Any, layout: Layout) -> Array:
-    shape = tuple(layout.split[a] for a in layout.groups)
-    counts = jnp.asarray(counts, jnp.int32)
-    return jnp.broadcast_to(lax.expand_dims(counts, range(counts.ndim, len(shape))), shape)
 
 
 def _softness(latent: Latent, count: Array) -> Array:

@@ -14,6 +14,7 @@ import optax
 from dst import tree
 from dst._typing import Array
 from dst.plan import LeafPlan, Plan
+from dst.schedule import Cadence
 from dst.sums import totals
 
 # One byte per sparse weight.
@@ -184,6 +185,64 @@ def keys(flat: Flat, seed: Array, draw: Array | int) -> list[Array]:
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), draw)
     paths = [p.leaf.path for p in flat.plans]
     return [jax.random.fold_in(key, zlib.crc32(path.encode())) for path in paths]
+
+
+def begin(
+    flat: Flat,
+    cadence: Cadence | None,
+    seed: int | Array,
+    masks: Sequence[Array],
+    *,
+    memory: Any,
+    inner_state: Any,
+    shares: np.ndarray | None = None,
+    decays: Any = None,
+) -> SparsifyState:
+    """The state before the first step.
+
+    Args:
+      flat: the parameters and their plans.
+      cadence: of topology steps; None: there are none.
+      seed: of random choices.
+      masks: mask bytes of every sparse leaf, placed as their parameters are.
+      memory, inner_state: as in :class:`SparsifyState`.
+      shares, decays: as in :class:`Hyper`; None: none are needed.
+    """
+    when = (1, 1, 0) if cadence is None else (cadence.first, cadence.every, cadence.last)
+    first, every, last = (jnp.asarray(n, jnp.int32) for n in when)
+
+    def count() -> Any:
+        return flat.zip(count_active, flat.plans, [active(m) for m in masks])
+
+    def zeros() -> Any:  # buffers of their own: a donated state must not hold one twice
+        return flat.map(lambda p: jnp.zeros(p.layout.counts, jnp.int32))
+
+    return SparsifyState(
+        count=jnp.zeros([], jnp.int32),
+        masks=flat.tree(masks),
+        active=count(),
+        hyper=Hyper(
+            seed=jnp.asarray(seed, jnp.uint32),
+            first=first,
+            every=every,
+            last=last,
+            # `asarray` would leave it off the mesh, and the step would be compiled twice.
+            counts=flat.map(lambda p: jnp.array(p.counts, jnp.int32)),
+            shares=jnp.array(np.zeros(1, np.uint32) if shares is None else shares),
+            decays=flat.map(lambda p: optax.MaskedNode()) if decays is None else decays,
+        ),
+        topology=TopologyLog(
+            done=jnp.zeros([], jnp.int32),
+            at=jnp.zeros([], jnp.int32),
+            spacing=jnp.zeros([], jnp.int32),
+            scheduled=count(),
+            dropped=zeros(),
+            grown=zeros(),
+            unscored=flat.map(lambda p: jnp.zeros([], jnp.int32)),
+        ),
+        memory=memory,
+        inner_state=inner_state,
+    )
 
 
 def find(opt_state: Any) -> list[SparsifyState]:

@@ -89,6 +89,12 @@ class Layout:
         axes = tuple(range(len(self.counts), count.ndim))
         return jnp.sum(count, axis=axes, dtype=jnp.int32) * jnp.int32(self.unit_size)
 
+    def per_group(self, count: Any) -> Array:
+        """Counts per stacked slice (or per group already) as an int32 array over all groups."""
+        shape = tuple(self.split[a] for a in self.groups)
+        count = jnp.asarray(count, jnp.int32)
+        return jnp.broadcast_to(lax.expand_dims(count, range(count.ndim, len(shape))), shape)
+
     @property
     def group_axes(self) -> tuple[int, ...]:
         """The group axes, numbered in the pooled array."""

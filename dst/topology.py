@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 
 from dst._typing import Array, Bool, Int
 from dst.budget import Due
@@ -53,12 +52,12 @@ def drop_and_grow(due: Due) -> list[Change]:
     else:
         drop_scores = [x.pool(rule.drop(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
         nans = _nans(drop_scores, before)
-        counts = [_per_group(k, x) for (k, _), x in zip(number, layouts, strict=True)]
+        counts = [x.per_group(k) for (k, _), x in zip(number, layouts, strict=True)]
         if rule.ramp is None or rule.grow is None or rule.regrown == "zero":
             kept = top_k_masks(drop_scores, counts, before, axes)
         else:
             # Where the target count falls, pruning comes first: what it takes has lost its value.
-            totals_due = [_per_group(n, x) for (_, n), x in zip(number, layouts, strict=True)]
+            totals_due = [x.per_group(n) for (_, n), x in zip(number, layouts, strict=True)]
             both = top_k_masks(drop_scores * 2, counts + totals_due, before * 2, axes * 2)
             kept, survivors = both[: len(leaves)], both[len(leaves) :]
 
@@ -70,7 +69,7 @@ def drop_and_grow(due: Due) -> list[Change]:
         grow_scores = [x.pool(rule.grow(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
         nans = [a + b for a, b in zip(nans, _nans(grow_scores, eligible), strict=True)]
         counts = [
-            _per_group(n, x) - _group_total(k, x)
+            x.per_group(n) - _group_total(k, x)
             for (_, n), k, x in zip(number, kept, layouts, strict=True)
         ]
         candidates_chosen = top_k_masks(grow_scores, counts, eligible, axes)
@@ -94,15 +93,6 @@ def drop_and_grow(due: Due) -> list[Change]:
             )
         )
     return changes
-
-
-def _per_group(counts: Array, layout: Layout) -> Array:
-    """Counts per stacked slice, as an array over all groups."""
-    shape = tuple(layout.split[a] for a in layout.groups)
-    missing = len(shape) - counts.ndim
-    return jnp.broadcast_to(
-        lax.expand_dims(counts, range(counts.ndim, counts.ndim + missing)), shape
-    )
 
 
 def _group_total(units: Array, layout: Layout) -> Array:

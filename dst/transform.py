@@ -21,7 +21,7 @@ from dst.latent import Latent
 from dst.plan import Plan, make
 from dst.rule import INITIAL, Rule, Seen
 from dst.scores import Connections
-from dst.state import Flat, Hyper, SparsifyState, TopologyLog
+from dst.state import Flat, SparsifyState, TopologyLog
 from dst.topology import Change, drop_and_grow
 
 
@@ -106,39 +106,14 @@ def sparsify(
     def init(params: Any) -> SparsifyState:
         flat = Flat(params, plan(params))
         starts = initial_masks.chosen(flat, rule, seed, initial, masks)
-        cadence = rule.cadence
-        first, every, last = (
-            (1, 1, 0) if cadence is None else (cadence.first, cadence.every, cadence.last)
-        )
-        decays = moments.decays(inner, params, rule, flat)
-        return SparsifyState(
-            count=jnp.zeros([], jnp.int32),
-            masks=flat.zip(
-                lambda m, p: initial_masks.placed_like(states.first_masks(m), p),
-                starts,
-                flat.sparse,
-            ),
-            active=flat.zip(states.count_active, flat.plans, starts),
-            hyper=Hyper(
-                seed=jnp.asarray(seed, jnp.uint32),
-                first=jnp.asarray(first, jnp.int32),
-                every=jnp.asarray(every, jnp.int32),
-                last=jnp.asarray(last, jnp.int32),
-                # `asarray` would leave it off the mesh, and the step would be compiled twice.
-                counts=flat.map(lambda p: jnp.array(p.counts, jnp.int32)),
-                shares=jnp.array(plan(params).shares),
-                decays=decays,
-            ),
-            topology=TopologyLog(
-                done=jnp.zeros([], jnp.int32),
-                at=jnp.zeros([], jnp.int32),
-                spacing=jnp.zeros([], jnp.int32),
-                scheduled=flat.zip(states.count_active, flat.plans, starts),
-                # Buffers of their own: a donated state must not hold one twice.
-                dropped=flat.map(lambda p: jnp.zeros(p.layout.counts, jnp.int32)),
-                grown=flat.map(lambda p: jnp.zeros(p.layout.counts, jnp.int32)),
-                unscored=flat.map(lambda p: jnp.zeros([], jnp.int32)),
-            ),
+        placed = map(initial_masks.placed_like, map(states.first_masks, starts), flat.sparse)
+        return states.begin(
+            flat,
+            rule.cadence,
+            seed,
+            list(placed),
+            shares=plan(params).shares,
+            decays=moments.decays(inner, params, rule, flat),
             memory=_first_memory(rule, flat),
             inner_state=inner.init(params),
         )

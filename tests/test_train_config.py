@@ -9,6 +9,7 @@ import pytest
 import dst
 from dst import cli
 from dst.train import architectures, config, plain, schema
+from dst.train.advice import advice
 from tests.training import CONFIGS, ROOT, SMALL, small, write_small
 
 # Input: overrides of the small config. Expected: what the message must contain.
@@ -216,14 +217,14 @@ def _options(hint):
 
 
 def test_topology_steps_inside_the_warm_up_are_advised_against(tmp_path):
-    assert not config.advice(small(tmp_path))
-    (advice,) = config.advice(small(tmp_path, "optimizer.warmup=20"))
-    assert "warm-up" in advice and "method.start=20" in advice
+    assert not advice(small(tmp_path))
+    (warning,) = advice(small(tmp_path, "optimizer.warmup=20"))
+    assert "warm-up" in warning and "method.start=20" in warning
 
 
 def test_topology_steps_without_learning_rate_are_advised_against(tmp_path):
-    (advice,) = config.advice(small(tmp_path, "method.stop=100%", "method.every=13"))
-    assert "step 39" in advice and "method.stop" in advice
+    (warning,) = advice(small(tmp_path, "method.stop=100%", "method.every=13"))
+    assert "step 39" in warning and "method.stop" in warning
 
 
 def test_another_method_takes_along_what_it_knows():

@@ -10,6 +10,7 @@ import pytest
 import dst
 from dst.report.run import write_report
 from dst.train import config, loop
+from dst.train.advice import advice
 from tests.training import SMALL, assert_same, states_in
 
 METHODS = {
@@ -40,7 +41,7 @@ CASES = [
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_trains_resumes_and_reports(name, tmp_path):
     run, given = tmp_path / "run", written(tmp_path, name)
-    assert config.advice(given) == []
+    assert advice(given) == []
     loop.train(given, run, until=10)
     loop.resume(run)
     figures = json.loads((run / "summary.json").read_text())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,22 +20,6 @@ from dst.train import directory, loop, setup
 from dst.train.config import Config
 from dst.train.schema import Section
 from dst.train.start import FixedMasks, Start
-
-
-def finish(config: Config, where: Path) -> dict[str, Any]:
-    """The figures of a finished run; before, it is trained, or continued where it stopped.
-
-    Args:
-      config: of the run; one that is already there keeps its own.
-      where: its directory.
-    """
-    if (where / directory.SUMMARY).is_file():
-        return json.loads((where / directory.SUMMARY).read_text(encoding="utf-8"))
-    print(f"\n{where.name}")
-    begun = (where / directory.CONFIG).is_file()
-    figures = loop.resume(where) if begun else loop.train(config, where)
-    assert figures is not None  # only `until` leaves a run without
-    return figures
 
 
 def until(config: Config, where: Path, step: int) -> Path:

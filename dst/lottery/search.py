@@ -14,7 +14,7 @@ from dst.lottery import runs
 from dst.lottery.config import Study
 from dst.lottery.connectivity import STABLE, line
 from dst.schedule import resolve
-from dst.train import directory
+from dst.train import directory, loop
 
 
 def random_search(
@@ -34,7 +34,7 @@ def random_search(
         masks = where / f"{name}.safetensors"
         runs.new_masks(config, runs.seed_of(config.seed, "mask", number), masks)
         begun = runs.begun_at(config, name, masks=masks)
-        figures = runs.finish(begun, where / name)
+        figures = loop.finish(begun, where / name)
         weights = dst.load_weights(runs.last_weights(begun, where / name))
         row = {"run": name, "accuracy": figures["accuracy"], "loss": figures["loss"]}
         found.append(row | {"sparsity": figures["sparsity"], "halves": list(judge.halves(weights))})
@@ -90,7 +90,7 @@ def copies(study: Study, where: Path, report: Callable[[list[dict[str, Any]]], N
         name = f"copy-{number}"
         seed = runs.seed_of(config.seed, "copy", number)
         begun = runs.begun_at(config, name, weights=weights, masks=masks, step=step, seed=seed)
-        runs.finish(begun, where / name)
+        loop.finish(begun, where / name)
         ends.append(dst.load_weights(runs.last_weights(begun, where / name)))
     found = line(runs.Judge(config).error, ends[0], ends[1], settings.points)
     report(

@@ -16,7 +16,7 @@ from dst.lottery.config import Study, Tickets
 from dst.lottery.connectivity import line
 from dst.lottery.pruning import prunable, prune, random_masks
 from dst.schedule import resolve
-from dst.train import directory, optim, setup
+from dst.train import directory, loop, optim, setup
 from dst.train.config import Config
 from dst.train.optim import Optimizer
 
@@ -38,7 +38,7 @@ def rounds(study: Study, where: Path, report: Callable[[list[dict[str, Any]]], N
     rewound = settings.rewind_step(config.train.steps)
     shapes, leaves = _shapes(config), prunable_leaves(study)
     first = _first(config, rewound)
-    figures = runs.finish(first, where / _FIRST)
+    figures = loop.finish(first, where / _FIRST)
     trained = runs.last_weights(first, where / _FIRST)
     snapshot = where / _FIRST / directory.weights(rewound)
     judge = runs.Judge(config) if settings.connectivity else None
@@ -63,11 +63,11 @@ def rounds(study: Study, where: Path, report: Callable[[list[dict[str, Any]]], N
         source = trained if settings.keeps_weights else snapshot
         ticket = retraining(config, settings, name, source, masks_file)
         row = _row(number, masks)
-        row["ticket"] = _figures(name, runs.finish(ticket, where / name))
+        row["ticket"] = _figures(name, loop.finish(ticket, where / name))
         for control in settings.controls:
             begun = _CONTROLS[control](study, where, number, masks_file, snapshot, leaves)
             row[control] = _figures(
-                f"{name}-{control}", runs.finish(begun, where / f"{name}-{control}")
+                f"{name}-{control}", loop.finish(begun, where / f"{name}-{control}")
             )
         if judge:
             pair = [where / name]
@@ -175,7 +175,7 @@ def _barrier(
         name = f"round-{number:02d}-{copy}"
         seed = runs.seed_of(config.seed, copy, number)
         begun = runs.begun_at(config, name, weights=weights, masks=masks, step=step, seed=seed)
-        runs.finish(begun, where / name)
+        loop.finish(begun, where / name)
         pair = [*pair, where / name]
     ends = [dst.load_weights(runs.last_weights(config, path)) for path in pair]
     found = line(judge.error, ends[0], ends[1], study.lottery.value.points)

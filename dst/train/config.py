@@ -16,7 +16,7 @@ from dst.methods.journey import JOURNEY
 from dst.methods.smet import SMET
 from dst.rule import Rule
 from dst.schedule import Duration, duration, resolve
-from dst.train import optim, plain, recipes, schema
+from dst.train import plain, recipes, schema
 from dst.train.architectures import MODEL
 from dst.train.data.digits import Digits
 from dst.train.data.stdlib import Stdlib
@@ -258,30 +258,6 @@ def _check_schedule(rule: Rule | Latent, steps: int) -> None:
             f"method.stop must lie before the last of {steps} steps, got {cadence.last}: the "
             "final sparsity would not be reached. Lower `stop` or raise train.steps."
         )
-
-
-def advice(config: Config) -> list[str]:
-    """What is allowed and probably not meant: topology steps where weights hardly learn."""
-    rule, steps = config.rule(), config.train.steps
-    cadence = rule.cadence
-    if cadence is None or isinstance(rule, Latent):  # inactive latent weights keep what they know
-        return []
-    rate = optim.learning_rate(config.optimizer, steps)
-    warm = resolve("warmup", config.optimizer.warmup, steps, "")
-    last = min(cadence.last, steps - 1)
-    found = []
-    if cadence.first < warm:
-        found.append(
-            f"method: topology steps start at step {cadence.first}, inside the warm-up of {warm} "
-            f"steps, where weights have hardly moved. Consider method.start={warm}."
-        )
-    if rate(last) < 0.01 * config.optimizer.learning_rate:
-        found.append(
-            f"method: topology steps go on until step {last}, where the learning rate is "
-            f"{rate(last):.2g}, below 1 % of its peak: connections grown then cannot learn. "
-            "Consider an earlier method.stop."
-        )
-    return found
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -55,6 +56,22 @@ def resume(where: Path, *, until: int | None = None) -> dict[str, Any] | None:
     """
     directory.check_run(where)
     return _run(setup.make(load(where / directory.CONFIG)), where, until)
+
+
+def finish(config: Config, where: Path) -> dict[str, Any]:
+    """The figures of a finished run; before, it is trained, or continued where it stopped.
+
+    Args:
+      config: of the run; one that is already there keeps its own.
+      where: its directory.
+    """
+    if (where / directory.SUMMARY).is_file():
+        return json.loads((where / directory.SUMMARY).read_text(encoding="utf-8"))
+    print(f"\n{where.name}")
+    begun = (where / directory.CONFIG).is_file()
+    figures = resume(where) if begun else train(config, where)
+    assert figures is not None  # only `until` leaves a run without
+    return figures
 
 
 def _run(made: Setup, where: Path, until: int | None) -> dict[str, Any] | None:

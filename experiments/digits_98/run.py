@@ -10,7 +10,6 @@ table and the picture in this folder are rewritten from the run directories.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -35,13 +34,8 @@ METHODS = {
 def run(method: str, seed: int, where: Path) -> dict:
     """The summary of one run; trains, resumes or just reads it."""
     target = where / f"{method.lower()}-{seed}"
-    if not (target / "summary.json").exists():
-        if (target / "config.yaml").exists():
-            loop.resume(target)
-        else:
-            changes = [f"name={target.name}", f"seed={seed}", f"method={METHODS[method]}"]
-            loop.train(config.load(HERE / "base.yaml", changes), target)
-    return json.loads((target / "summary.json").read_text())
+    changes = [f"name={target.name}", f"seed={seed}", f"method={METHODS[method]}"]
+    return loop.finish(config.load(HERE / "base.yaml", changes), target)
 
 
 def table(found: dict[str, list[dict]]) -> str:

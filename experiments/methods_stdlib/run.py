@@ -10,13 +10,12 @@ that are there.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 from dst.report.markdown import write_between
-from dst.train import config, directory, loop
+from dst.train import config, loop
 
 HERE = Path(__file__).parent
 SPARSITIES = (0.8, 0.9)
@@ -55,13 +54,8 @@ METHODS: dict[str, Any] = {
 def run(name: str, method: dict, seed: int, where: Path) -> dict:
     """The summary of one run; trains, resumes or just reads it."""
     target = where / f"{name}-{seed}"
-    if not (target / directory.SUMMARY).exists():
-        if (target / directory.CONFIG).exists():
-            loop.resume(target)
-        else:
-            changes = [f"name={name}-{seed}", f"seed={seed}", f"method={method}"]
-            loop.train(config.load(HERE / "base.yaml", changes), target)
-    return json.loads((target / directory.SUMMARY).read_text())
+    changes = [f"name={name}-{seed}", f"seed={seed}", f"method={method}"]
+    return loop.finish(config.load(HERE / "base.yaml", changes), target)
 
 
 def row(name: str, found: list[dict]) -> str:

@@ -10,7 +10,6 @@ this folder is rewritten.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
@@ -40,13 +39,8 @@ METHODS = {
 def run(name: str, method: dict, seed: int, where: Path) -> dict:
     """The summary of one run; trains, resumes or just reads it."""
     target = where / f"{name}-{seed}"
-    if not (target / directory.SUMMARY).exists():
-        if (target / directory.CONFIG).exists():
-            loop.resume(target)
-        else:
-            changes = [f"name={name}-{seed}", f"seed={seed}", f"method={method}"]
-            loop.train(config.load(HERE / "base.yaml", changes), target)
-    return json.loads((target / directory.SUMMARY).read_text())
+    changes = [f"name={name}-{seed}", f"seed={seed}", f"method={method}"]
+    return loop.finish(config.load(HERE / "base.yaml", changes), target)
 
 
 def invalid_groups(target: Path, n: int, m: int) -> int:
