@@ -14,6 +14,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from dst.report.markdown import write_between
 from dst.train import config, loop
 
@@ -75,6 +77,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error(f"--seeds must be at least 2, got {options.seeds}: a spread needs two runs.")
+    # Seeds and sparsities are data of a compiled program: it is compiled once for all of them.
+    jax.config.update("jax_compilation_cache_dir", str(options.dir.absolute() / "compiled"))
     seeds = range(options.seeds)
     dense = [run("dense", {"name": "dense"}, seed, options.dir) for seed in seeds]
     lines = []
