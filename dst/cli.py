@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+RESUME = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+_CODES = """exit codes: 0 done; 1 failed; 2 bad input; 75 stopped by SIGTERM or SIGINT with a checkpoint,
+`dst resume` continues; 130 interrupted before training began. A second signal stops at once."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 1 failed, 2 bad input.
+    """Runs one command and returns its exit code: 0 done, 1 failed, 2 bad input, 75 to
+    be resumed.
 
     Args:
       argv: arguments without the program's name; None: those of the process.
@@ -21,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     # Overrides may stand before, between and after options; argparse leaves the later ones over.
-    if args.command in (_train, _inspect, _lottery):
+    if args.command in (_train, _inspect, _lottery, _resume):
         args.overrides += [x for x in rest if not x.startswith("-")]
         rest = [x for x in rest if x.startswith("-")]
     if rest:
@@ -48,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         ("train", _train, "train what a config describes"),
         ("lottery", _lottery, "lottery tickets, random search over masks, linear connectivity"),
     ):
-        new = commands.add_parser(name, help=text)
+        new = commands.add_parser(name, help=text, epilog=_CODES)
         new.add_argument("config", type=Path, metavar="CONFIG", help="a YAML file")
         dotted = "dotted keys, YAML values"
         new.add_argument("overrides", nargs="*", metavar="key=value", help=dotted)
@@ -62,13 +67,21 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(command=_inspect)
 
-    for name, command, text in (
-        ("resume", _resume, "continue a run at its newest checkpoint"),
-        ("report", _report, "write a run's report again"),
-    ):
-        one = commands.add_parser(name, help=text)
-        one.add_argument("run", type=Path, metavar="RUN_DIR")
-        one.set_defaults(command=command)
+    resume = commands.add_parser(
+        "resume", help="continue a run at its newest checkpoint", epilog=_CODES
+    )
+    resume.add_argument("run", type=Path, metavar="RUN_DIR")
+    resume.add_argument("overrides", nargs="*", metavar="key=value", help="as for train")
+    resume.add_argument(
+        "--changed",
+        action="store_true",
+        help="go on although what changes is more than devices, logging, intervals or checkpoints",
+    )
+    resume.set_defaults(command=_resume)
+
+    report = commands.add_parser("report", help="write a run's report again")
+    report.add_argument("run", type=Path, metavar="RUN_DIR")
+    report.set_defaults(command=_report)
 
     commands.add_parser("methods", help="list the methods").set_defaults(command=_methods)
     commands.add_parser("schema", help="print the JSON Schema of configs").set_defaults(
@@ -122,7 +135,7 @@ def _lottery(args: argparse.Namespace) -> int:
 def _study(where: Path, source: str, start: Callable[[Any], Any]) -> int:
     from dst.lottery import study
 
-    code = _guarded(source, lambda: print(f"\n{study.table(start(study))}"))
+    code = _guarded(where, source, lambda: print(f"\n{study.table(start(study))}"))
     return code or _write_report(where)
 
 
@@ -130,21 +143,32 @@ def _resume(args: argparse.Namespace) -> int:
     from dst.train import directory
 
     directory.check_run(args.run)
-    if _is_study(args.run):
-        source = str(args.run / directory.CONFIG)
-        return _study(args.run, source, lambda study: study.resume(args.run))
-    return _run(args.run, str(args.run / directory.CONFIG), lambda loop: loop.resume(args.run))
+    source = str(args.run / directory.CONFIG)
+    if not _is_study(args.run):
+        return _run(
+            args.run,
+            source,
+            lambda loop: loop.resume(args.run, args.overrides, changed=args.changed),
+        )
+    if args.overrides:
+        return _fail(
+            f"{args.run} is a study, and its runs share one config. Start a new one to change "
+            f"{args.overrides[0]!r}.",
+            BAD_INPUT,
+        )
+    return _study(args.run, source, lambda study: study.resume(args.run))
 
 
 def _run(where: Path, source: str, start: Callable[[Any], Any]) -> int:
     # Only now, with a config that is known to be good: this loads Flax and Orbax.
     from dst.train import loop
 
-    return _guarded(source, lambda: start(loop)) or _write_report(where)
+    return _guarded(where, source, lambda: start(loop)) or _write_report(where)
 
 
-def _guarded(source: str, run: Callable[[], Any]) -> int:
-    from dst.train.loop import Diverged
+def _guarded(where: Path, source: str, run: Callable[[], Any]) -> int:
+    from dst.train.checkpoint import CheckpointError
+    from dst.train.loop import Diverged, Stopped
     from dst.train.setup import SetupError
 
     try:
@@ -153,6 +177,11 @@ def _guarded(source: str, run: Callable[[], Any]) -> int:
         return _fail(f"{source}: {error}", BAD_INPUT)
     except Diverged as error:
         return _fail(error, FAILED)
+    except CheckpointError as error:
+        return _fail(f"{error}\nOnce it can be written, `dst resume {where}` continues.", FAILED)
+    except Stopped as reason:
+        print(f"{reason}; `dst resume {where}` continues", file=sys.stderr)
+        return RESUME
     return 0
 
 

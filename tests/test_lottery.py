@@ -160,12 +160,12 @@ def test_a_study_killed_inside_and_between_rounds_equals_one_that_was_not(
 ):
     tickets_only = ("lottery.rounds=1", "lottery.controls=[]")
     few = study(tmp_path, *LOTTERY, *tickets_only)
-    where, save, prune = tmp_path / "study", checkpoint.save, tickets.prune
+    where, save, prune = tmp_path / "study", checkpoint.Writer.save, tickets.prune
 
     def dying(run, step):
-        def saved(path, at, *arguments):
-            save(path, at, *arguments)
-            if path.parent.name == run and at == step:
+        def saved(writer, at, *arguments):
+            save(writer, at, *arguments)
+            if writer.where.parent.name == run and at == step:
                 raise Killed
 
         return saved
@@ -173,8 +173,8 @@ def test_a_study_killed_inside_and_between_rounds_equals_one_that_was_not(
     def no_masks(*arguments):
         raise Killed
 
-    moments = [(checkpoint, "save", dying("round-00", 10)), (tickets, "prune", no_masks)]
-    moments += [(checkpoint, "save", dying("round-01", 10))]
+    moments = [(checkpoint.Writer, "save", dying("round-00", 10)), (tickets, "prune", no_masks)]
+    moments += [(checkpoint.Writer, "save", dying("round-01", 10))]
     for i, (place, name, deadly) in enumerate(moments):
         monkeypatch.setattr(place, name, deadly)
         with pytest.raises(Killed):
@@ -182,7 +182,7 @@ def test_a_study_killed_inside_and_between_rounds_equals_one_that_was_not(
                 dst.lottery.resume(where)
             else:
                 dst.lottery.run(few, where)
-        monkeypatch.setattr(checkpoint, "save", save)
+        monkeypatch.setattr(checkpoint.Writer, "save", save)
         monkeypatch.setattr(tickets, "prune", prune)
     before = (where / "round-00" / directory.SUMMARY).stat().st_mtime_ns
     result = dst.lottery.resume(where)

@@ -47,6 +47,7 @@ def test_a_run_directory_holds_all_that_is_promised(finished):
         "masks-initial.safetensors",
         "masks-final.safetensors",
         "summary.json",
+        "lock",
     }
     final = json.loads((finished / "summary.json").read_text())
     assert final["steps"] == 40 and final["topology_steps"] == 2
@@ -155,10 +156,10 @@ def test_an_existing_run_is_not_overwritten_unless_asked(finished, capsys):
 
 
 def test_overwrite_replaces_a_run_and_nothing_else(tmp_path):
-    directory.create(tmp_path / "run", "name: a\n", overwrite=False)
+    directory.create(tmp_path / "run", "name: a\n", overwrite=False).close()
     (tmp_path / "run" / "more").write_text("")
-    directory.create(tmp_path / "run", "name: b\n", overwrite=True)
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["config.yaml"]
+    directory.create(tmp_path / "run", "name: b\n", overwrite=True).close()
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.yaml", "lock"]
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
     (tmp_path / "home").mkdir()

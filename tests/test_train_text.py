@@ -136,7 +136,7 @@ class Constant(nnx.Module):
 
 def test_evaluation_in_parts_is_the_mean_over_all_of_them():
     model = Constant()
-    state = states.TrainState(states.parameters(model), (), None, {})
+    state = states.TrainState(states.parameters(model), (), None, {}, 0)
     network = states.modes(model)
     parts = [jax.device_put(list(_dataset(at_once=n).test_batches())) for n in (10, 1024)]
     assert [len(x) for x in parts] == [3, 1]

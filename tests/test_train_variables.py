@@ -12,7 +12,7 @@ from dst.train import checkpoint, setup
 from dst.train import state as states
 from dst.train.data import digits
 from dst.train.step import finite
-from tests.training import assert_same, small
+from tests.training import assert_same, saved, small
 
 NORMED = (
     "model={'name': 'convnet', 'channels': [3], 'hidden': 4, 'norm': 'batch'}",
@@ -106,7 +106,7 @@ def test_recalibrated_statistics_are_means_over_batches(trained, tmp_path):
 
 def _continues(made, state, start, folder):
     """Three more steps, directly and from a checkpoint, end in the same."""
-    checkpoint.save(folder, start, state, keep=1)
+    saved(folder, {start: state})
     restored = checkpoint.restore(folder, start, made.begin())
     again = _steps(made, restored, start, start + 3)
     straight = _steps(made, state, start, start + 3)

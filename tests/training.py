@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def states_in(run: Path) -> dict[int, Any]:
     saved = run / directory.CHECKPOINTS
     like = setup.make(config.load(run / directory.CONFIG)).begin()
     return {n: checkpoint.restore(saved, n, like) for n in checkpoint.steps(saved)}
+
+
+def saved(where: Path, states: Mapping[int, Any], keep: int = 3) -> None:
+    """Writes the checkpoints of states, by step."""
+    with checkpoint.Writer(where, keep) as writer:
+        for step, state in states.items():
+            writer.save(step, state, {})
+            writer.finish()
 
 
 def assert_same(first: Any, second: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from dst.lottery import search, tickets
 from dst.lottery.config import KINDS, Study, dump, found_in, load
 from dst.lottery.runs import shared_programs
-from dst.train import directory, setup
+from dst.train import directory, setup, signals
 from dst.train.config import enclosed
 from dst.view import aligned
 
@@ -40,6 +40,7 @@ def run(study: Study, where: str | Path, *, overwrite: bool = False) -> dict[str
     Raises:
       ConfigError, DirectoryError: before anything is written.
       Diverged: a loss that is not finite.
+      Stopped: by SIGTERM or SIGINT, with a checkpoint of the run that was in training.
     """
     path = Path(where)
     directory.check_free(path, overwrite)
@@ -48,8 +49,8 @@ def run(study: Study, where: str | Path, *, overwrite: bool = False) -> dict[str
     else:
         setup.make(study.config)
     config, files = enclosed(study.config)
-    directory.create(path, dump(replace(study, config=config)), overwrite, files)
-    return _go_on(study, path)
+    with directory.create(path, dump(replace(study, config=config)), overwrite, files):
+        return _go_on(study, path)
 
 
 def resume(where: str | Path) -> dict[str, Any]:
@@ -60,7 +61,8 @@ def resume(where: str | Path) -> dict[str, Any]:
     """
     path = Path(where)
     check(path)
-    return _go_on(load(path / directory.CONFIG), path)
+    with directory.lock(path):
+        return _go_on(load(path / directory.CONFIG), path)
 
 
 def check(path: Path) -> None:
@@ -104,7 +106,7 @@ def _go_on(study: Study, where: Path) -> dict[str, Any]:
             result["best"] = search.best(rows)
         directory.write_json(where / RESULT, result)
 
-    with shared_programs():
+    with shared_programs(), signals.caught():
         _KINDS[study.lottery.name](study, where, write)
     write(result["rows"], finished=True)
     return result

@@ -71,7 +71,13 @@ class Train:
       log_every: between records of the training loss.
       eval_every: between evaluations on the test set.
       checkpoint_every: between checkpoints.
-      keep: how many checkpoints stay.
+      keep: how many checkpoints stay, the newest.
+      keep_best: how many stay beside them because they are the best on the test set. Above 0 every
+        checkpoint of `checkpoint_every` is evaluated; one that was written because a run was
+        stopped is not, and stays only while it is among the newest.
+      on_nonfinite: what happens at a loss, gradient or weight that is no finite number. stop: the
+        run ends. skip: that update is left out. rollback: back to the newest checkpoint, and on
+        with the batches after the bad one; at most 3 times from the same checkpoint.
       recalibrate: training batches over which BatchNorm's statistics are averaged anew for every
         evaluation, since running averages lag behind masks that change. 0: the running averages,
         which are what a checkpoint holds. Without BatchNorm nothing happens.
@@ -83,12 +89,15 @@ class Train:
     eval_every: Duration = "5%"
     checkpoint_every: Duration = "10%"
     keep: int = 3
+    keep_best: int = 0
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     recalibrate: int = 0
     snapshots: tuple[Duration, ...] = ()
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, at_least=1)
         checks.integer("keep", self.keep, at_least=1)
+        checks.integer("keep_best", self.keep_best, at_least=0)
         checks.integer("recalibrate", self.recalibrate, at_least=0)
         for name in ("log_every", "eval_every", "checkpoint_every"):
             duration(name, getattr(self, name))

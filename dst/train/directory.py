@@ -1,13 +1,16 @@
-"""The run directory: its files, and writing them whole or not at all."""
+"""The run directory: its files, who may write to it, and writing files whole or not at all."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -15,6 +18,7 @@ CHECKPOINTS = "checkpoints"
 MASKS_INITIAL = "masks-initial.safetensors"
 MASKS_FINAL = "masks-final.safetensors"
 SUMMARY = "summary.json"
+LOCK = "lock"
 
 
 def weights(step: int) -> str:
@@ -63,9 +67,44 @@ def check_run(path: Path) -> None:
         )
 
 
+def lock(path: Path) -> IO[str]:
+    """Takes a run directory for this process, so that no other one writes to it.
+
+    The system holds the lock on a file, and gives it back when the process ends, however it ends:
+    the file stays, and means nothing by itself.
+
+    Args:
+      path: of the directory.
+
+    Returns:
+      A context manager that gives the directory back.
+
+    Raises:
+      DirectoryError: another process has it, or this one has it already.
+    """
+    file = (path / LOCK).open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with file:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+        raise DirectoryError(
+            f"{path} is in use by {holder}. Wait until it has finished or stop it, or choose "
+            "another directory with --dir."
+        ) from None
+    except OSError as error:  # some network file systems have no locks
+        print(f"warning: {path} is not locked ({error.strerror}): start one process there only")
+    with suppress(OSError):  # on a full disk the lock still holds; only its holder is not named
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+    return file
+
+
 def create(
     path: Path, config: str, overwrite: bool, files: Mapping[str, str | Path] | None = None
-) -> None:
+) -> IO[str]:
     """Makes the directory of a new run, with its resolved config in it, in one rename.
 
     Args:
@@ -74,21 +113,36 @@ def create(
       overwrite: whether an earlier run there may be removed.
       files: to be copied into it, by the name they get.
 
+    Returns:
+      The lock on it; see :func:`lock`.
+
     Raises:
-      DirectoryError: as :func:`check_free`.
+      DirectoryError: as :func:`check_free` and :func:`lock`.
     """
     check_free(path, overwrite)
     new, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
-    for left_over in (new, old):
-        shutil.rmtree(left_over, ignore_errors=True)
-    new.mkdir(parents=True)
-    write(new / CONFIG, config)
-    for name, source in (files or {}).items():
-        shutil.copyfile(source, new / name)
-    if path.exists():
-        os.replace(path, old)
-    os.replace(new, path)
-    shutil.rmtree(old, ignore_errors=True)
+    new.mkdir(parents=True, exist_ok=True)
+    mine = lock(new)  # goes with the directory when that is renamed
+    try:
+        for left_over in new.iterdir():
+            if left_over.name != LOCK:
+                left_over.unlink()
+        write(new / CONFIG, config)
+        for name, source in (files or {}).items():
+            shutil.copyfile(source, new / name)
+        if path.exists() and any(path.iterdir()):
+            with lock(path):
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(path, old)
+                os.replace(new, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(new, path)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        mine.close()
+        raise
+    return mine
 
 
 def write(path: Path, text: str) -> None:

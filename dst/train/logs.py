@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
+import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
 
 from dst.train import directory
 from dst.train.config import Config, to_dict
@@ -23,25 +30,63 @@ class Logger(Protocol):
     def log(self, line: Line) -> None:
         """One record: ``step`` (updates done), ``kind`` (train, eval, topology) and numbers."""
 
+    def rewind(self, step: int) -> None:
+        """The run has gone back to ``step``; later records are forgotten where that can be."""
+
     def close(self, summary: Line | None) -> None:
         """The end; ``summary`` is what ``summary.json`` holds, None where the run broke off."""
 
 
 class JsonLines:
-    """``metrics.jsonl``: one object per record. Records after ``start`` are cut off first."""
+    """``metrics.jsonl``: one object per record. Records after ``start`` are cut off first.
+
+    What cannot be written, on a full disk for instance, is told once, kept in memory, and written
+    when there is room again.
+    """
 
     def __init__(self, path: Path, start: int):
-        kept = [line for line in read(path) if line["step"] <= start]
-        directory.write(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._told = path, False
+        self._waiting: list[bytes] = []
+        # Unbuffered: a killed run loses nothing that a checkpoint relies on.
+        self._file = path.open("ab", buffering=0)
+        self.rewind(start)
 
     def log(self, line: Line) -> None:
-        # One write per record, flushed: a killed run loses nothing that a checkpoint relies on.
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        self._waiting.append((json.dumps(line, allow_nan=False) + "\n").encode())
+        self._write()
+
+    def rewind(self, step: int) -> None:
+        def early(line: bytes) -> bool:
+            return line.endswith(b"\n") and json.loads(line)["step"] <= step
+
+        kept = takewhile(early, self._path.read_bytes().splitlines(keepends=True))
+        self._file.truncate(sum(map(len, kept)))
+        self._waiting = list(filter(early, self._waiting))
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records so far, those that wait included."""
+        return read(self._path) + [json.loads(line) for line in self._waiting]
 
     def close(self, summary: Line | None) -> None:
+        self._write()
+        if self._waiting:
+            text = f"warning: the last {len(self._waiting)} records are not in {self._path}."
+            print(text, file=sys.stderr, flush=True)
         self._file.close()
+
+    def _write(self) -> None:
+        text, whole = b"".join(self._waiting), os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(text) != len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._file.truncate(whole)  # no half a record in the middle of the file
+            if not self._told:
+                told = f"warning: {self._path}: {error.strerror}. Records wait in memory for room."
+                print(told, file=sys.stderr, flush=True)
+            self._told = True
+        else:
+            self._waiting, self._told = [], False
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -75,6 +120,9 @@ class Screen:
             else:
                 print(text, flush=True)
 
+    def rewind(self, step: int) -> None:
+        pass  # the next record moves the bar back
+
     def close(self, summary: Line | None) -> None:
         if self._bar:
             self._bar.stop()
@@ -98,7 +146,11 @@ def _bar(steps: int, start: int) -> Any:
 
 
 class WeightsAndBiases:
-    """A W&B run. A run that is resumed goes on there under the identity it began with."""
+    """A W&B run. A run that is resumed goes on there under the identity it began with.
+
+    The service keeps what it was told: after a rollback, or where a killed run has been past its
+    checkpoint, the first records of a step stay there, while ``metrics.jsonl`` has the later ones.
+    """
 
     def __init__(self, config: Config, where: Path):
         import wandb
@@ -115,11 +167,16 @@ class WeightsAndBiases:
             mode=config.wandb.mode,
             dir=where,
             config=to_dict(config),
+            # Without a network it would wait for ever; `wandb sync` sends what is on disk.
+            settings=wandb.Settings(finish_timeout=300),
         )
 
     def log(self, line: Line) -> None:
         values = {f"{line['kind']}/{k}": v for k, v in line.items() if k not in ("kind", "step")}
         self._run.log(values, step=line["step"])
+
+    def rewind(self, step: int) -> None:
+        pass
 
     def close(self, summary: Line | None) -> None:
         if summary is None:
@@ -145,6 +202,10 @@ class Tolerated:
         if self._logger:
             self._try(self._logger.log, line)
 
+    def rewind(self, step: int) -> None:
+        if self._logger:
+            self._try(self._logger.rewind, step)
+
     def close(self, summary: Line | None) -> None:
         if self._logger:
             self._try(self._logger.close, summary)
@@ -160,9 +221,53 @@ class Tolerated:
             return None
 
 
-def open_all(config: Config, where: Path, start: int) -> list[Logger]:
-    """The loggers of a run that begins, or goes on, at step ``start``."""
-    loggers: list[Logger] = [JsonLines(where / directory.METRICS, start)]
-    if config.wandb.mode != "disabled":
-        loggers.append(Tolerated("Weights & Biases", lambda: WeightsAndBiases(config, where)))
-    return [*loggers, Screen(config.train.steps, start)]
+class Loggers:
+    """All loggers of a run, as one.
+
+    Args:
+      config: of the run.
+      where: its directory.
+      start: the step at which it begins, or goes on.
+    """
+
+    def __init__(self, config: Config, where: Path, start: int):
+        self._file = JsonLines(where / directory.METRICS, start)
+        self._all: list[Logger] = [self._file]
+        if config.wandb.mode != "disabled":
+            service = Tolerated("Weights & Biases", lambda: WeightsAndBiases(config, where))
+            self._all.append(service)
+        self._all.append(Screen(config.train.steps, start))
+        self._summary: Line | None = None
+
+    def __enter__(self) -> Loggers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for logger in self._all:
+            logger.close(self._summary)
+
+    def log(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        """One record for all; what is no finite number is left out, since JSON has none."""
+        found = {k: _number(v) for k, v in jax.device_get(dict(values)).items()}
+        line = {k: v for k, v in found.items() if math.isfinite(v)}
+        for logger in self._all:
+            logger.log({"step": step, "kind": kind, **line})
+
+    def rewind(self, step: int) -> None:
+        """The run has gone back to ``step``."""
+        for logger in self._all:
+            logger.rewind(step)
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records of the run so far."""
+        return self._file.records()
+
+    def finish(self, summary: Line) -> None:
+        """What ``summary.json`` holds; told when the loggers are closed."""
+        self._summary = summary
+
+
+def _number(value: Any) -> int | float:
+    """A Python number; a float32 by its shortest decimal form, 0.9 and not 0.8999999761581421."""
+    array = np.asarray(value)
+    return int(array) if array.dtype.kind in "iu" else float(str(array))

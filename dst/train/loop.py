@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,32 @@ import jax
 import numpy as np
 
 import dst
-from dst.train import checkpoint, directory, logs, setup, summary
-from dst.train.config import Config, dump, enclosed, load
+from dst.train import changes, checkpoint, directory, logs, setup, signals, summary
+from dst.train.config import Config, dump, enclosed
+from dst.train.costs import RunCosts
+from dst.train.divergence import Diverged, Rollback, Watch
 from dst.train.setup import Setup
+from dst.train.signals import Stopped
 from dst.train.state import TrainState
-from dst.train.step import finite, observe
+from dst.train.step import observe, owes
+from dst.train.task import score
+
+__all__ = ["Diverged", "Stopped", "finish", "resume", "train"]
 
 
-class Diverged(RuntimeError):
-    """A loss or a weight that is no finite number; the last good checkpoint is kept."""
+@dataclass
+class Point:
+    """Where a run stands.
+
+    Attributes:
+      step: optimizer updates done.
+      state: after them; nobody else holds it, since every step gives its buffers away.
+      drawn: batches drawn so far; more than ``step`` once a rollback has passed some by.
+    """
+
+    step: int
+    state: TrainState
+    drawn: int
 
 
 def train(
@@ -40,22 +57,39 @@ def train(
 
     Raises:
       ConfigError, DirectoryError: before anything is written.
-      Diverged: a loss that is not finite.
+      Diverged: a loss that is not finite, where ``train.on_nonfinite`` has no answer left.
+      Stopped: by SIGTERM or SIGINT, with a checkpoint.
+      CheckpointError: the last checkpoint could not be written.
     """
     directory.check_free(where, overwrite)
     made = setup.make(config)
     kept, files = enclosed(made.config)
-    directory.create(where, dump(kept), overwrite, files)
-    return _run(made, where, until)
+    with directory.create(where, dump(kept), overwrite, files), signals.caught() as request:
+        return _run(made, where, None, until, request)
 
 
-def resume(where: Path, *, until: int | None = None) -> dict[str, Any] | None:
+def resume(
+    where: Path,
+    overrides: Sequence[str] = (),
+    *,
+    changed: bool = False,
+    until: int | None = None,
+) -> dict[str, Any] | None:
     """Continues a run at its newest whole checkpoint, bit for bit as if it had never stopped.
 
-    Arguments, result and errors are those of :func:`train`.
+    Args:
+      where: its directory.
+      overrides: ``key=value``; the run goes on with them and its config is saved with them.
+      changed: whether they may change the mathematics; see :mod:`dst.train.changes`.
+      until: as for :func:`train`, as are result and errors.
     """
     directory.check_run(where)
-    return _run(setup.make(load(where / directory.CONFIG)), where, until)
+    with directory.lock(where), signals.caught() as request:
+        made = setup.make(changes.applied(where, overrides, changed))
+        point = _newest(made, where)
+        if overrides:  # now that they are known to fit the checkpoint
+            directory.write(where / directory.CONFIG, dump(enclosed(made.config)[0]))
+        return _run(made, where, point, until, request)
 
 
 def finish(config: Config, where: Path) -> dict[str, Any]:
@@ -67,117 +101,131 @@ def finish(config: Config, where: Path) -> dict[str, Any]:
     """
     if (where / directory.SUMMARY).is_file():
         return json.loads((where / directory.SUMMARY).read_text(encoding="utf-8"))
-    print(f"\n{where.name}")
-    begun = (where / directory.CONFIG).is_file()
-    figures = resume(where) if begun else train(config, where)
+    with signals.caught() as request:
+        request.check()  # a signal that came between two runs of a study
+        print(f"\n{where.name}")
+        begun = (where / directory.CONFIG).is_file()
+        figures = resume(where) if begun else train(config, where)
     assert figures is not None  # only `until` leaves a run without
     return figures
 
 
-def _run(made: Setup, where: Path, until: int | None) -> dict[str, Any] | None:
-    config = made.config
-    began, steps, saved = time.perf_counter(), config.train.steps, where / directory.CHECKPOINTS
-    log_every = config.train.interval("log_every")
-    eval_every = config.train.interval("eval_every")
-    save_every = config.train.interval("checkpoint_every")
-    stop = steps if until is None else min(until, steps)
-    snapshots = config.train.snapshot_steps()
-
+def _run(
+    made: Setup, where: Path, at: Point | None, until: int | None, request: signals.Request
+) -> dict[str, Any] | None:
+    """Trains until the end, a signal, or a divergence to which the config has no answer."""
+    began, settings, saved = time.perf_counter(), made.config.train, where / directory.CHECKPOINTS
+    stop = settings.steps if until is None else min(until, settings.steps)
     print(made.plan)
     costs = made.costs()
-    forward_cost = jax.jit(costs.costs.metrics)
-    state = made.begin()
-    start = _newest_whole(saved)
-    if start is None:
-        start = config.start.step
-        dst.save_masks(where / directory.MASKS_INITIAL, dst.masks(state.opt_state))
-        if start in snapshots:
-            dst.save_weights(where / directory.weights(start), state.params)
-        checkpoint.save(saved, start, state, config.train.keep)
-    else:
-        print(f"resuming at step {start} of {steps}")
-        state = checkpoint.restore(saved, start, state)
-
-    loggers = logs.open_all(config, where, start)
-    figures: dict[str, Any] | None = None
-    try:
-        losses: dict[int, Any] = {}  # of the steps since they were last looked at
-        logged, since = start, time.perf_counter()
-        for step in range(start + 1, stop + 1):
-            topology = made.fires(step - 1)
-            state, metrics = made.step(state, *made.batch(step - 1), topology=topology)
-            losses[step] = metrics["loss"]
-
-            if topology:
-                _log(loggers, step, "topology", observe(state))
-            if step % log_every == 0:
-                _check(losses, saved)
-                speed = (step - logged) / (time.perf_counter() - since)
-                _log(loggers, step, "train", metrics | {"steps_per_second": np.float32(speed)})
-                logged, since = step, time.perf_counter()
-            if step % eval_every == 0 or step == steps:
-                scores = made.evaluate(state)
-                _check(losses | {step: scores["loss"]}, saved)
-                cost = forward_cost(state.opt_state)
-                _log(loggers, step, "eval", scores | observe(state) | cost)
-            if step in snapshots:  # before the checkpoint: a run that is resumed has passed it
-                dst.save_weights(where / directory.weights(step), state.params)
-            if step % save_every == 0 or step == stop:
-                _check(losses, saved)
-                _check_weights(state, step, saved)
-                checkpoint.save(saved, step, state, config.train.keep)
-
-        if stop == steps:
-            figures = summary.make(state, where, steps, time.perf_counter() - began)
+    rollback = Rollback(settings.on_nonfinite, saved)
+    with checkpoint.Writer(saved, settings.keep, settings.keep_best) as writer:
+        if at is None:
+            at = _first(made, where)
+            writer.save(at.step, at.state, _position(at))
+        with logs.Loggers(made.config, where, at.step) as told:
+            while at.step < stop:
+                try:
+                    _steps(made, where, at, stop, costs, writer, told, request)
+                    break
+                except Diverged as error:
+                    writer.wait()
+                    at.step, before = rollback.to(error), at.step
+                    at.drawn -= before - error.step  # the first batch after the bad one
+                    at.state = checkpoint.restore(saved, at.step, at.state)
+                    told.rewind(at.step)
+            writer.finish()
+            if at.step < stop:
+                raise Stopped(f"stopped by {request.name} after step {at.step} of {stop}")
+            if stop < settings.steps:
+                return None
+            seconds = time.perf_counter() - began
+            figures = summary.make(at.state, told.records(), settings.steps, seconds)
             figures |= costs.figures({row["path"]: row["sparsity"] for row in figures["layers"]})
-    finally:
-        for logger in loggers:
-            logger.close(figures)
+            told.finish(figures)
 
-    if figures is not None:
-        dst.save_masks(where / directory.MASKS_FINAL, dst.masks(state.opt_state))
-        directory.write_json(where / directory.SUMMARY, figures)
-        print(summary.table(figures))
+    dst.save_masks(where / directory.MASKS_FINAL, dst.masks(at.state.opt_state))
+    directory.write_json(where / directory.SUMMARY, figures)
+    print(summary.table(figures))
     return figures
 
 
-def _newest_whole(saved: Path) -> int | None:
-    """The step of the newest checkpoint that is not damaged; the damaged ones are named."""
-    for step in reversed(checkpoint.steps(saved)):
-        wrong = checkpoint.damage(saved, step)
-        if wrong is None:
-            return step
-        print(f"the checkpoint of step {step} is damaged ({wrong}); trying the one before it")
-    return None
+def _steps(
+    made: Setup,
+    where: Path,
+    at: Point,
+    stop: int,
+    costs: RunCosts,
+    writer: checkpoint.Writer,
+    told: logs.Loggers,
+    request: signals.Request,
+) -> None:
+    """The training loop; ends with a checkpoint, at ``stop`` or where a signal has asked for it."""
+    settings = made.config.train
+    log_every = settings.interval("log_every")
+    eval_every = settings.interval("eval_every")
+    save_every = settings.interval("checkpoint_every")
+    snapshots = settings.snapshot_steps()
+    forward_cost = jax.jit(costs.costs.metrics)
+
+    watch = Watch(settings.on_nonfinite, at.state)
+    due = sum(map(made.fires, range(at.step)))  # topology steps, skipped ones included
+    owed = owes(at.state, due)
+    logged, since = at.step, time.perf_counter()
+    leaving = False
+    while not leaving:
+        fires = made.fires(at.step)
+        topology, due = fires or owed, due + fires
+        batch = made.batch(at.drawn)
+        at.state, metrics = made.step(at.state, *batch, topology=topology)
+        at.step, at.drawn = at.step + 1, at.drawn + 1
+        watch.took(at.step, metrics)
+
+        leaving = at.step == stop or signals.any_process_wants_to_stop(request)
+        saves, rank = at.step % save_every == 0, None
+        if topology:
+            told.log(at.step, "topology", observe(at.state))
+            owed = owes(at.state, due)
+        if at.step % log_every == 0:
+            watch.look()
+            speed = (at.step - logged) / (time.perf_counter() - since)
+            told.log(at.step, "train", metrics | {"steps_per_second": np.float32(speed)})
+            logged, since = at.step, time.perf_counter()
+        if at.step % eval_every == 0 or at.step == settings.steps or (saves and settings.keep_best):
+            scores = made.evaluate(at.state)
+            watch.look({at.step: scores["loss"]})
+            told.log(at.step, "eval", scores | observe(at.state) | forward_cost(at.state.opt_state))
+            rank = score(scores)
+        if at.step in snapshots:  # before the checkpoint: a run that is resumed has passed it
+            dst.save_weights(where / directory.weights(at.step), at.state.params)
+        if saves or leaving:
+            watch.look()
+            watch.look_at_weights(at.step, at.state)
+            writer.save(at.step, at.state, _position(at), rank)
 
 
-def _log(loggers: list[logs.Logger], step: int, kind: str, values: Mapping[str, Any]) -> None:
-    found = {k: _number(v) for k, v in jax.device_get(dict(values)).items()}
-    for logger in loggers:
-        logger.log({"step": step, "kind": kind, **found})
+def _position(at: Point) -> dict[str, Any]:
+    """Where the input stands, for a checkpoint."""
+    return {"drawn": at.drawn}
 
 
-def _number(value: Any) -> int | float:
-    """A Python number; a float32 by its shortest decimal form, 0.9 and not 0.8999999761581421."""
-    array = np.asarray(value)
-    return int(array) if array.dtype.kind in "iu" else float(str(array))
+def _first(made: Setup, where: Path) -> Point:
+    """The beginning of a run."""
+    start, state = made.config.start.step, made.begin()
+    dst.save_masks(where / directory.MASKS_INITIAL, dst.masks(state.opt_state))
+    if start in made.config.train.snapshot_steps():
+        dst.save_weights(where / directory.weights(start), state.params)
+    return Point(start, state, drawn=start)
 
 
-def _check(losses: dict[int, Any], saved: Path) -> None:
-    """Raises at the first loss that is not finite; otherwise forgets them."""
-    for step, loss in jax.device_get(losses).items():
-        if not math.isfinite(loss):
-            raise Diverged(f"the loss is {loss} at step {step}. {_advice(saved)}")
-    losses.clear()
-
-
-def _check_weights(state: TrainState, step: int, saved: Path) -> None:
-    if not finite(state):
-        raise Diverged(f"weights are not finite after step {step}. {_advice(saved)}")
-
-
-def _advice(saved: Path) -> str:
-    return (
-        f"The last good checkpoint is that of step {checkpoint.steps(saved)[-1]} in {saved}. "
-        "Lower optimizer.learning_rate, or set optimizer.clip."
-    )
+def _newest(made: Setup, where: Path) -> Point | None:
+    """Where the newest whole checkpoint stands, if there is one."""
+    saved, steps = where / directory.CHECKPOINTS, made.config.train.steps
+    step = checkpoint.newest_whole(saved)
+    if step is None:
+        return None
+    if step > steps:
+        raise setup.SetupError(f"train.steps must be at least {step}, which are done, got {steps}.")
+    print(f"resuming at step {step} of {steps}")
+    state = checkpoint.restore(saved, step, made.begin())
+    return Point(step, state, checkpoint.position(saved, step)["drawn"])

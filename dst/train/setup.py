@@ -129,7 +129,9 @@ def _make(config: Config) -> Setup:
         fires=tx.fires,
         begin=begin,
         batch=batch,
-        step=step.make(network, dataset.task, tx, rate, ema),
+        step=step.make(
+            network, dataset.task, tx, rate, ema, skip=config.train.on_nonfinite == "skip"
+        ),
         evaluate=judged(test),
         evaluate_halves=halves,
         costs=lambda: costs.measure(model, batch(0)[0], plan, tx.rule, steps),

@@ -41,12 +41,14 @@ class TrainState(NamedTuple):
       ema: moving average of ``params``, not masked; None where the config asks for none.
       variables: nested dictionaries of what the network carries beside its weights: BatchNorm's
         running statistics, the state of random layers. Empty for most networks.
+      skipped: int32 updates that were left out because a number was not finite.
     """
 
     params: Any
     opt_state: Any
     ema: Any
     variables: Any
+    skipped: Any
 
 
 class Network(NamedTuple):
@@ -96,7 +98,7 @@ def initial(model: nnx.Module, tx: dst.SparseTransformation, ema: bool) -> Train
     params = dst.apply_masks(params, opt_state)
     # A copy: the step donates its buffers, and one buffer can be given away only once.
     average = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(params, opt_state, average, variables(model))
+    return TrainState(params, opt_state, average, variables(model), jnp.zeros([], jnp.int32))
 
 
 class Placement(NamedTuple):

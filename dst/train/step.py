@@ -26,6 +26,7 @@ def make(
     tx: dst.SparseTransformation,
     learning_rate: Callable[[Any], Any],
     ema: float | None,
+    skip: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The training step.
 
@@ -35,10 +36,15 @@ def make(
       tx: the sparse optimizer.
       learning_rate: that it uses, as a function of its updates, for the metrics.
       ema: decay of the moving average of the parameters; None: none.
+      skip: whether an update is left out where the loss, a gradient or a weight after it is not
+        finite. Everything stays as it was, but the count goes on, so that topology steps and what
+        they give stay where the schedule says; learning rates wait, as the inner optimizer has not
+        counted. A topology step is left out as a whole: the caller makes it up at the next step
+        (:func:`owes`), since a count of active weights may depend on it.
 
     Returns:
       ``step(state, inputs, labels, topology=bool) -> state, {figures of the task,
-      learning_rate}``. Inputs and labels have two leading axes, micro-batch and example in it:
+      learning_rate}``, with ``skip`` also ``skipped``, the updates left out so far. Inputs and labels have two leading axes, micro-batch and example in it:
       gradients are averaged over both, then there is one update; what the network carries beside
       its weights passes from one micro-batch to the next. ``state`` is donated. ``topology`` is
       static: the step compiled for False contains no selection.
@@ -73,9 +79,15 @@ def make(
             average = optax.incremental_update(params, state.ema, 1 - ema)
 
         # Where topology steps take no optimizer step, the inner optimizer has counted fewer.
-        skipped = 0 if rule.update_weights else state.opt_state.topology.done
-        metrics["learning_rate"] = jnp.asarray(learning_rate(state.opt_state.count - skipped))
-        return TrainState(params, opt_state, average, carried), metrics
+        waited = 0 if rule.update_weights else state.opt_state.topology.done
+        taken = state.opt_state.count - state.skipped - waited
+        metrics["learning_rate"] = jnp.asarray(learning_rate(taken))
+        new = TrainState(params, opt_state, average, carried, state.skipped)
+        if skip:
+            good = finite((metrics["loss"], grads, params, carried))
+            new = jax.tree.map(partial(jnp.where, good), new, _left_out(state))
+            metrics["skipped"] = new.skipped
+        return new, metrics
 
     return step
 
@@ -91,9 +103,18 @@ def observe(state: TrainState) -> Metrics:
     return found | {"churn": found["dropped"] / jnp.maximum(before, 1)}
 
 
-@jax.jit
-def finite(state: TrainState) -> Array:
-    """bool: whether all weights, and what is carried beside them, are finite numbers."""
-    found = jax.tree.leaves((state.params, state.variables))
-    numbers = [x for x in found if jnp.issubdtype(x.dtype, jnp.floating)]
+def finite(tree: Any) -> Array:
+    """bool: whether all floating-point numbers in a tree are finite."""
+    numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in numbers]))
+
+
+def _left_out(state: TrainState) -> TrainState:
+    """The state after an update that changed nothing."""
+    counted = state.opt_state._replace(count=state.opt_state.count + 1)
+    return state._replace(opt_state=counted, skipped=state.skipped + 1)
+
+
+def owes(state: TrainState, due: int) -> bool:
+    """Whether a topology step was left out and not made up: fewer were done than ``due``."""
+    return int(state.skipped) > 0 and int(state.opt_state.topology.done) < due

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import dst
-from dst.train import directory, logs
 from dst.train.state import TrainState
 from dst.train.task import FIGURES, headline
 from dst.view import aligned
@@ -16,16 +14,17 @@ from dst.view import aligned
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def make(state: TrainState, where: Path, steps: int, seconds: float) -> dict[str, Any]:
+def make(
+    state: TrainState, records: Sequence[Mapping[str, Any]], steps: int, seconds: float
+) -> dict[str, Any]:
     """The figures of a finished run.
 
     Args:
       state: at the end.
-      where: the run directory; its records give scores and sums over all topology steps.
+      records: of the run; they give scores and sums over all topology steps.
       steps: of training.
       seconds: that the process has taken.
     """
-    records = logs.read(where / directory.METRICS)
     final = [line for line in records if line["kind"] == "eval"][-1]
     changes = [line for line in records if line["kind"] == "topology"]
 

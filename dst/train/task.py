@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -67,3 +67,9 @@ def headline(names: Iterable[str]) -> str:
     """The one figure to show of those that a record has; ``accuracy`` where it has none."""
     names = set(names)
     return next((name for name in FIGURES if name in names), "accuracy")
+
+
+def score(figures: Mapping[str, float]) -> float:
+    """The headline of a record as a number of which more is better."""
+    name = headline(figures)
+    return float(figures[name]) * (1 if FIGURES[name].best is max else -1)
