@@ -45,7 +45,6 @@ class Writer:
 
     def __init__(self, where: Path, keep: int, keep_best: int = 0):
         self.where, self._keep, self._keep_best = where.absolute(), keep, keep_best
-        self._orbax = ocp.StandardCheckpointer()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
         self._failure: str | None = None
@@ -58,7 +57,6 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.wait()
         self._thread.shutdown()
-        self._orbax.close()
         logging.getLogger("absl").removeFilter(_not_from_orbax)
 
     def save(
@@ -81,12 +79,14 @@ class Writer:
         part = self.where / f"{step:09d}.part"
         try:
             shutil.rmtree(part, ignore_errors=True)
-            self._orbax.save(part / _STATE, state)
+            # A new one for every save: a failure would come up again at the next.
+            orbax = ocp.StandardCheckpointer()
+            orbax.save(part / _STATE, state)
         except Exception as error:
             self._failed(step, error)
         else:
             manifest = {"step": step, "score": score, "leaves": _leaves(state)}
-            self._pending = self._thread.submit(self._finish, step, position, manifest)
+            self._pending = self._thread.submit(self._finish, orbax, position, manifest)
 
     def wait(self) -> None:
         """Returns when nothing is being written."""
@@ -100,11 +100,14 @@ class Writer:
         if self._failure is not None:
             raise CheckpointError(self._failure)
 
-    def _finish(self, step: int, position: Mapping[str, Any], manifest: dict[str, Any]) -> None:
+    def _finish(
+        self, orbax: ocp.StandardCheckpointer, position: Mapping[str, Any], manifest: dict[str, Any]
+    ) -> None:
+        step = manifest["step"]
         target = self.where / f"{step:09d}"
         part = target.with_name(f"{target.name}.part")
         try:
-            self._orbax.wait_until_finished()
+            orbax.close()  # waits
             directory.write_json(part / _POSITION, position)
             directory.write_json(part / _MANIFEST, manifest | {"sha256": _sums(part)})
             _flush(*part.rglob("*"), part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -69,7 +70,7 @@ def headline(names: Iterable[str]) -> str:
     return next((name for name in FIGURES if name in names), "accuracy")
 
 
-def score(figures: Mapping[str, float]) -> float:
+def score(figures: Mapping[str, Any]) -> float:
     """The headline of a record as a number of which more is better."""
     name = headline(figures)
     return float(figures[name]) * (1 if FIGURES[name].best is max else -1)

@@ -1,0 +1,182 @@
+"""What tests of faults share: faults, injected for real, and processes to meet them."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dst.train import directory, logs, setup
+from tests.training import ROOT
+
+
+def last_step(run: Path) -> int:
+    """Of the last record; -1 where there is none."""
+    return max((line["step"] for line in logs.read(run / directory.METRICS)), default=-1)
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """Without what depends on the clock."""
+    lines = logs.read(run / directory.METRICS)
+    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
+
+
+def row(injected: str, seen: str, lost: str) -> None:
+    """One row of the fault table; `make evidence` shows what passing tests print."""
+    seen = " ".join(line.strip() for line in seen.strip().splitlines() if line.strip())
+    print(f"| {injected} | {seen} | {lost} |")
+
+
+@contextmanager
+def before_step(
+    monkeypatch: pytest.MonkeyPatch, actions: dict[int, Callable[[], Any]], bad: Sequence[int] = ()
+) -> Iterator[None]:
+    """Something happens before a step; the batches ``bad`` hold a NaN among their inputs.
+
+    Steps are counted by the batches drawn, from 1.
+    """
+    make = setup.make
+
+    def made(config):
+        found = make(config)
+
+        def batch(count):
+            actions.get(count + 1, lambda: None)()
+            inputs, labels = found.batch(count)
+            return (inputs.at[0, 0].set(np.nan), labels) if count + 1 in bad else (inputs, labels)
+
+        return found._replace(batch=batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(setup, "make", made)
+        yield
+
+
+@contextmanager
+def signalled(run: Path, step: int, number: int) -> Iterator[None]:
+    """This process gets a signal once the run has logged a step."""
+
+    def watch() -> None:
+        while last_step(run) < step:
+            time.sleep(0.001)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
+@contextmanager
+def mounted(path: Path, size: str = "4m") -> Iterator[Path]:
+    """A small file system of its own; tests skip where mounting is not permitted."""
+    path.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)],
+        capture_output=True,
+        text=True,
+    )
+    if made.returncode:
+        pytest.skip(f"mounting a small tmpfs is not permitted here: {made.stderr.strip()}")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def fill(path: Path) -> None:
+    """No room is left on the file system of ``path``, once what is being written is there."""
+    while any(path.rglob("*.part")):
+        time.sleep(0.001)
+    with (path / "ballast").open("wb", buffering=0) as file:
+        try:
+            while file.write(b"x" * 4096):
+                pass
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+
+
+def free(path: Path) -> None:
+    """There is room again, for what is written from now on."""
+    while any(path.rglob("*.part")):
+        time.sleep(0.001)
+    (path / "ballast").unlink()
+
+
+def remount(path: Path, mode: str) -> None:
+    """``ro`` or ``rw``."""
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(path)], check=True)
+
+
+def dst(*arguments: object, **environment: str) -> subprocess.Popen:
+    """The command line in a process of its own, on one device."""
+    command = [sys.executable, "-W", "error", "-m", "dst.cli", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Exit code, output and errors."""
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def until(process: subprocess.Popen, run: Path, step: int) -> None:
+    """Waits until a run has logged a step."""
+    while last_step(run) < step:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
+class Forked:
+    """Processes that begin with everything imported, so that fifty of them take minutes."""
+
+    def __init__(self, cache: Path):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["dst.train.loop", "orbax.checkpoint"])
+
+    def start(self, config: Path, overrides: Sequence[str], run: Path) -> Any:
+        """A process that begins the run, or resumes it where it is."""
+        process = self._context.Process(target=_go_on, args=(config, overrides, run))
+        process.start()
+        return process
+
+
+def _go_on(path: Path, overrides: Sequence[str], run: Path) -> None:
+    import jax
+
+    from dst.train import config, loop
+
+    for name in ("min_compile_time_secs", "min_entry_size_bytes"):
+        jax.config.update(f"jax_persistent_cache_{name}", 0)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if (run / directory.CONFIG).exists():
+        loop.resume(run)
+    else:
+        loop.train(config.load(path, overrides), run)
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def proc(process: subprocess.Popen) -> Path:
+    """What the system knows about a process."""
+    return Path("/proc") / str(process.pid)
