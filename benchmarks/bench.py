@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import platform
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +23,7 @@ import numpy as np
 import optax
 
 import dst
+from dst.train import checkpoint
 
 WIDTHS = (784, 1024, 1024, 1024, 10)
 BATCH = 128
@@ -189,6 +192,56 @@ def selections(n: int, k: int) -> dict[str, Callable[[], Any]]:
     }
 
 
+def bench_checkpoints(rounds: int) -> list[tuple[str, str, str]]:
+    """Steps while a checkpoint is written in the background, beside steps without."""
+    run = Trainer(
+        dst.sparsify(optax.adam(1e-3), dst.RigL(0.9, every=100, stop=10**6)), topology=False
+    )
+
+    def steps(n: int) -> float:
+        start = time.perf_counter()
+        for _ in range(n):
+            run()
+        jax.block_until_ready(run.params)
+        return time.perf_counter() - start
+
+    steps(20)
+    step = steps(50) / 50
+    with tempfile.TemporaryDirectory() as folder:
+        with checkpoint.Writer(Path(folder), keep=2) as writer:
+            blocking, writing, ratios = [], [], []
+            for n in range(rounds):
+                start = time.perf_counter()
+                writer.save(n, (run.params, run.opt_state), {})
+                blocking.append(time.perf_counter() - start)
+                writer.wait()
+                writing.append(time.perf_counter() - start)
+            during = max(round(float(np.median(writing)) / step), 1)
+            for n in range(rounds):
+                start = time.perf_counter()
+                writer.save(rounds + n, (run.params, run.opt_state), {})
+                steps(during)
+                with_ = time.perf_counter() - start
+                writer.wait()
+                ratios.append(with_ / steps(during))
+    ratio_ = float(np.median(ratios))
+    size = sum(x.nbytes for x in jax.tree.leaves((run.params, run.opt_state)))
+    return [
+        (
+            f"checkpoint of {size / 1e6:.0f} MB, blocking part",
+            f"{np.median(blocking) * 1e3:.1f} ms",
+            "",
+        ),
+        ("  written, without steps beside it", f"{np.median(writing) * 1e3:.0f} ms", ""),
+        (f"  {during} steps while it is written / {during} steps", f"{ratio_:.3f}", ""),
+        (
+            "  100 steps with one checkpoint / 100 steps",
+            f"{1 + (ratio_ - 1) * during / 100:.3f}",
+            "at most 1.05",
+        ),
+    ]
+
+
 def bench_memory() -> list[tuple[str, str, str]]:
     """Bytes of parameters and optimizer state."""
     params = initial_params()
@@ -222,6 +275,7 @@ def main() -> None:
     rows = (
         bench_steps(rounds)
         + bench_methods(rounds)
+        + bench_checkpoints(max(rounds // 3, 5))
         + bench_memory()
         + bench_selection(rounds, exponents)
     )

@@ -12,8 +12,9 @@ from typing import Any
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 RESUME = 75  # EX_TEMPFAIL of sysexits.h: try again
 
-_CODES = """exit codes: 0 done; 1 failed; 2 bad input; 75 stopped by SIGTERM or SIGINT with a checkpoint,
-`dst resume` continues; 130 interrupted before training began. A second signal stops at once."""
+_CODES = """exit codes: 0 done; 1 failed; 2 bad input; 75 stopped by SIGTERM or SIGINT with a
+checkpoint, `dst resume` continues (a second signal stops at once, without one); 130 interrupted
+before training began."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

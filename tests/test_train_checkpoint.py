@@ -81,7 +81,9 @@ def test_a_state_of_another_structure_is_refused(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="other.* must be float32.*, found none"):
         checkpoint.restore(tmp_path, 1, STATE | {"other": jnp.zeros(3)})
     larger = STATE | {"params": {"hidden": {0: {"kernel": jnp.zeros((3, 3))}}}}
-    with pytest.raises(checkpoint.CheckpointError, match=r"must be float32 \[3, 3\], found float32"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"must be float32 \[3, 3\], found float32"
+    ):
         checkpoint.restore(tmp_path, 1, larger)
 
 

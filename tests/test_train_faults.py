@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -16,11 +15,11 @@ import pytest
 
 import dst
 from dst import cli
-from dst.train import checkpoint, config, directory, logs, loop, signals
+from dst.train import checkpoint, config, directory, loop
 from tests import faults
 from tests.faults import dst as command
 from tests.faults import records, row
-from tests.training import ROOT, SMALL, assert_same, small, states_in, write_small
+from tests.training import SMALL, assert_same, small, states_in, write_small
 
 
 @pytest.fixture(scope="module")

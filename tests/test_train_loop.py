@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,8 +12,10 @@ import dst
 from dst import cli
 from dst.report import reading
 from dst.report.run import tiles
-from dst.train import checkpoint, config, directory, logs, loop, setup
-from tests.training import CONFIGS, ROOT, assert_same, small, states_in, write_small
+from dst.train import checkpoint, config, directory, loop, setup
+from tests.faults import dst as command
+from tests.faults import ended, records
+from tests.training import CONFIGS, assert_same, small, states_in, write_small
 
 EMA = ("optimizer.ema=0.9", "optimizer.accumulate=2")
 
@@ -30,12 +26,6 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     loop.train(small(folder, *EMA), folder / "run")
     return folder / "run"
-
-
-def _records(run):
-    """Without what depends on the clock."""
-    lines = logs.read(run / directory.METRICS)
-    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
 
 
 def test_a_run_directory_holds_all_that_is_promised(finished):
@@ -57,7 +47,7 @@ def test_a_run_directory_holds_all_that_is_promised(finished):
 
 
 def test_records_say_what_happened(finished):
-    lines = _records(finished)
+    lines = records(finished)
     assert [x["step"] for x in lines if x["kind"] == "train"] == list(range(5, 41, 5))
     assert [x["step"] for x in lines if x["kind"] == "eval"] == [20, 40]
     # A record's step is the number of updates done; the topology steps are the 11th and the 21st.
@@ -84,7 +74,7 @@ def test_records_and_report_say_what_the_run_cost(finished):
     # Two dense gradients in 40 steps.
     extra = 2 * (1 - final["forward_cost"]) / (3 * 40)
     assert final["training_cost"] == pytest.approx(final["forward_cost"] + extra)
-    evaluations = [x for x in _records(finished) if x["kind"] == "eval"]
+    evaluations = [x for x in records(finished) if x["kind"] == "eval"]
     costs = [x["forward_cost"] for x in evaluations]
     assert costs == pytest.approx([final["forward_cost"]] * 2, rel=1e-5)
     tile = next(x for x in tiles(reading.read(finished)) if "cost" in x.label)
@@ -97,7 +87,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(stop, finished, tmp_path):
     run = tmp_path / "run"
     assert loop.train(small(tmp_path, *EMA), run, until=stop) is None
     loop.resume(run)
-    assert _records(run) == _records(finished)
+    assert records(run) == records(finished)
     assert_same(states_in(run)[40], states_in(finished)[40])
     for name in ("masks-initial.safetensors", "masks-final.safetensors"):
         assert (run / name).read_bytes() == (finished / name).read_bytes()
@@ -120,7 +110,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(finished, tm
     out = capsys.readouterr().out
     assert "step 40 is damaged" in out and "resuming at step 30" in out
     assert checkpoint.damage(run / "checkpoints", 40) is None
-    assert _records(run) == _records(finished)
+    assert records(run) == records(finished)
     assert_same(states_in(run)[40], states_in(finished)[40])
 
 
@@ -130,7 +120,7 @@ def test_without_a_checkpoint_a_run_begins_again(finished, tmp_path):
     shutil.rmtree(run / "checkpoints")
     loop.resume(run, until=20)
     assert_same(states_in(run)[20], states_in(finished)[20])
-    assert _records(run) == [x for x in _records(finished) if x["step"] <= 20]
+    assert records(run) == [x for x in records(finished) if x["step"] <= 20]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys, monkeypatch):
@@ -191,62 +181,13 @@ def test_every_config_runs(path, tmp_path):
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [0, 2]
 
 
-# Slow proofs.
-
-STEPS = 600
-# Checkpoints take longer than the steps between them, so that most kills fall into one.
-OFTEN = [f"train.steps={STEPS}", "train.checkpoint_every=5", "train.eval_every=50", *EMA]
-
-
-def _start(*arguments):
-    """``dst`` in a process of its own, on one device."""
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "error", "-m", "dst.cli", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-
-
-def _last_step(run):
-    return max((line["step"] for line in logs.read(run / directory.METRICS)), default=-1)
-
-
-@pytest.mark.evidence
-def test_a_run_killed_ten_times_equals_one_that_never_stopped(tmp_path):
-    path = str(write_small(tmp_path))
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert _start("train", path, *OFTEN, "--dir", str(whole)).wait() == 0
-
-    chance = random.Random(0)
-    # The first kill as soon as the directory is there, the others at random steps.
-    moments = [-1, *sorted(chance.sample(range(1, STEPS - 60), 9))]
-    found = []
-    for moment in moments:
-        begun = (killed / "config.yaml").exists()
-        arguments = ["resume", str(killed)] if begun else ["train", path, *OFTEN]
-        process = _start(*arguments, *([] if begun else ["--dir", str(killed)]))
-        while not killed.exists() or _last_step(killed) < moment:
-            assert process.poll() is None, "the run ended before it was killed"
-            time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        saved = killed / "checkpoints"
-        halves = [p.name for p in killed.rglob("*.part")]
-        found.append((_last_step(killed), max(checkpoint.steps(saved), default=None), halves))
-    for step, newest, halves in found:
-        print(f"killed after step {step}; newest checkpoint {newest}; half-written: {halves}")
-
-    assert _start("resume", str(killed)).wait() == 0
-    assert _records(killed) == _records(whole)
-    assert_same(states_in(killed)[STEPS], states_in(whole)[STEPS])
-    assert not list(killed.rglob("*.part"))
-
-
 @pytest.mark.evidence
 def test_weights_and_biases_records_offline(tmp_path):
     pytest.importorskip("wandb")
     path = str(write_small(tmp_path))
     run = tmp_path / "run"
-    assert _start("train", path, "wandb.mode=offline", "--dir", str(run)).wait() == 0
+    process = command("train", path, "wandb.mode=offline", "--dir", run)
+    assert ended(process)[0] == 0
     (record,) = (run / "wandb").glob("offline-run-*/*.wandb")
     assert record.stat().st_size > 1000
     assert (run / "summary.json").exists()

@@ -44,10 +44,11 @@ def make(
 
     Returns:
       ``step(state, inputs, labels, topology=bool) -> state, {figures of the task,
-      learning_rate}``, with ``skip`` also ``skipped``, the updates left out so far. Inputs and labels have two leading axes, micro-batch and example in it:
-      gradients are averaged over both, then there is one update; what the network carries beside
-      its weights passes from one micro-batch to the next. ``state`` is donated. ``topology`` is
-      static: the step compiled for False contains no selection.
+      learning_rate}``; with ``skip`` also ``skipped``, the updates left out so far. Inputs and
+      labels have two leading axes, micro-batch and example in it: gradients are averaged over
+      both, then there is one update; what the network carries beside its weights passes from one
+      micro-batch to the next. ``state`` is donated. ``topology`` is static: the step compiled for
+      False contains no selection.
     """
     rule = tx.rule
 
