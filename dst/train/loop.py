@@ -83,7 +83,7 @@ def _run(made: Setup, where: Path, until: int | None) -> dict[str, Any] | None:
     stop = steps if until is None else min(until, steps)
     snapshots = config.train.snapshot_steps()
 
-    print(made.plan)
+    print(made.plan, *made.notes, sep="\n")
     costs = made.costs()
     forward_cost = jax.jit(costs.costs.metrics)
     state = made.begin()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax import lax
 
 import dst
 from dst._typing import Array
+from dst.train.devices import Placement
 from dst.train.state import Network, TrainState, variables
 from dst.train.task import Task
 
@@ -26,6 +25,7 @@ def make(
     tx: dst.SparseTransformation,
     learning_rate: Callable[[Any], Any],
     ema: float | None,
+    placement: Placement,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The training step.
 
@@ -35,6 +35,7 @@ def make(
       tx: the sparse optimizer.
       learning_rate: that it uses, as a function of its updates, for the metrics.
       ema: decay of the moving average of the parameters; None: none.
+      placement: where the state lies, before a step and after.
 
     Returns:
       ``step(state, inputs, labels, topology=bool) -> state, {figures of the task,
@@ -46,17 +47,17 @@ def make(
     rule = tx.rule
 
     def loss(params: Any, carried: Any, inputs: Array, labels: Array) -> tuple[Array, Any]:
-        model = nnx.merge(network.train, params, carried)
+        model = network.merge(network.train, params, carried)
         scores = task.scores(model(inputs), labels)
         return scores["loss"], (scores, variables(model))
 
-    @partial(jax.jit, static_argnames="topology", donate_argnames="state")
     def step(
         state: TrainState, inputs: Array, labels: Array, *, topology: bool
     ) -> tuple[TrainState, Metrics]:
         def micro_step(so_far: Any, batch: tuple[Array, Array]) -> tuple[Any, None]:
             total, carried = so_far
             grads, (scores, carried) = jax.grad(loss, has_aux=True)(state.params, carried, *batch)
+            grads = placement.keep(grads)
             return (jax.tree.map(jnp.add, total, (grads, scores)), carried), None
 
         zero = (
@@ -75,9 +76,9 @@ def make(
         # Where topology steps take no optimizer step, the inner optimizer has counted fewer.
         skipped = 0 if rule.update_weights else state.opt_state.topology.done
         metrics["learning_rate"] = jnp.asarray(learning_rate(state.opt_state.count - skipped))
-        return TrainState(params, opt_state, average, carried), metrics
+        return placement.keep(TrainState(params, opt_state, average, carried)), metrics
 
-    return step
+    return jax.jit(step, static_argnames="topology", donate_argnames="state")
 
 
 @jax.jit
