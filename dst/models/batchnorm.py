@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from dst._typing import Array
+from dst.models.axes import named
 
 
 class ConvNorm(nnx.Module):
@@ -23,6 +24,7 @@ class ConvNorm(nnx.Module):
       depthwise: one window per channel, ``inputs`` and ``outputs`` being equal. Its kernel is then
         ``depthwise/kernel``, which sparse training leaves dense by default.
       padding: as in ``nnx.Conv``; None: half the window on each side.
+      names: of the axes of channels: inputs and outputs.
       rngs: of the initial weights (He's, by outputs).
     """
 
@@ -35,6 +37,7 @@ class ConvNorm(nnx.Module):
         *,
         depthwise: bool = False,
         padding: str | None = None,
+        names: tuple[str | None, str | None] = (None, None),
         rngs: nnx.Rngs,
     ):
         half = (window // 2, window // 2)
@@ -47,6 +50,7 @@ class ConvNorm(nnx.Module):
             feature_group_count=inputs if depthwise else 1,
             use_bias=False,
             kernel_init=he(),
+            kernel_metadata=named(None, None, *names),
             rngs=rngs,
         )
         self.name = "depthwise" if depthwise else "conv"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flax import nnx
 
 from dst._typing import Array
+from dst.models.axes import named
 
 
 class ConvNet(nnx.Module):
@@ -48,17 +49,23 @@ class ConvNet(nnx.Module):
                 f"pixels, which each of them halves, got {list(channels)}."
             )
         depths = [depth, *channels]
+        names = ["channels" if i % 2 == 0 else "filters" for i in range(len(depths))]
+        layers = zip(depths[:-1], depths[1:], names[:-1], names[1:], strict=True)
         self.conv = nnx.List(
             [
-                nnx.Conv(n, m, kernel_size=(3, 3), rngs=rngs)
-                for n, m in zip(depths[:-1], depths[1:], strict=True)
+                nnx.Conv(
+                    n, m, kernel_size=(3, 3), kernel_metadata=named(None, None, *ends), rngs=rngs
+                )
+                for n, m, *ends in layers
             ]
         )
         norms = [nnx.BatchNorm(n, rngs=rngs) for n in channels] if norm == "batch" else []
         self.norm = nnx.List(norms)
         pixels = (height >> len(channels)) * (width >> len(channels))
-        self.hidden = nnx.Linear(pixels * depths[-1], hidden, rngs=rngs)
-        self.out = nnx.Linear(hidden, classes, rngs=rngs)
+        self.hidden = nnx.Linear(
+            pixels * depths[-1], hidden, kernel_metadata=named("embed", "mlp"), rngs=rngs
+        )
+        self.out = nnx.Linear(hidden, classes, kernel_metadata=named("mlp", None), rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """Logits ``[batch, classes]`` of images ``[batch, height, width, channels]``."""

@@ -11,8 +11,10 @@ from flax import nnx
 from jax.nn.initializers import normal, variance_scaling
 
 from dst._typing import Array, Float, Int
+from dst.models.axes import named
 
 _BASE = 10_000.0  # of the rotary angles, as in the paper
+_LAYERS = {nnx.PARTITION_NAME: "layers"}  # the name of the axis of stacked blocks
 
 
 class Decoder(nnx.Module):
@@ -72,19 +74,25 @@ class Decoder(nnx.Module):
     ):
         (self.context,) = shape
         self.scan = scan
-        self.embedding = nnx.Embed(classes, width, embedding_init=normal(0.02), rngs=rngs)
+        self.embedding = nnx.Embed(
+            classes,
+            width,
+            embedding_init=normal(0.02),
+            embedding_metadata=named("vocab", "embed"),
+            rngs=rngs,
+        )
 
         def block(rngs: nnx.Rngs) -> Block:
             return Block(width, heads, kv_heads or heads, hidden, depth=layers, rngs=rngs)
 
         self.blocks: Any
         if scan:
-            one_per_layer = nnx.vmap(block, in_axes=0, out_axes=0)
+            one_per_layer = nnx.vmap(block, in_axes=0, out_axes=0, transform_metadata=_LAYERS)
             self.blocks = nnx.split_rngs(splits=layers)(one_per_layer)(rngs)
         else:
             self.blocks = nnx.List([block(rngs) for _ in range(layers)])
         self.final_norm = nnx.RMSNorm(width, rngs=rngs)
-        self.unembedding = None if tied else _linear(width, classes, rngs)
+        self.unembedding = None if tied else _linear(width, classes, ("embed", "vocab"), rngs)
 
     @property
     def stacked(self) -> Mapping[str, int]:
@@ -102,7 +110,10 @@ class Decoder(nnx.Module):
             raise ValueError(f"sequences must be at most {self.context} tokens long, got {length}.")
         x = self.embedding(tokens)
         if self.scan:
-            x = nnx.scan(_apply, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.blocks)
+            over_layers = nnx.scan(
+                _apply, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry, transform_metadata=_LAYERS
+            )
+            x = over_layers(x, self.blocks)
         else:
             for block in self.blocks:
                 x = block(x)
@@ -148,10 +159,11 @@ class Attention(nnx.Module):
                 f"width {width}, heads {heads}, kv_heads {kv_heads}."
             )
         self.size = width // heads
-        self.query = _linear(width, width, rngs)
-        self.key = _linear(width, kv_heads * self.size, rngs)
-        self.value = _linear(width, kv_heads * self.size, rngs)
-        self.output = _linear(width, width, rngs, scale=1 / (2 * depth))
+        inward, outward = ("embed", "heads"), ("heads", "embed")
+        self.query = _linear(width, width, inward, rngs)
+        self.key = _linear(width, kv_heads * self.size, inward, rngs)
+        self.value = _linear(width, kv_heads * self.size, inward, rngs)
+        self.output = _linear(width, width, outward, rngs, scale=1 / (2 * depth))
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
         def heads(y: Array) -> Array:
@@ -166,9 +178,10 @@ class SwiGLU(nnx.Module):
     """``down(silu(gate(x)) * up(x))``."""
 
     def __init__(self, width: int, hidden: int, *, depth: int, rngs: nnx.Rngs):
-        self.gate = _linear(width, hidden, rngs)
-        self.up = _linear(width, hidden, rngs)
-        self.down = _linear(hidden, width, rngs, scale=1 / (2 * depth))
+        inward, outward = ("embed", "mlp"), ("mlp", "embed")
+        self.gate = _linear(width, hidden, inward, rngs)
+        self.up = _linear(width, hidden, inward, rngs)
+        self.down = _linear(hidden, width, outward, rngs, scale=1 / (2 * depth))
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
         return self.down(nnx.silu(self.gate(x)) * self.up(x))
@@ -189,8 +202,17 @@ def rotate(x: Float[Array, "batch length heads size"]) -> Float[Array, "batch le
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
 
 
-def _linear(inputs: int, outputs: int, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.Linear:
+def _linear(
+    inputs: int, outputs: int, names: tuple[str, str], rngs: nnx.Rngs, scale: float = 1.0
+) -> nnx.Linear:
     # Branches that end in the residual stream begin smaller, so that its variance does not grow
     # with depth (GPT-2).
     initial = variance_scaling(scale, "fan_in", "truncated_normal")
-    return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=initial, rngs=rngs)
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=False,
+        kernel_init=initial,
+        kernel_metadata=named(*names),
+        rngs=rngs,
+    )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flax import nnx
 
 from dst._typing import Array
+from dst.models.axes import named
 
 
 class LeNet5(nnx.Module):
@@ -54,12 +55,23 @@ class LeNet5(nnx.Module):
         first, second = channels
         self.conv = nnx.List(
             [
-                nnx.Conv(n, m, kernel_size=(5, 5), padding="VALID", rngs=rngs)
-                for n, m in ((depth, first), (first, second))
+                nnx.Conv(
+                    n,
+                    m,
+                    kernel_size=(5, 5),
+                    padding="VALID",
+                    kernel_metadata=named(None, None, *ends),
+                    rngs=rngs,
+                )
+                for n, m, *ends in (
+                    (depth, first, None, "filters"),
+                    (first, second, "filters", "channels"),
+                )
             ]
         )
-        self.hidden = nnx.Linear(rows * columns * second, hidden, rngs=rngs)
-        self.out = nnx.Linear(hidden, classes, rngs=rngs)
+        pixels = rows * columns * second
+        self.hidden = nnx.Linear(pixels, hidden, kernel_metadata=named("embed", "mlp"), rngs=rngs)
+        self.out = nnx.Linear(hidden, classes, kernel_metadata=named("mlp", None), rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """Logits ``[batch, classes]`` of images ``[batch, height, width, channels]``."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from flax import nnx
 
 from dst._typing import Array
+from dst.models.axes import named
 
 
 class MLP(nnx.Module):
@@ -38,9 +39,14 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         widths = [math.prod(shape), *hidden]
-        layers = zip(widths[:-1], widths[1:], strict=True)
-        self.hidden = nnx.List([nnx.Linear(n, m, rngs=rngs) for n, m in layers])
-        self.out = nnx.Linear(widths[-1], classes, rngs=rngs)
+        # Every second width is split: a layer whose inputs are split sums what devices find.
+        names = ["embed" if i % 2 == 0 else "mlp" for i in range(len(widths))]
+        layers = zip(widths[:-1], widths[1:], names[:-1], names[1:], strict=True)
+        self.hidden = nnx.List(
+            [nnx.Linear(n, m, kernel_metadata=named(*ends), rngs=rngs) for n, m, *ends in layers]
+        )
+        last = named(names[-1], None)
+        self.out = nnx.Linear(widths[-1], classes, kernel_metadata=last, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """Logits ``[batch, classes]`` of inputs ``[batch, *shape]``."""

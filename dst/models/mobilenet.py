@@ -31,7 +31,7 @@ class Pair(nnx.Module):
         self.spatial = ConvNorm(
             inputs, inputs, 3, stride, depthwise=True, padding="SAME", rngs=rngs
         )
-        self.pointwise = ConvNorm(inputs, outputs, 1, rngs=rngs)
+        self.pointwise = ConvNorm(inputs, outputs, 1, names=("filters", "channels"), rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """``[batch, height / stride, width / stride, outputs]``."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dst._typing import Array
+from dst.models.axes import named
 from dst.models.batchnorm import ConvNorm
 
 
@@ -21,11 +22,12 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs):
         outputs = self.expansion * width
-        self.reduce = ConvNorm(inputs, width, 1, rngs=rngs)
-        self.conv = ConvNorm(width, width, 3, stride, rngs=rngs)
-        self.expand = ConvNorm(width, outputs, 1, rngs=rngs)
+        inward, outward = ("channels", "filters"), ("filters", "channels")
+        self.reduce = ConvNorm(inputs, width, 1, names=inward, rngs=rngs)
+        self.conv = ConvNorm(width, width, 3, stride, names=outward, rngs=rngs)
+        self.expand = ConvNorm(width, outputs, 1, names=outward, rngs=rngs)
         self.project = (
-            ConvNorm(inputs, outputs, 1, stride, rngs=rngs)
+            ConvNorm(inputs, outputs, 1, stride, names=("channels", None), rngs=rngs)
             if stride > 1 or inputs != outputs
             else None
         )
@@ -44,8 +46,9 @@ class Basic(nnx.Module):
 
     def __init__(self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs):
         self.stride = stride
-        self.first = ConvNorm(inputs, width, 3, stride, rngs=rngs)
-        self.second = ConvNorm(width, width, 3, rngs=rngs)
+        inward, outward = ("channels", "filters"), ("filters", "channels")
+        self.first = ConvNorm(inputs, width, 3, stride, names=inward, rngs=rngs)
+        self.second = ConvNorm(width, width, 3, names=outward, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """``[batch, height / stride, width / stride, width]``."""
@@ -98,10 +101,11 @@ class ResNet50(nnx.Module):
         width: int = 64,
         rngs: nnx.Rngs,
     ):
-        self.stem = ConvNorm(shape[-1], width, 7, 2, rngs=rngs)
+        self.stem = ConvNorm(shape[-1], width, 7, 2, names=(None, "channels"), rngs=rngs)
         self.block = nnx.List(_blocks(Bottleneck, stages, width, rngs))
         features = Bottleneck.expansion * width << (len(stages) - 1)
-        self.out = nnx.Linear(features, classes, rngs=rngs)
+        last = named("channels", None)
+        self.out = nnx.Linear(features, classes, kernel_metadata=last, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """Logits ``[batch, classes]`` of images ``[batch, height, width, channels]``."""
@@ -146,9 +150,10 @@ class ResNet20(nnx.Module):
         width: int = 16,
         rngs: nnx.Rngs,
     ):
-        self.stem = ConvNorm(shape[-1], width, 3, rngs=rngs)
+        self.stem = ConvNorm(shape[-1], width, 3, names=(None, "channels"), rngs=rngs)
         self.block = nnx.List(_blocks(Basic, stages, width, rngs))
-        self.out = nnx.Linear(width << (len(stages) - 1), classes, rngs=rngs)
+        features, last = width << (len(stages) - 1), named("channels", None)
+        self.out = nnx.Linear(features, classes, kernel_metadata=last, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """Logits ``[batch, classes]`` of images ``[batch, height, width, channels]``."""

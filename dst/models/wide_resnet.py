@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from flax import nnx
 
 from dst._typing import Array
+from dst.models.axes import named
 from dst.models.batchnorm import he, norm
 
 
@@ -18,11 +19,11 @@ class Block(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
         self.first_norm = norm(inputs, rngs)
-        self.first = _conv(inputs, outputs, 3, stride, rngs)
+        self.first = _conv(inputs, outputs, 3, stride, rngs, ("channels", "filters"))
         self.second_norm = norm(outputs, rngs)
-        self.second = _conv(outputs, outputs, 3, 1, rngs)
-        changes = stride > 1 or inputs != outputs
-        self.project = _conv(inputs, outputs, 1, stride, rngs) if changes else None
+        self.second = _conv(outputs, outputs, 3, 1, rngs, ("filters", "channels"))
+        changes, names = stride > 1 or inputs != outputs, ("channels", None)
+        self.project = _conv(inputs, outputs, 1, stride, rngs, names) if changes else None
 
     def __call__(self, inputs: Array) -> Array:
         """``[batch, height / stride, width / stride, outputs]``."""
@@ -74,7 +75,7 @@ class WideResNet(nnx.Module):
             raise ValueError(
                 f"depth must be 4 more than a multiple of 6 (10, 16, 22, 28, 40), got {depth}."
             )
-        self.stem = _conv(shape[-1], 16, 3, 1, rngs)
+        self.stem = _conv(shape[-1], 16, 3, 1, rngs, (None, "channels"))
         found, channels = [], 16
         for stage in range(3):
             for i in range(blocks):
@@ -83,7 +84,8 @@ class WideResNet(nnx.Module):
                 channels = outputs
         self.block = nnx.List(found)
         self.norm = norm(channels, rngs)
-        self.out = nnx.Linear(channels, classes, rngs=rngs)
+        last = named("channels", None)
+        self.out = nnx.Linear(channels, classes, kernel_metadata=last, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """Logits ``[batch, classes]`` of images ``[batch, height, width, channels]``."""
@@ -93,7 +95,14 @@ class WideResNet(nnx.Module):
         return self.out(nnx.relu(self.norm(x)).mean(axis=(1, 2)))
 
 
-def _conv(inputs: int, outputs: int, window: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+def _conv(
+    inputs: int,
+    outputs: int,
+    window: int,
+    stride: int,
+    rngs: nnx.Rngs,
+    names: tuple[str | None, str | None],
+) -> nnx.Conv:
     half = (window // 2, window // 2)
     return nnx.Conv(
         inputs,
@@ -103,5 +112,6 @@ def _conv(inputs: int, outputs: int, window: int, stride: int, rngs: nnx.Rngs) -
         padding=(half, half),
         use_bias=False,
         kernel_init=he(),
+        kernel_metadata=named(None, None, *names),
         rngs=rngs,
     )

@@ -20,6 +20,7 @@ from dst.train import plain, recipes, schema
 from dst.train.architectures import MODEL
 from dst.train.data.digits import Digits
 from dst.train.data.stdlib import Stdlib
+from dst.train.devices import Mesh
 from dst.train.optim import Optimizer
 from dst.train.schema import Choice, Option, Section
 from dst.train.start import FixedMasks, Start
@@ -82,6 +83,8 @@ class Train:
         evaluation, since running averages lag behind masks that change. 0: the running averages,
         which are what a checkpoint holds. Without BatchNorm nothing happens.
       snapshots: after which the weights are kept for good, in weights-<step>.safetensors.
+      compute: type in which layers multiply and add. Whatever it is, weights, scores, moments,
+        BatchNorm's statistics and the loss are float32.
     """
 
     steps: int
@@ -93,6 +96,7 @@ class Train:
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     recalibrate: int = 0
     snapshots: tuple[Duration, ...] = ()
+    compute: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, at_least=1)
@@ -132,29 +136,6 @@ class Wandb:
 
     mode: Literal["disabled", "offline", "online"] = "disabled"
     project: str = "dst"
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Devices of this machine.
-
-    Attributes:
-      data: devices that share a batch; -1: all there are.
-      model: devices that share a weight; 1 in this release.
-    """
-
-    data: int = -1
-    model: int = 1
-
-    def __post_init__(self) -> None:
-        if self.data != -1 and self.data < 1:
-            raise ValueError(
-                f"data must be a number of devices >= 1, or -1 for all, got {self.data}."
-            )
-        if self.model != 1:
-            raise ValueError(
-                f"model must be 1, got {self.model}: this release trains data-parallel only."
-            )
 
 
 DATA = Choice({"digits": Option(Digits), "stdlib": Option(Stdlib)})

@@ -42,11 +42,11 @@ def make(
 
     @jax.jit
     def score(params: Any, carried: Any, inputs: Array, labels: Array) -> Metrics:
-        return task.scores(nnx.merge(network.test, params, carried)(inputs), labels)
+        return task.scores(network.merge(network.test, params, carried)(inputs), labels)
 
     @jax.jit
     def statistics(params: Any, carried: Any, inputs: Array) -> Any:
-        model = nnx.merge(network.calibrate, params, carried)
+        model = network.merge(network.calibrate, params, carried)
         model(inputs)
         return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 

@@ -116,7 +116,7 @@ def _run(
     """Trains until the end, a signal, or a divergence to which the config has no answer."""
     began, settings, saved = time.perf_counter(), made.config.train, where / directory.CHECKPOINTS
     stop = settings.steps if until is None else min(until, settings.steps)
-    print(made.plan)
+    print(made.plan, *made.notes, sep="\n")
     costs = made.costs()
     rollback = Rollback(settings.on_nonfinite, saved)
     with checkpoint.Writer(saved, settings.keep, settings.keep_best) as writer:

@@ -13,7 +13,7 @@ import dst
 from dst import export
 from dst._typing import Array
 from dst.plan import Plan
-from dst.train import costs, data, evaluation, optim, state, step
+from dst.train import costs, data, devices, evaluation, optim, state, step
 from dst.train.config import Config, ConfigError
 from dst.train.evaluation import Scores
 from dst.train.schema import Section
@@ -31,6 +31,7 @@ class Setup(NamedTuple):
     Attributes:
       config: as given, with what pins the data set filled in; to be saved with the run.
       plan: the start table: every leaf, what it is and why.
+      notes: what else to say at the start, in lines.
       fires: whether the update after ``count`` updates is a topology step.
       begin: the state before the first step.
       batch: the inputs and labels of the update after ``count`` updates.
@@ -43,6 +44,7 @@ class Setup(NamedTuple):
 
     config: Config
     plan: Plan
+    notes: tuple[str, ...]
     fires: Callable[[int], bool]
     begin: Callable[[], TrainState]
     batch: Callable[[int], tuple[Array, Array]]
@@ -67,10 +69,9 @@ def make(config: Config) -> Setup:
 def _make(config: Config) -> Setup:
     steps, size, ema = config.train.steps, config.data.value.batch_size, config.optimizer.ema
     start = config.start
-    placement = state.placement(config.mesh, size, config.optimizer.accumulate)
     dataset = data.load(config.data)
     pinned = replace(config.data.value, **dataset.identity)
-    test = [jax.device_put(x, placement.state) for x in dataset.test_batches()]
+    test = list(dataset.test_batches())
 
     def build() -> nnx.Module:
         return state.network(config.model, dataset.shape, dataset.classes, config.seed)
@@ -82,7 +83,10 @@ def _make(config: Config) -> Setup:
         return model
 
     model = nnx.eval_shape(build)
-    shapes, network = state.parameters(model), state.modes(model)
+    parts = config.optimizer.accumulate
+    placement = devices.placement(config.mesh, size, parts, model)
+    shapes = state.parameters(model)
+    network = state.modes(model, placement.whole, config.train.compute)
     stacked = getattr(model, "stacked", {})  # networks that stack layers say where
     weights = dst.load_weights(start.weights) if start.weights else None
     if weights is not None:
@@ -99,12 +103,14 @@ def _make(config: Config) -> Setup:
     rate = optim.learning_rate(config.optimizer, steps, start.step)
 
     def begin() -> TrainState:
-        return jax.device_put(state.initial(begun(), tx, ema is not None), placement.state)
+        with devices.host():
+            model = begun()
+        params = placement.put(state.parameters(model))
+        return placement.put(state.initial(params, state.variables(model), tx, ema is not None))
 
     def batch(count: int) -> tuple[Array, Array]:
         found = dataset.batch(config.seed, count, size)
-        parts = data.in_parts(found, config.optimizer.accumulate)
-        return jax.device_put(parts, placement.batch)
+        return jax.device_put(data.in_parts(found, parts), placement.batch)
 
     plan = tx.plan(shapes)
 
@@ -115,8 +121,9 @@ def _make(config: Config) -> Setup:
     normalised = bool(jax.tree.leaves(nnx.state(model, nnx.BatchStat)))
     anew = calibration if normalised and config.train.recalibrate else None
 
-    def judged(batches: Sequence[tuple[Array, Array]]) -> Callable[[TrainState], Scores]:
-        return evaluation.make(network, dataset.task, batches, anew)
+    def judged(batches: Sequence[data.Batch]) -> Callable[[TrainState], Scores]:
+        placed = [placement.spread(batch) for batch in batches]
+        return evaluation.make(network, dataset.task, placed, anew)
 
     each = [judged([(x[i::2], y[i::2]) for x, y in test]) for i in (0, 1)]
 
@@ -126,11 +133,18 @@ def _make(config: Config) -> Setup:
     return Setup(
         config=replace(config, data=Section(config.data.name, pinned)),
         plan=plan,
+        notes=placement.notes,
         fires=tx.fires,
         begin=begin,
         batch=batch,
         step=step.make(
-            network, dataset.task, tx, rate, ema, skip=config.train.on_nonfinite == "skip"
+            network,
+            dataset.task,
+            tx,
+            rate,
+            ema,
+            placement,
+            skip=config.train.on_nonfinite == "skip",
         ),
         evaluate=judged(test),
         evaluate_halves=halves,

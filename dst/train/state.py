@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and where it lies on the devices."""
+"""What a run carries from step to step, and the network that it belongs to."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax import lax
 
 import dst
 from dst import models
-from dst.train import config
 from dst.train.schema import Section
 
 _MODELS = {
@@ -55,25 +53,39 @@ class Network(NamedTuple):
     """A network without its arrays, in each way in which it is run.
 
     Attributes:
+      whole: shardings of its weights while it runs.
       train: normalises by the batch and updates the running statistics; random layers are active.
       test: normalises by the running statistics; nothing is random.
       calibrate: as ``train``, but the statistics become those of the batch alone.
     """
 
+    whole: Any
     train: Any
     test: Any
     calibrate: Any
 
+    def merge(self, graph: Any, params: Any, carried: Any) -> Any:
+        """The network of one of the graphs with its arrays, to be called inside of a program."""
+        return nnx.merge(graph, lax.with_sharding_constraint(params, self.whole), carried)
 
-def modes(model: nnx.Module) -> Network:
-    """The ways to run a network; its arrays may be mere shapes, and its mode is changed."""
+
+def modes(model: nnx.Module, whole: Any, compute: str) -> Network:
+    """The ways to run a network.
+
+    Args:
+      model: of arrays or shapes; changed.
+      whole: shardings of its weights while it runs.
+      compute: type in which its layers multiply and add. They round their float32 weights to it,
+        so that gradients are float32 again. Batch norms compute statistics in float32.
+    """
+    model.set_attributes(dtype=jnp.dtype(compute), raise_if_not_found=False)
     model.train()
     train = nnx.graphdef(model)
     model.eval()
     test = nnx.graphdef(model)
     model.train()
     model.set_attributes(nnx.BatchNorm, momentum=0.0, raise_if_not_found=False)
-    return Network(train, test, nnx.graphdef(model))
+    return Network(whole, train, test, nnx.graphdef(model))
 
 
 def parameters(model: nnx.Module) -> Any:
@@ -91,45 +103,17 @@ def network(section: Section, shape: Sequence[int], classes: int, seed: int) -> 
     return _MODELS[section.name](shape, classes, **asdict(section.value), rngs=nnx.Rngs(seed))
 
 
-def initial(model: nnx.Module, tx: dst.SparseTransformation, ema: bool) -> TrainState:
-    """The state before the first step; ``ema`` says whether an average is kept."""
-    params = parameters(model)
+def initial(params: Any, carried: Any, tx: dst.SparseTransformation, ema: bool) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      params: the weights, where they are to lie; what has their shape comes to lie there too.
+      carried: what the network carries beside them.
+      tx: the sparse optimizer.
+      ema: whether an average is kept.
+    """
     opt_state = tx.init(params)
     params = dst.apply_masks(params, opt_state)
     # A copy: the step donates its buffers, and one buffer can be given away only once.
     average = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(params, opt_state, average, variables(model), jnp.zeros([], jnp.int32))
-
-
-class Placement(NamedTuple):
-    """Where arrays lie: the state on every device, micro-batches ``[parts, batch, ...]`` spread."""
-
-    state: NamedSharding
-    batch: NamedSharding
-
-
-def placement(mesh: config.Mesh, batch_size: int, parts: int) -> Placement:
-    """The placement on this machine's devices.
-
-    Args:
-      mesh: how many devices.
-      batch_size: examples per optimizer update.
-      parts: micro-batches per optimizer update.
-
-    Raises:
-      ValueError: more devices than there are, or a batch that they cannot share evenly.
-    """
-    devices = jax.local_devices()
-    n = len(devices) if mesh.data == -1 else mesh.data
-    if n > len(devices):
-        raise ValueError(f"mesh.data must be at most {len(devices)} on this machine, got {n}.")
-    if batch_size % (n * parts):
-        raise ValueError(
-            f"data.batch_size must be a multiple of {n * parts} ({n} devices x {parts} "
-            f"micro-batches), got {batch_size}. Change it, or set mesh.data."
-        )
-    grid = Mesh(np.array(devices[:n]).reshape(n, mesh.model), ("data", "model"))
-    return Placement(
-        state=NamedSharding(grid, PartitionSpec()),
-        batch=NamedSharding(grid, PartitionSpec(None, "data")),
-    )
+    return TrainState(params, opt_state, average, carried, jnp.zeros([], jnp.int32))

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax import lax
 
 import dst
 from dst._typing import Array
+from dst.train.devices import Placement
 from dst.train.state import Network, TrainState, variables
 from dst.train.task import Task
 
@@ -26,6 +26,7 @@ def make(
     tx: dst.SparseTransformation,
     learning_rate: Callable[[Any], Any],
     ema: float | None,
+    placement: Placement,
     skip: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The training step.
@@ -36,6 +37,7 @@ def make(
       tx: the sparse optimizer.
       learning_rate: that it uses, as a function of its updates, for the metrics.
       ema: decay of the moving average of the parameters; None: none.
+      placement: where the state lies, before a step and after.
       skip: whether an update is left out where the loss, a gradient or a weight after it is not
         finite. Everything stays as it was, but the count goes on, so that topology steps and what
         they give stay where the schedule says; learning rates wait, as the inner optimizer has not
@@ -53,17 +55,17 @@ def make(
     rule = tx.rule
 
     def loss(params: Any, carried: Any, inputs: Array, labels: Array) -> tuple[Array, Any]:
-        model = nnx.merge(network.train, params, carried)
+        model = network.merge(network.train, params, carried)
         scores = task.scores(model(inputs), labels)
         return scores["loss"], (scores, variables(model))
 
-    @partial(jax.jit, static_argnames="topology", donate_argnames="state")
     def step(
         state: TrainState, inputs: Array, labels: Array, *, topology: bool
     ) -> tuple[TrainState, Metrics]:
         def micro_step(so_far: Any, batch: tuple[Array, Array]) -> tuple[Any, None]:
             total, carried = so_far
             grads, (scores, carried) = jax.grad(loss, has_aux=True)(state.params, carried, *batch)
+            grads = placement.keep(grads)
             return (jax.tree.map(jnp.add, total, (grads, scores)), carried), None
 
         zero = (
@@ -88,9 +90,9 @@ def make(
             good = finite((metrics["loss"], grads, params, carried))
             new = jax.tree.map(partial(jnp.where, good), new, _left_out(state))
             metrics["skipped"] = new.skipped
-        return new, metrics
+        return placement.keep(new), metrics
 
-    return step
+    return jax.jit(step, static_argnames="topology", donate_argnames="state")
 
 
 @jax.jit

@@ -27,7 +27,8 @@ class Task:
     def scores(
         self, logits: Float[Array, "*places classes"], labels: Int[Array, "*places"]
     ) -> dict[str, Array]:
-        """The figures of a batch, float32 scalars by name."""
+        """The figures of a batch, float32 scalars by name, whatever the type of the logits."""
+        logits = logits.astype(jnp.float32)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         found = {
             "loss": loss,
