@@ -80,7 +80,8 @@ class JsonLines:
             if self._file.write(text) != len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self._file.truncate(whole)  # no half a record in the middle of the file
+            if os.fstat(self._file.fileno()).st_size > whole:
+                self._file.truncate(whole)  # no half a record in the middle of the file
             if not self._told:
                 told = f"warning: {self._path}: {error.strerror}. Records wait in memory for room."
                 print(told, file=sys.stderr, flush=True)

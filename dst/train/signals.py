@@ -51,11 +51,9 @@ def caught() -> Iterator[Request]:
     request = _current = Request()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.name is not None:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
         request.name = signal.Signals(number).name
+        for second in _SIGNALS:  # ends the process without Python, which may be waiting for a step
+            signal.signal(second, signal.SIG_DFL)
         # Not print: the signal may have come while something was being printed.
         text = f"{request.name}: stopping after this step; a second signal stops at once\n"
         os.write(2, text.encode())
