@@ -71,7 +71,7 @@ BAD = {
         ["model=decoder", "data={'name': 'stdlib', 'python': '2.7.18', 'sha256': '0000'}"],
         ["data.sha256", "0000...", "2.7.18", "data.sha256=null"],
     ),
-    "model parallelism": (["mesh.model=2"], ["mesh.model", "must be 1", "got 2"]),
+    "a model axis of no device": (["mesh.model=0"], ["mesh.model", ">= 1", "got 0"]),
     "a name that is a path": (["name=../x"], ["name", "'../x'"]),
     "seed": (["seed=-1"], ["seed", ">= 0", "-1"]),
     "no override": (["seed"], ["key=value", "'seed'"]),
@@ -79,6 +79,23 @@ BAD = {
     # What only data, network and machine can tell.
     "batch larger than the data": (["data.batch_size=2000"], ["data.batch_size", "1437"]),
     "more devices than there are": (["mesh.data=999"], ["mesh.data", "at most", "999"]),
+    "more devices to a layer than there are": (["mesh.model=99"], ["mesh.model", "at most", "99"]),
+    "a grid of more devices than there are": (
+        ["mesh.model=4", "mesh.data=4"],
+        ["mesh.data must be at most", "with mesh.model=4, got 4"],
+    ),
+    "a batch that devices cannot share": (
+        ["mesh.data=4", "optimizer.accumulate=2", "data.batch_size=62"],
+        ["data.batch_size", "multiple of 8", "got 62"],
+    ),
+    "devices that share no layer": (
+        ["model.hidden=[15]", "mesh.model=2"],
+        ["mesh.model would divide no weight among 2", "named mlp or heads", "multiple of 2"],
+    ),
+    "fully sharded and nothing to shard": (
+        ["model.hidden=[15]", "mesh={'data': 7, 'fully_sharded': True}", "data.batch_size=63"],
+        ["mesh.fully_sharded would divide no weight among 7", "multiple of 7"],
+    ),
     "a pattern without match": (
         ["sparsify.select=hiden/**"],
         ["select", "'hiden/**'", "hidden/0/kernel"],
