@@ -99,13 +99,14 @@ def _run(made: Setup, where: Path, until: int | None) -> dict[str, Any] | None:
         state = checkpoint.restore(saved, start, state)
 
     loggers = logs.open_all(config, where, start)
+    batches = made.batches(start)
     figures: dict[str, Any] | None = None
     try:
         losses: dict[int, Any] = {}  # of the steps since they were last looked at
         logged, since = start, time.perf_counter()
         for step in range(start + 1, stop + 1):
             topology = made.fires(step - 1)
-            state, metrics = made.step(state, *made.batch(step - 1), topology=topology)
+            state, metrics = made.step(state, *next(batches), topology=topology)
             losses[step] = metrics["loss"]
 
             if topology:
@@ -131,6 +132,7 @@ def _run(made: Setup, where: Path, until: int | None) -> dict[str, Any] | None:
             figures = summary.make(state, where, steps, time.perf_counter() - began)
             figures |= costs.figures({row["path"]: row["sparsity"] for row in figures["layers"]})
     finally:
+        batches.close()
         for logger in loggers:
             logger.close(figures)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dst.train.data import digits, stdlib
-from dst.train.data.dataset import Batch, Dataset, in_parts, indices
+from dst.train.data.dataset import Batch, Dataset, indices
 from dst.train.schema import Section
 
-__all__ = ["Batch", "Dataset", "digits", "in_parts", "indices", "load", "stdlib"]
+__all__ = ["Batch", "Dataset", "digits", "indices", "load", "stdlib"]
 
 
 def load(section: Section) -> Dataset:
