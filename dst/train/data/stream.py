@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,23 @@ class Source:
         return train.take(chosen[self.rows], chance)
 
 
+def places(
+    held: Iterable[tuple[slice, ...]], shape: tuple[int, int]
+) -> tuple[int, np.ndarray]:
+    """What a process reads of a batch: of every micro-batch, a range of examples.
+
+    Args:
+      held: the parts of the batch that its devices hold.
+      shape: micro-batches, examples in each.
+
+    Returns:
+      Where the range begins, and the places in the whole batch, int ``[n]``.
+    """
+    bounds = [place[1].indices(shape[1])[:2] for place in held]
+    first, last = min(a for a, _ in bounds), max(b for _, b in bounds)
+    return first, np.arange(shape[0] * shape[1]).reshape(shape)[:, first:last].ravel()
+
+
 class Batches(Iterator[tuple[Array, Array]]):
     """The endless stream of training batches, inputs and labels, on the devices.
 
@@ -72,10 +89,7 @@ class Batches(Iterator[tuple[Array, Array]]):
     ):
         self._shape, self._sharding = shape, sharding
         held = sharding.addressable_devices_indices_map(shape).values()
-        bounds = [place[1].indices(shape[1])[:2] for place in held]
-        self._first, self._last = min(a for a, _ in bounds), max(b for _, b in bounds)
-        places = np.arange(shape[0] * shape[1]).reshape(shape)
-        rows = places[:, self._first : self._last].ravel()
+        self._first, rows = places(held, shape)
         source = grain.MapDataset.source(Source(dataset, seed, shape[0] * shape[1], rows))
         self._read = iter(_read(source, dataset.threads))
         self.set_state({"next_index": count})

@@ -177,7 +177,11 @@ def load(name: str, settings: Tfds) -> Dataset:
         try:
             return Records(builder.as_data_source(split, decoders=decoders), keys, mode)
         except NotImplementedError as error:
-            raise ValueError(_unprepared(name, settings, str(error))) from error
+            why = (
+                f"those in {builder.data_dir} are {builder.info.file_format.value}, which cannot "
+                "be read at random places: name another data.directory, or remove them"
+            )
+            raise ValueError(_unprepared(name, settings, why)) from error
         except ValueError as error:
             raise ValueError(f"data.{field}: {error}") from error
 
@@ -246,7 +250,7 @@ def _builder(name: str, settings: Tfds) -> Any:
     try:
         return builder_from_files(name, **({"data_dir": str(where)} if where else {}))
     except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(_unprepared(name, settings, "it is not there")) from error
+        raise ValueError(_unprepared(name, settings, "there is none")) from error
 
 
 def _unprepared(name: str, settings: Tfds, why: str) -> str:
@@ -263,7 +267,7 @@ def _unprepared(name: str, settings: Tfds, why: str) -> str:
     )
     return (
         f"data: expected the data set {name!r} as {random} files in {' or '.join(where)}, but "
-        f'{why}. Prepare it once, where there is a network:\n  python -c "{command}"\n'
+        f'{why}. To prepare it once, where there is a network:\n  python -c "{command}"\n'
         "Data sets whose images TFDS encodes itself, such as mnist and cifar10, need TensorFlow "
         "for that; training does not."
     )
@@ -274,7 +278,7 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
     import tensorflow_datasets as tfds
 
     keys = info.supervised_keys or ("image", "label")
-    found = [info.features.get(key) for key in keys]
+    found = [info.features[key] if key in info.features else None for key in keys]
     if len(found) != 2 or None in found or not isinstance(found[1], tfds.features.ClassLabel):
         raise ValueError(
             f"data: tfds:{name} must have an input and a class label, as supervised_keys or as "
@@ -324,5 +328,5 @@ def _moments(inputs: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple
     parts = np.array_split(rows, max(1, len(rows) // 2**20))
     mean = sum(x.sum(0, dtype=np.float64) for x in parts) / len(rows)
     std = np.sqrt(sum(((x - mean) ** 2).sum(0) for x in parts) / len(rows))
-    std = np.where(std == 0, 1, std)
+    std = np.where(std <= 1e-9 * np.abs(mean), 1, std)
     return tuple((mean / scale).tolist()), tuple((std / scale).tolist())
