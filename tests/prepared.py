@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 SHARDS = 3
-SIZES = {"train": 50, "test": 20}
+SIZES = {"train": 50, "test": 20, "validation": 20}
 
 
 def pictures(split: str, shape: tuple[int, int, int] = (8, 8, 3)) -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +53,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def __init__(self, name: str, features: Any, examples: Any, keys: Any, **kwargs: Any):
         self.name, self._of, self._examples, self._keys = name, features, examples, keys
+        self.VERSION = kwargs.get("version") or self.VERSION
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -66,18 +68,29 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield i, dict(zip(self._of, (value, int(label)), strict=True))
 
 
-def prepare(where: Path, name: str, kind: str = "pictures", **options: Any) -> Path:
-    """Prepares a data set and returns its own directory.
+def prepare(
+    where: Path,
+    name: str,
+    kind: str = "pictures",
+    *,
+    shape: tuple[int, int, int] = (8, 8, 3),
+    classes: int = 4,
+    label: str = "label",
+    version: str | None = None,
+) -> None:
+    """Prepares a data set.
 
     Args:
       where: the directory of all data sets.
       name: of this one.
       kind: the function above that makes its arrays.
-      options: ``keys`` of the supervised pair; ``format`` of the files; ``version``.
+      shape: of ``pictures``.
+      classes: how many its labels could have.
+      label: what the supervised pair names as the label.
+      version: of the data set; None: 1.2.0.
     """
-    label = tfds.features.ClassLabel(num_classes={"tensors": 3}.get(kind, 4))
     first: dict[str, tuple[str, Any, Any]] = {
-        "pictures": ("image", tfds.features.Image(shape=(8, 8, 3)), pictures),
+        "pictures": ("image", tfds.features.Image(shape=shape), partial(pictures, shape=shape)),
         "ragged": ("image", tfds.features.Image(shape=(None, None, 3)), ragged),
         "tensors": ("vector", tfds.features.Tensor(shape=(3,), dtype=np.float32), tensors),
     }
@@ -87,16 +100,10 @@ def prepare(where: Path, name: str, kind: str = "pictures", **options: Any) -> P
         values, labels = arrays(split)
         return (values if kind == "tensors" else map(_png, values)), labels
 
-    builder = _Builder(
-        name,
-        {key: feature, "label": label},
-        examples,
-        options.get("keys", (key, "label")),
-        data_dir=where,
-        version=options.get("version"),
-    )
-    settings = tfds.download.DownloadConfig(num_shards=SHARDS)
+    features = {key: feature, "label": tfds.features.ClassLabel(num_classes=classes)}
+    pair = (key, label)
+    builder = _Builder(name, features, examples, pair, data_dir=where, version=version)
     builder.download_and_prepare(
-        file_format=options.get("format", "array_record"), download_config=settings
+        file_format="array_record",
+        download_config=tfds.download.DownloadConfig(num_shards=SHARDS),
     )
-    return Path(builder.data_dir)

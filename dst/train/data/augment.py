@@ -127,8 +127,8 @@ class Augmentation(NamedTuple):
     side: int | None = None
 
 
-def _cifar(images: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    return flip(pad_and_crop(images, chance[:, :2]), chance[:, 2])
+def _cifar(images: Sequence[np.ndarray] | np.ndarray, chance: np.ndarray) -> np.ndarray:
+    return flip(pad_and_crop(np.asarray(images), chance[:, :2]), chance[:, 2])
 
 
 def _imagenet(images: Sequence[np.ndarray], chance: np.ndarray) -> np.ndarray:
