@@ -13,7 +13,8 @@ import argparse
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,22 @@ import numpy as np
 import optax
 
 import dst
-from dst.train import checkpoint
+from dst.train import (
+    architectures,
+    checkpoint,
+    config,
+    data,
+    devices,
+    optim,
+    setup,
+    state,
+    step,
+    task,
+)
+from dst.train.data import augment, stream, tfds
+from dst.train.schema import Section
 
+ROOT = Path(__file__).parents[1]
 WIDTHS = (784, 1024, 1024, 1024, 10)
 BATCH = 128
 
@@ -242,6 +257,75 @@ def bench_checkpoints(rounds: int) -> list[tuple[str, str, str]]:
     ]
 
 
+class Loop:
+    """Steps of a training run one after the other, as a run takes them: looked at once in a while.
+
+    Args:
+      step: see :func:`dst.train.step.make`.
+      begin: the state before the first step.
+      steps: that are taken at every call.
+    """
+
+    def __init__(self, step: Callable[..., Any], begin: Callable[[], Any], steps: int):
+        self.step, self.state, self.steps = step, begin(), steps
+
+    def over(self, batches: Iterator[Any]) -> Callable[[], Any]:
+        """A function that takes steps over these batches."""
+
+        def run() -> Any:
+            for _ in range(self.steps):
+                self.state, metrics = self.step(self.state, *next(batches), topology=False)
+            return metrics
+
+        return run
+
+
+def bench_input(rounds: int) -> list[tuple[str, str, str]]:
+    """Steps with their input, read as a run reads it, over steps with one batch that stays."""
+    quickstart = setup.make(config.load(ROOT / "configs/digits/rigl.yaml", ["mesh.data=1"]))
+    cifar, loop = cifar_shaped()
+    cases = {
+        "quickstart": (quickstart.batches(0), Loop(quickstart.step, quickstart.begin, 50), rounds),
+        "ResNet-20, CIFAR-shaped": (cifar, loop, max(rounds // 10, 5)),
+    }
+    rows = []
+    for name, (batches, loop, turns) in cases.items():
+        runs = {"fixed": loop.over(repeat(next(batches))), "read": loop.over(batches)}
+        s = interleaved(runs, turns, warmup=1)
+        batches.close()
+        ms = float(np.median(s["fixed"])) / loop.steps * 1e3
+        rows.append((f"step, {name}, batch that stays", f"{ms:.2f} ms", ""))
+        rows.append(("  with input / without", f"{ratio(s, 'read', 'fixed'):.3f}", "at most 1.05"))
+    return rows
+
+
+def cifar_shaped() -> tuple[stream.Batches, Loop]:
+    """ResNet-20 on random images of CIFAR's shape, augmented, 128 at a time."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4096, 32, 32, 3), np.uint8)
+    split = tfds.Examples(
+        tfds.Arrays(images, np.arange(4096, dtype=np.int32) % 10),
+        augment.AUGMENTATIONS["cifar"],
+        np.full(3, 120.0),
+        np.full(3, 60.0),
+    )
+    dataset = data.Dataset(split, split, (32, 32, 3), 10, task.CLASSES)
+    network = state.network(Section("resnet20", architectures.ResNet20()), (32, 32, 3), 10, 0)
+    settings = optim.Optimizer("momentum", 0.1)
+    tx = dst.sparsify(optim.make(settings, 1000), dst.RigL(0.9, every=100), steps=1000)
+    rate = optim.learning_rate(settings, 1000)
+    placement = devices.placement(config.Mesh(data=1), 128, 1, network)
+    modes = state.modes(network, placement.whole, "float32")
+    step_ = step.make(modes, task.CLASSES, tx, rate, None, placement)
+    batches = stream.Batches(dataset, 0, (1, 128), placement.batch, 0)
+
+    def begin() -> state.TrainState:
+        params = placement.put(state.parameters(network))
+        return placement.put(state.initial(params, state.variables(network), tx, False))
+
+    return batches, Loop(step_, begin, 2)
+
+
 def bench_memory() -> list[tuple[str, str, str]]:
     """Bytes of parameters and optimizer state."""
     params = initial_params()
@@ -276,6 +360,7 @@ def main() -> None:
         bench_steps(rounds)
         + bench_methods(rounds)
         + bench_checkpoints(max(rounds // 3, 5))
+        + bench_input(rounds)
         + bench_memory()
         + bench_selection(rounds, exponents)
     )

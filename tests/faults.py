@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,14 @@ def before_step(
     def made(config):
         found = make(config)
 
-        def batch(count):
-            actions.get(count + 1, lambda: None)()
-            inputs, labels = found.batch(count)
-            return (inputs.at[0, 0].set(np.nan), labels) if count + 1 in bad else (inputs, labels)
+        def batches(count):
+            with closing(found.batches(count)) as stream:
+                for n in itertools.count(count + 1):
+                    actions.get(n, lambda: None)()
+                    inputs, labels = next(stream)
+                    yield (inputs.at[0, 0].set(np.nan) if n in bad else inputs), labels
 
-        return found._replace(batch=batch)
+        return found._replace(batches=batches)
 
     with monkeypatch.context() as patched:
         patched.setattr(setup, "make", made)

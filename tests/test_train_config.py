@@ -199,7 +199,7 @@ def test_a_preset_is_its_method_with_other_defaults(tmp_path):
     assert found.method.name == "rigl-itop"
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_the_resolved_config_repeats_the_run(path, tmp_path):
     found = config.load(path)
     copy = tmp_path / "config.yaml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import closing
 from functools import cache, partial
 
 import jax
@@ -19,7 +20,7 @@ from dst.train import state as states
 from dst.train.architectures import MODEL
 from dst.train.data import digits
 from tests.runs import QUICK
-from tests.training import assert_same, small, write_small
+from tests.training import assert_same, batch, small, write_small
 
 MESHES = {
     "1": ("mesh.data=1",),
@@ -59,9 +60,10 @@ def made(tmp_path_factory):
 def train(made, state, steps):
     """Losses of some steps, and the state after them."""
     losses = []
-    for count in range(*steps):
-        state, metrics = made.step(state, *made.batch(count), topology=made.fires(count))
-        losses.append(float(metrics["loss"]))
+    with closing(made.batches(steps[0])) as batches:
+        for count in range(*steps):
+            state, metrics = made.step(state, *next(batches), topology=made.fires(count))
+            losses.append(float(metrics["loss"]))
     return losses, state
 
 
@@ -107,9 +109,11 @@ def test_a_run_lies_split_trains_as_on_one_device_and_moves_no_weight_to_select(
     assert_same(jax.device_get(state), jax.device_get(made("1").begin()))
     assert_lies_as_its_weights(state, SPECS[mesh])
 
-    batch = found.batch(0)
+    inputs, labels = batch(found, 0)
     hot, topology = (
-        Counter(collectives(found.step.lower(state, *batch, topology=t).compile().as_text()))
+        Counter(
+            collectives(found.step.lower(state, inputs, labels, topology=t).compile().as_text())
+        )
         for t in (False, True)
     )
     assert not any(shape for _, shape in topology - hot), "more than scalars travel to select"
@@ -305,7 +309,7 @@ NORMED = "model={'name': 'convnet', 'channels': [4], 'hidden': 8, 'norm': 'batch
 @pytest.mark.parametrize("model", ["model.hidden=[48, 16]", NORMED])
 def test_bfloat16_multiplies_and_everything_kept_is_float32(tmp_path, model):
     made = setup.make(small(tmp_path, model, "optimizer.ema=0.9", "train.compute=bfloat16"))
-    arguments = (jax.eval_shape(made.begin), *made.batch(0))
+    arguments = (jax.eval_shape(made.begin), *batch(made, 0))
     step = partial(made.step, topology=True)
     state, metrics = jax.eval_shape(step, *arguments)
     for before, after in zip(jax.tree.leaves(arguments[0]), jax.tree.leaves(state), strict=True):

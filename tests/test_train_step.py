@@ -9,7 +9,7 @@ import pytest
 
 import dst
 from dst.train import optim, setup
-from tests.training import small
+from tests.training import batch, small
 
 PLAIN = (
     "optimizer.name=sgd",
@@ -22,7 +22,7 @@ PLAIN = (
 def _train(made, n):
     state = made.begin()
     for count in range(n):
-        state, metrics = made.step(state, *made.batch(count), topology=made.fires(count))
+        state, metrics = made.step(state, *batch(made, count), topology=made.fires(count))
     return state, metrics
 
 
@@ -58,7 +58,7 @@ def test_invariants_hold_and_two_programs_are_enough(tmp_path):
 
 def test_the_hot_step_contains_no_selection(tmp_path):
     made = setup.make(small(tmp_path))
-    arguments = (made.begin(), *made.batch(0))
+    arguments = (made.begin(), *batch(made, 0))
 
     def loops(topology: bool) -> int:
         return made.step.lower(*arguments, topology=topology).as_text().count("stablehlo.while")
@@ -86,7 +86,7 @@ def test_the_average_follows_its_formula(tmp_path):
     state = made.begin()
     expected = np.asarray(state.params["out"]["kernel"], np.float64)
     for count in range(3):
-        state, _ = made.step(state, *made.batch(count), topology=False)
+        state, _ = made.step(state, *batch(made, count), topology=False)
         expected = 0.75 * expected + 0.25 * np.asarray(state.params["out"]["kernel"], np.float64)
     np.testing.assert_allclose(state.ema["out"]["kernel"], expected, rtol=1e-5, atol=1e-7)
 
@@ -107,7 +107,7 @@ def test_the_logged_learning_rate_is_the_one_of_the_inner_optimizer(tmp_path):
     state = made.begin()
     rate = optim.learning_rate(small(tmp_path).optimizer, 40)
     for count in range(13):
-        state, metrics = made.step(state, *made.batch(count), topology=made.fires(count))
+        state, metrics = made.step(state, *batch(made, count), topology=made.fires(count))
     # RigL's topology step at count 10 took no optimizer step.
     assert float(metrics["learning_rate"]) == pytest.approx(rate(11))
 

@@ -25,7 +25,7 @@ from dst.train import (
     task,
 )
 from dst.train import state as states
-from dst.train.data import dataset, stdlib
+from dst.train.data import dataset, stdlib, stream
 from tests.training import assert_same, small
 
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
@@ -98,12 +98,14 @@ def _dataset(**changes):
 
 
 def test_batches_are_functions_of_seed_and_step_and_epochs_show_all_pieces():
-    found = _dataset()
-    stream = [found.batch(3, step, 6)[0][:, 0] for step in range(8)]
-    again = [found.batch(3, step, 6)[0][:, 0] for step in reversed(range(8))]
-    np.testing.assert_array_equal(stream, again[::-1])
-    assert not np.array_equal(stream[0], found.batch(4, 0, 6)[0][:, 0])
-    for epoch in np.reshape(stream, (2, 24)):
+    def first_bytes(seed, steps):
+        source = stream.Source(_dataset(), seed, 6, np.arange(6))
+        return [source[step][0][:, 0] for step in steps]
+
+    found = first_bytes(3, range(8))
+    np.testing.assert_array_equal(found, first_bytes(3, reversed(range(8)))[::-1])
+    assert not np.array_equal(found[0], first_bytes(4, [0])[0])
+    for epoch in np.reshape(found, (2, 24)):
         assert sorted(epoch) == list(range(0, 192, 8))
 
 
@@ -138,9 +140,9 @@ def test_evaluation_in_parts_is_the_mean_over_all_of_them():
     model = Constant()
     state = states.TrainState(states.parameters(model), (), None, {}, 0)
     network = states.modes(model)
-    parts = [jax.device_put(list(_dataset(at_once=n).test_batches())) for n in (10, 1024)]
+    parts = [jax.device_put(list(stream.testing(_dataset(at_once=n)))) for n in (10, 1024)]
     assert [len(x) for x in parts] == [3, 1]
-    found = [evaluation.make(network, task.NEXT_BYTE, x)(state) for x in parts]
+    found = [evaluation.make(network, task.NEXT_BYTE, lambda x=x: x)(state) for x in parts]
     for name, value in found[0].items():
         assert value == pytest.approx(found[1][name], rel=1e-5)
 

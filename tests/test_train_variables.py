@@ -10,9 +10,9 @@ from flax import nnx
 
 from dst.train import checkpoint, setup
 from dst.train import state as states
-from dst.train.data import digits
+from dst.train.data import digits, stream
 from dst.train.step import finite
-from tests.training import assert_same, saved, small
+from tests.training import assert_same, batch, saved, small
 
 NORMED = (
     "model={'name': 'convnet', 'channels': [3], 'hidden': 4, 'norm': 'batch'}",
@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
 
 def _steps(made, state, start, stop):
     for count in range(start, stop):
-        state, _ = made.step(state, *made.batch(count), topology=made.fires(count))
+        state, _ = made.step(state, *batch(made, count), topology=made.fires(count))
     return state
 
 
@@ -54,7 +54,7 @@ def _loss(model, inputs, labels):
 
 
 def _test_set():
-    ((inputs, labels),) = digits.load().test_batches()
+    ((inputs, labels),) = stream.testing(digits.load())
     return inputs, labels
 
 
@@ -66,7 +66,7 @@ def test_running_statistics_are_those_of_a_plain_loop(trained):
     found, made, _ = trained
     state = made.begin()
     for count in range(2):
-        inputs, labels = made.batch(count)
+        inputs, labels = batch(made, count)
         model = _plain(found, state)
         model.train()
         for part in inputs:
@@ -93,7 +93,7 @@ def test_recalibrated_statistics_are_means_over_batches(trained, tmp_path):
     found, made, state = trained
     scores = setup.make(small(tmp_path, *NORMED, "train.recalibrate=3")).evaluate(state)
     model = _plain(found, state)
-    seen = [np.asarray(model.conv[0](part)) for n in range(3) for part in made.batch(n)[0]]
+    seen = [np.asarray(model.conv[0](part)) for n in range(3) for part in batch(made, n)[0]]
     assert len(seen) == 6
     mean = np.mean([x.mean(axis=(0, 1, 2)) for x in seen], axis=0)
     variance = np.mean([x.var(axis=(0, 1, 2)) for x in seen], axis=0)

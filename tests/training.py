@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def write_small(folder: Path) -> Path:
 def small(folder: Path, *overrides: str) -> config.Config:
     """The small config with overrides."""
     return config.load(write_small(folder), overrides)
+
+
+def batch(made: setup.Setup, count: int) -> tuple[jax.Array, jax.Array]:
+    """The training batch after so many updates."""
+    with closing(made.batches(count)) as found:
+        return next(found)
 
 
 def states_in(run: Path) -> dict[int, Any]:

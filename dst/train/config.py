@@ -20,6 +20,7 @@ from dst.train import plain, recipes, schema
 from dst.train.architectures import MODEL
 from dst.train.data.digits import Digits
 from dst.train.data.stdlib import Stdlib
+from dst.train.data.tfds import Tfds
 from dst.train.devices import Mesh
 from dst.train.optim import Optimizer
 from dst.train.schema import Choice, Option, Section
@@ -138,7 +139,7 @@ class Wandb:
     project: str = "dst"
 
 
-DATA = Choice({"digits": Option(Digits), "stdlib": Option(Stdlib)})
+DATA = Choice({"digits": Option(Digits), "stdlib": Option(Stdlib), "tfds:*": Option(Tfds)})
 _OF_TEXT = {"decoder", "stdlib"}  # the others are of images
 _OF_OTHERS = {"lottery": "dst lottery"}  # sections that are no part of one run
 METHOD = Choice(
@@ -287,7 +288,7 @@ def merged(path: str | Path, overrides: Sequence[str]) -> Any:
         before, after = (x.get(key) if isinstance(x, Mapping) else None for x in (base, data))
         if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
             continue
-        option = choice.options.get(str(after.get("name")))
+        option = choice.options.get(choice.entry(after.get("name")))
         if option is None or after["name"] == before.get("name"):
             continue
         known = {"name"}

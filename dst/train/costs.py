@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 from flax import nnx
 
 import dst.nnx
@@ -125,16 +124,15 @@ class RunCosts:
         return "\n".join(text)
 
 
-def measure(model: nnx.Module, batch: Any, plan: Plan, rule: Rule | Latent, steps: int) -> RunCosts:
+def measure(model: nnx.Module, one: Any, plan: Plan, rule: Rule | Latent, steps: int) -> RunCosts:
     """Traces a network and counts what its training costs.
 
     Args:
       model: of shapes.
-      batch: inputs with two leading axes, micro-batch and example; only shapes are looked at.
+      one: shapes and dtypes of the inputs, with a leading axis of one example.
       plan: of the run.
       rule: of the run.
       steps: of training.
     """
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[2:]), x.dtype), batch)
     costs = dst.nnx.costs(model, one)
     return RunCosts(plan, costs, costs.training(plan, rule, steps))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ Scores = dict[str, np.float32]
 def make(
     network: Network,
     task: Task,
-    batches: Sequence[tuple[Array, Array]],
+    batches: Callable[[], Iterable[tuple[Array, Array]]],
     calibration: Callable[[], Iterable[Array]] | None = None,
 ) -> Callable[[TrainState], Scores]:
     """The evaluation.
@@ -30,7 +30,7 @@ def make(
     Args:
       network: see :func:`dst.train.state.modes`.
       task: what its outputs are judged by.
-      batches: the whole test set, inputs and labels.
+      batches: the whole test set, inputs and labels, anew at every call.
       calibration: inputs from the training set over which BatchNorm's statistics are averaged
         anew before every evaluation; None: the running statistics are used.
 
@@ -59,8 +59,11 @@ def make(
 
     def mean_scores(params: Any, carried: Any) -> Scores:
         carried = calibrated(params, carried)
-        parts = [jax.device_get(score(params, carried, *batch)) for batch in batches]
-        sizes = [labels.size for _, labels in batches]
+        parts, sizes = [], []
+        for inputs, labels in batches():
+            parts.append(score(params, carried, inputs, labels))
+            sizes.append(labels.size)
+        parts = jax.device_get(parts)
         return {
             name: np.float32(np.average([part[name] for part in parts], weights=sizes))
             for name in task.figures

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 
 import dst
+from dst._typing import Array
 from dst.train import changes, checkpoint, directory, logs, setup, signals, summary
 from dst.train.config import Config, dump, enclosed
 from dst.train.costs import RunCosts
@@ -126,7 +128,8 @@ def _run(
         with logs.Loggers(made.config, where, at.step) as told:
             while at.step < stop:
                 try:
-                    _steps(made, where, at, stop, costs, writer, told, request)
+                    with closing(made.batches(at.drawn)) as batches:
+                        _steps(made, where, at, stop, batches, costs, writer, told, request)
                     break
                 except Diverged as error:
                     writer.wait()
@@ -155,6 +158,7 @@ def _steps(
     where: Path,
     at: Point,
     stop: int,
+    batches: Iterator[tuple[Array, Array]],
     costs: RunCosts,
     writer: checkpoint.Writer,
     told: logs.Loggers,
@@ -176,8 +180,7 @@ def _steps(
     while not leaving:
         fires = made.fires(at.step)
         topology, due = fires or owed, due + fires
-        batch = made.batch(at.drawn)
-        at.state, metrics = made.step(at.state, *batch, topology=topology)
+        at.state, metrics = made.step(at.state, *next(batches), topology=topology)
         at.step, at.drawn = at.step + 1, at.drawn + 1
         watch.took(at.step, metrics)
 

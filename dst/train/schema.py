@@ -15,6 +15,7 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dst import checks
@@ -67,7 +68,8 @@ class Choice:
     """A section that is one of several dataclasses, told apart by its key ``name``.
 
     Attributes:
-      options: by name. A bare name stands for the option with its defaults.
+      options: by name, or by pattern (``tfds:*``) where names are not known here. A bare name
+        stands for the option with its defaults.
       named: whether reading keeps the name, as a :class:`Section`.
       bare: whether a bare name is left as it is, where the Python API takes names too.
     """
@@ -75,6 +77,10 @@ class Choice:
     options: Mapping[str, Option]
     named: bool = True
     bare: bool = False
+
+    def entry(self, name: Any) -> Any:
+        """The key of ``options`` that a name belongs to; the name itself where there is none."""
+        return next((key for key in self.options if fnmatchcase(str(name), key)), name)
 
     def read(self, value: Any, key: str) -> Any:
         """The dataclass that a mapping or a bare name describes."""
@@ -84,10 +90,11 @@ class Choice:
                 f"{key} must be a mapping with the key 'name', one of {list(self.options)}, "
                 f"got {value!r}."
             )
-        checks.one_of(f"{key}.name", given["name"], self.options)
+        entry = self.entry(given["name"])
+        checks.one_of(f"{key}.name", entry, self.options)
         if self.bare and given is not value:
             return value
-        option = self.options[given["name"]]
+        option = self.options[entry]
         fields = {k: v for k, v in given.items() if k != "name"}
         found = _read_fields(option.type, fields, key, option.defaults)
         return Section(given["name"], found) if self.named else found
@@ -108,11 +115,17 @@ class Choice:
 
     def json_schema(self) -> dict[str, Any]:
         """One of the objects; or the bare name, where all fields have defaults."""
-        arms, bare = [], []
+        arms: list[dict[str, Any]] = []
+        bare: list[str] = []
         for name, option in self.options.items():
             arm = _object_schema(option.type, option.defaults)
-            arm["properties"] = {"name": {"const": name}, **arm["properties"]}
-            if not arm["required"]:
+            named: dict[str, Any] = {"const": name}
+            if name.endswith("*"):
+                named = {"type": "string", "pattern": "^" + re.escape(name[:-1])}
+            arm["properties"] = {"name": named, **arm["properties"]}
+            if not arm["required"] and name.endswith("*"):
+                arms.append(named)
+            elif not arm["required"]:
                 bare.append(name)
             arm["required"] = ["name", *arm["required"]]
             arms.append(arm)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from typing import NamedTuple
 
 import jax
@@ -15,6 +17,7 @@ from dst._typing import Array
 from dst.plan import Plan
 from dst.train import costs, data, devices, evaluation, optim, state, step
 from dst.train.config import Config, ConfigError
+from dst.train.data import stream
 from dst.train.evaluation import Scores
 from dst.train.schema import Section
 from dst.train.state import TrainState
@@ -34,7 +37,8 @@ class Setup(NamedTuple):
       notes: what else to say at the start, in lines.
       fires: whether the update after ``count`` updates is a topology step.
       begin: the state before the first step.
-      batch: the inputs and labels of the update after ``count`` updates.
+      batches: the training batches from the one after ``count`` updates on, to be closed; their
+        position is the count. See :class:`dst.train.data.stream.Batches`.
       step: see :func:`dst.train.step.make`.
       evaluate: see :func:`dst.train.evaluation.make`.
       evaluate_halves: the same on the even and on the odd test examples: one half to choose by,
@@ -47,7 +51,7 @@ class Setup(NamedTuple):
     notes: tuple[str, ...]
     fires: Callable[[int], bool]
     begin: Callable[[], TrainState]
-    batch: Callable[[int], tuple[Array, Array]]
+    batches: Callable[[int], stream.Batches]
     step: Callable[..., tuple[TrainState, Metrics]]
     evaluate: Callable[[TrainState], Scores]
     evaluate_halves: Callable[[TrainState], tuple[Scores, ...]]
@@ -71,7 +75,6 @@ def _make(config: Config) -> Setup:
     start = config.start
     dataset = data.load(config.data)
     pinned = replace(config.data.value, **dataset.identity)
-    test = list(dataset.test_batches())
 
     def build() -> nnx.Module:
         return state.network(config.model, dataset.shape, dataset.classes, config.seed)
@@ -108,24 +111,32 @@ def _make(config: Config) -> Setup:
         params = placement.put(state.parameters(model))
         return placement.put(state.initial(params, state.variables(model), tx, ema is not None))
 
-    def batch(count: int) -> tuple[Array, Array]:
-        found = dataset.batch(config.seed, count, size)
-        return jax.device_put(data.in_parts(found, parts), placement.batch)
+    shape = (parts, size // parts)
+
+    def batches(count: int) -> stream.Batches:
+        return stream.Batches(dataset, config.seed, shape, placement.batch, count)
 
     plan = tx.plan(shapes)
+    one = jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype)
 
     def calibration() -> Iterator[Array]:
-        for count in range(config.train.recalibrate):
-            yield from batch(count)[0]
+        with closing(batches(0)) as found:
+            for inputs, _ in islice(found, config.train.recalibrate):
+                yield from inputs
 
     normalised = bool(jax.tree.leaves(nnx.state(model, nnx.BatchStat)))
     anew = calibration if normalised and config.train.recalibrate else None
 
-    def judged(batches: Sequence[data.Batch]) -> Callable[[TrainState], Scores]:
-        placed = [placement.spread(batch) for batch in batches]
-        return evaluation.make(network, dataset.task, placed, anew)
+    def judged(first: int = 0, every: int = 1) -> Callable[[TrainState], Scores]:
+        def test() -> Iterator[tuple[Array, Array]]:
+            for inputs, labels in stream.testing(dataset):
+                yield placement.spread((inputs[first::every], labels[first::every]))
 
-    each = [judged([(x[i::2], y[i::2]) for x, y in test]) for i in (0, 1)]
+        # What fits into memory is put on the devices once.
+        kept = None if dataset.threads else list(test())
+        return evaluation.make(network, dataset.task, test if kept is None else lambda: kept, anew)
+
+    each = [judged(i, 2) for i in (0, 1)]
 
     def halves(now: TrainState) -> tuple[Scores, ...]:
         return tuple(evaluate(now) for evaluate in each)
@@ -136,7 +147,7 @@ def _make(config: Config) -> Setup:
         notes=placement.notes,
         fires=tx.fires,
         begin=begin,
-        batch=batch,
+        batches=batches,
         step=step.make(
             network,
             dataset.task,
@@ -146,7 +157,7 @@ def _make(config: Config) -> Setup:
             placement,
             skip=config.train.on_nonfinite == "skip",
         ),
-        evaluate=judged(test),
+        evaluate=judged(),
         evaluate_halves=halves,
-        costs=lambda: costs.measure(model, batch(0)[0], plan, tx.rule, steps),
+        costs=lambda: costs.measure(model, one, plan, tx.rule, steps),
     )

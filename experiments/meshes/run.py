@@ -18,6 +18,7 @@ os.environ.setdefault(
 )
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,13 +63,14 @@ def course(method: str, mesh: str, compute: str) -> Course:
     changes = [f"method={METHODS[method]}", f"mesh={MESHES[mesh]}", f"train.compute={compute}"]
     made = setup.make(config.load(HERE / "base.yaml", changes))
     state, losses, masks = made.begin(), [], []
-    for count in range(made.config.train.steps):
-        topology = made.fires(count)
-        state, metrics = made.step(state, *made.batch(count), topology=topology)
-        losses.append(float(metrics["loss"]))
-        if topology:
-            found = dst.masks(state.opt_state).items()
-            masks.append({path: np.asarray(mask) for path, mask in found})
+    with closing(made.batches(0)) as batches:
+        for count in range(made.config.train.steps):
+            topology = made.fires(count)
+            state, metrics = made.step(state, *next(batches), topology=topology)
+            losses.append(float(metrics["loss"]))
+            if topology:
+                found = dst.masks(state.opt_state).items()
+                masks.append({path: np.asarray(mask) for path, mask in found})
     dst.check_invariants(state.opt_state, state.params)
     return Course(np.array(losses), masks)
 

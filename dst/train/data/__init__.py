@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dst.train.data import digits, stdlib
-from dst.train.data.dataset import Batch, Dataset, in_parts, indices
+from dst.train.data import digits, stdlib, tfds
+from dst.train.data.dataset import Batch, Dataset, indices
 from dst.train.schema import Section
 
-__all__ = ["Batch", "Dataset", "digits", "in_parts", "indices", "load", "stdlib"]
+__all__ = ["Batch", "Dataset", "digits", "indices", "load", "stdlib", "tfds"]
 
 
 def load(section: Section) -> Dataset:
@@ -15,7 +15,13 @@ def load(section: Section) -> Dataset:
     Raises:
       ValueError: a batch larger than the training split, or what a data set itself refuses.
     """
-    found = {"digits": lambda _: digits.load(), "stdlib": stdlib.load}[section.name](section.value)
+    source, _, name = section.name.partition(":")
+    readers = {
+        "digits": lambda _: digits.load(),
+        "stdlib": stdlib.load,
+        "tfds": lambda settings: tfds.load(name, settings),
+    }
+    found = readers[source](section.value)
     size = section.value.batch_size
     if size > len(found.train):
         raise ValueError(

@@ -1,11 +1,11 @@
-"""What every data set is: examples by index, and batches as a function of seed and step."""
+"""What every data set is: examples by index, and the order in which training reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,13 +16,25 @@ Batch = tuple[np.ndarray, np.ndarray]  # inputs and labels, with a leading axis 
 
 @runtime_checkable
 class Split(Protocol):
-    """Examples that are told apart by an index."""
+    """Examples that are told apart by an index.
+
+    Attributes:
+      chances: how many random numbers an example takes to be augmented; 0: nothing is augmented.
+    """
+
+    @property
+    def chances(self) -> int: ...
 
     def __len__(self) -> int:
         """How many there are."""
 
-    def take(self, chosen: np.ndarray) -> Batch:
-        """The examples of these indices, int ``[n]``."""
+    def take(self, chosen: np.ndarray, chance: np.ndarray | None = None) -> Batch:
+        """The examples of these indices, int ``[n]``; safe in many threads.
+
+        Args:
+          chosen: which.
+          chance: float64 ``[n, chances]`` in [0, 1), by which each is augmented; None: none is.
+        """
 
 
 @dataclass(frozen=True)
@@ -37,11 +49,12 @@ class Images:
 
     images: np.ndarray
     labels: np.ndarray
+    chances: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, chosen: np.ndarray) -> Batch:
+    def take(self, chosen: np.ndarray, chance: np.ndarray | None = None) -> Batch:
         """Images and their classes."""
         return self.images[chosen], self.labels[chosen]
 
@@ -59,11 +72,12 @@ class Windows:
     text: np.ndarray
     starts: np.ndarray
     context: int
+    chances: int = 0
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def take(self, chosen: np.ndarray) -> Batch:
+    def take(self, chosen: np.ndarray, chance: np.ndarray | None = None) -> Batch:
         """Bytes, int32 ``[n, context]``, and the same bytes one place further on."""
         places = self.starts[chosen][:, None] + np.arange(self.context + 1)[None]
         found = self.text[places].astype(np.int32)
@@ -79,7 +93,9 @@ class Dataset:
       shape: of one input.
       classes: number of different labels.
       task: what is asked of a network.
+      dtype: of the inputs.
       at_once: test examples that are evaluated together, so that memory is bounded.
+      threads: that read ahead, a batch each; 0 where all examples are in memory.
       identity: fields of the config's data section that pin what a run was trained on, where that
         depends on the machine.
     """
@@ -89,41 +105,30 @@ class Dataset:
     shape: tuple[int, ...]
     classes: int
     task: Task
+    dtype: Any = np.float32
     at_once: int = 1024
-    identity: Mapping[str, str] = field(default_factory=dict)
-
-    def batch(self, seed: int, step: int, size: int) -> Batch:
-        """The training batch of an optimizer step; a pure function, so no position is stored.
-
-        Epochs follow each other without a gap: each is a new shuffle of all training examples,
-        and a batch that reaches the end of one goes on in the next.
-
-        Args:
-          seed: of the shuffles.
-          step: optimizer updates done before.
-          size: examples per batch.
-        """
-        return self.train.take(indices(len(self.train), size, seed, step))
-
-    def test_batches(self) -> Iterator[Batch]:
-        """All test examples, always in the same order."""
-        for start in range(0, len(self.test), self.at_once):
-            yield self.test.take(np.arange(start, min(start + self.at_once, len(self.test))))
-
-
-def in_parts(batch: Batch, parts: int) -> Batch:
-    """Inputs and labels with a leading axis of micro-batches."""
-    inputs, labels = (x.reshape(parts, -1, *x.shape[1:]) for x in batch)
-    return inputs, labels
+    threads: int = 0
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 def indices(n: int, size: int, seed: int, step: int) -> np.ndarray:
-    """Which of ``n`` training examples make up the batch of a step."""
-    positions = np.arange(step * size, (step + 1) * size)
-    epochs = positions // n
-    return np.concatenate(
-        [_shuffle(n, seed, int(e))[positions[epochs == e] % n] for e in np.unique(epochs)]
-    )
+    """Which of ``n`` training examples make up the batch of a step; a pure function.
+
+    Epochs follow each other without a gap: each is a new shuffle of all training examples, and a
+    batch that reaches the end of one goes on in the next.
+
+    Args:
+      n: number of training examples.
+      size: examples per batch.
+      seed: of the shuffles.
+      step: optimizer updates done before.
+    """
+    epoch, first = divmod(step * size, n)
+    parts = [_shuffle(n, seed, epoch)[first : first + size]]
+    while (missing := size - sum(map(len, parts))) > 0:
+        epoch += 1
+        parts.append(_shuffle(n, seed, epoch)[:missing])
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 @lru_cache(maxsize=4)

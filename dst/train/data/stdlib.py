@@ -82,6 +82,7 @@ def load(settings: Stdlib) -> Dataset:
         shape=(settings.context,),
         classes=256,
         task=task.NEXT_BYTE,
+        dtype=np.int32,
         at_once=max(_AT_ONCE // settings.context, 1),
         identity=identity,
     )

@@ -1,0 +1,135 @@
+"""Batches as a stream: Grain reads ahead, and knows the position.
+
+The batch of a count of updates is a pure function of the config's seed and that count, whatever
+the number of processes and devices. So a position is one integer, which checkpoints hold.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from dst._typing import Array
+from dst.train.data.dataset import Batch, Dataset, indices
+
+_AHEAD = 1  # batches that wait on the devices
+
+
+@dataclass(frozen=True)
+class Source:
+    """Training batches by the count of updates before them, as a source that Grain reads.
+
+    Grain could shuffle and batch single examples. Its shuffle takes 60 microseconds for each, so
+    4.8 ms for a batch of 64 digits, whose training step takes 1 ms (2 CPU cores); an epoch that
+    NumPy shuffles at once and that is read in whole batches takes 0.01 ms a batch.
+
+    Attributes:
+      dataset: whose training examples are read.
+      seed: of the order and of augmentation.
+      size: examples per batch, over all processes.
+      rows: int ``[n]``: which places of every batch are read.
+    """
+
+    dataset: Dataset
+    seed: int
+    size: int
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, count: int) -> Batch:
+        train, chance = self.dataset.train, None
+        chosen = indices(len(train), self.size, self.seed, count)
+        if train.chances:
+            # Drawn for all rows, so that an example is augmented alike whichever process reads it.
+            rng = np.random.default_rng([self.seed, count, 1])
+            chance = rng.random((self.size, train.chances))[self.rows]
+        return train.take(chosen[self.rows], chance)
+
+
+def places(held: Iterable[tuple[slice, ...]], shape: tuple[int, int]) -> tuple[int, np.ndarray]:
+    """What a process reads of a batch: of every micro-batch, a range of examples.
+
+    Args:
+      held: the parts of the batch that its devices hold.
+      shape: micro-batches, examples in each.
+
+    Returns:
+      Where the range begins, and the places in the whole batch, int ``[n]``.
+    """
+    bounds = [place[1].indices(shape[1])[:2] for place in held]
+    first, last = min(a for a, _ in bounds), max(b for _, b in bounds)
+    return first, np.arange(shape[0] * shape[1]).reshape(shape)[:, first:last].ravel()
+
+
+class Batches(Iterator[tuple[Array, Array]]):
+    """The endless stream of training batches, inputs and labels, on the devices.
+
+    Args:
+      dataset: whose training examples are read.
+      seed: of the order and of augmentation.
+      shape: micro-batches, examples in each (over all processes): the leading axes of a batch.
+      sharding: of a batch. A process reads what its own devices hold.
+      count: batches before the first one: the whole position of the stream, and Grain's own.
+    """
+
+    def __init__(
+        self, dataset: Dataset, seed: int, shape: tuple[int, int], sharding: Sharding, count: int
+    ):
+        self._shape, self._sharding = shape, sharding
+        held = sharding.addressable_devices_indices_map(shape).values()
+        self._first, rows = places(held, shape)
+        source = grain.MapDataset.source(Source(dataset, seed, shape[0] * shape[1], rows))
+        self._read = iter(_read(source, dataset.threads))
+        self._read.set_state({"next_index": count})
+        self._ahead: deque[tuple[Array, Array]] = deque()
+
+    def __next__(self) -> tuple[Array, Array]:
+        # Putting returns at once. In Grain's pipeline it would cost more than it does here: 0.1 ms
+        # a batch for Grain's own measurements.
+        while len(self._ahead) <= _AHEAD:
+            batch = next(self._read)
+            self._ahead.append((self._put(batch[0]), self._put(batch[1])))
+        return self._ahead.popleft()
+
+    def close(self) -> None:
+        """Ends the reading threads."""
+        self._read.close()
+
+    def _put(self, rows: np.ndarray) -> Array:
+        own = rows.reshape(self._shape[0], -1, *rows.shape[1:])
+
+        def part(place: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = place[1].indices(self._shape[1])
+            return own[place[0], start - self._first : stop - self._first]
+
+        # A third of the time of device_put, and the same on one process and on many.
+        return jax.make_array_from_callback(
+            (*self._shape, *rows.shape[1:]), self._sharding, part, dtype=rows.dtype
+        )
+
+
+def testing(dataset: Dataset) -> Iterator[Batch]:
+    """All test examples, always in the same order."""
+    n, size = len(dataset.test), dataset.at_once
+
+    def take(start: int) -> Batch:
+        return dataset.test.take(np.arange(start, min(start + size, n)))
+
+    return iter(_read(grain.MapDataset.range(0, n, size).map(take), dataset.threads))
+
+
+def _read(batches: grain.MapDataset, threads: int) -> grain.IterDataset:
+    """With threads that read ahead, a batch each. Grain's worker processes fail in programs that
+    do not parse their flags by absl."""
+    return batches.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    )
