@@ -100,10 +100,8 @@ def mounted(path: Path, size: str = "4m") -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """No room is left on the file system of ``path``, once what is being written is there."""
-    while any(path.rglob("*.part")):
-        time.sleep(0.001)
-    with (path / "ballast").open("wb", buffering=0) as file:
+    """No room is left on the file system of ``path``."""
+    with (path / "ballast").open("ab", buffering=0) as file:
         try:
             while file.write(b"x" * 4096):
                 pass
@@ -112,10 +110,15 @@ def fill(path: Path) -> None:
 
 
 def free(path: Path) -> None:
-    """There is room again, for what is written from now on."""
+    """There is room again."""
+    (path / "ballast").unlink()
+
+
+def settled(path: Path) -> Path:
+    """The same, once nothing is being written there."""
     while any(path.rglob("*.part")):
         time.sleep(0.001)
-    (path / "ballast").unlink()
+    return path
 
 
 def remount(path: Path, mode: str) -> None:

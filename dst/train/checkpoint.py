@@ -25,6 +25,7 @@ from dst.train import directory
 
 _MANIFEST, _POSITION = "manifest.json", "position.json"
 _STATE = "state"
+_LOGGERS = ("absl", "asyncio")
 
 
 class CheckpointError(RuntimeError):
@@ -48,16 +49,19 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
         self._failure: str | None = None
+        self._size = 0  # bytes of the last one that was written
 
     def __enter__(self) -> Writer:
-        # Orbax logs a failure four times, with tracebacks; here it is told in one sentence.
-        logging.getLogger("absl").addFilter(_not_from_orbax)
+        # Orbax logs a failure many times, with tracebacks; here it is told in one sentence.
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(_not_from_orbax)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.wait()
         self._thread.shutdown()
-        logging.getLogger("absl").removeFilter(_not_from_orbax)
+        for name in _LOGGERS:
+            logging.getLogger(name).removeFilter(_not_from_orbax)
 
     def save(
         self, step: int, state: Any, position: Mapping[str, Any], score: float | None = None
@@ -79,6 +83,8 @@ class Writer:
         part = self.where / f"{step:09d}.part"
         try:
             shutil.rmtree(part, ignore_errors=True)
+            if self._size and (free := shutil.disk_usage(self.where).free) < self._size:
+                raise OSError(f"no space left: {self._size} bytes needed, {free} free")
             # A new one for every save: a failure would come up again at the next.
             orbax = ocp.StandardCheckpointer()
             orbax.save(part / _STATE, state)
@@ -114,6 +120,7 @@ class Writer:
             shutil.rmtree(target, ignore_errors=True)
             os.replace(part, target)
             _flush(self.where)
+            self._size = sum(512 * p.stat().st_blocks for p in target.rglob("*"))
             self._clean(step)
         except Exception as error:
             self._failed(step, error)
@@ -237,4 +244,5 @@ def _flush(*paths: Path) -> None:
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
+    never_asked_for = "exception was never retrieved" in record.getMessage()
+    return f"{os.sep}orbax{os.sep}" not in record.pathname and not never_asked_for
