@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -58,7 +59,7 @@ def before_step(
                 for n in itertools.count(count + 1):
                     actions.get(n, lambda: None)()
                     inputs, labels = next(stream)
-                    yield (inputs.at[0, 0].set(np.nan) if n in bad else inputs), labels
+                    yield (jnp.asarray(inputs).at[0, 0].set(np.nan) if n in bad else inputs), labels
 
         return found._replace(batches=batches)
 

@@ -1,4 +1,4 @@
-"""Laws of augmentation: what a plain loop over images does, each image by itself."""
+"""Laws of augmentation: as a plain loop over images, each of them for itself."""
 
 from __future__ import annotations
 

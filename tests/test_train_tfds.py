@@ -1,4 +1,4 @@
-"""Laws of TFDS data sets: what went in comes out, without TensorFlow, or an error says why."""
+"""Laws of TFDS data sets: what went in comes out, or an error says what to do."""
 
 from __future__ import annotations
 

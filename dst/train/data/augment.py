@@ -14,6 +14,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 _TRIES = 10
 
+Images = (
+    Sequence[np.ndarray] | np.ndarray
+)  # of different sizes, or ``[n, height, width, channels]``
+
 
 def pad_and_crop(images: np.ndarray, chance: np.ndarray, margin: int = 4) -> np.ndarray:
     """Crops of the images' own size, anywhere in the images with a black margin around them.
@@ -77,16 +81,14 @@ def boxes(sizes: np.ndarray, chance: np.ndarray) -> np.ndarray:
 
 
 def centre_boxes(sizes: np.ndarray) -> np.ndarray:
-    """The middle squares ``[n, 4]`` (as from :func:`boxes`) of 7/8 of the shorter side.
-
-    It is what remains of an image whose shorter side is made 256 pixels if 224 x 224 are kept.
-    """
+    """The middle squares of 7/8 of the shorter side, int ``[n, 4]`` as from :func:`boxes`: what
+    remains of an image whose shorter side is made 256 pixels if 224 x 224 of it are kept."""
     side = np.round(sizes.min(1) * 224 / 256).astype(int)
     top, left = ((sizes - side[:, None]) // 2).T
     return np.stack([top, left, side, side], 1)
 
 
-def resized(images: Sequence[np.ndarray], boxes: np.ndarray, side: int = 224) -> np.ndarray:
+def resized(images: Images, boxes: np.ndarray, side: int = 224) -> np.ndarray:
     """Boxes cut out of images and made ``side`` x ``side`` pixels, by Pillow's bilinear filter.
 
     Args:
@@ -124,24 +126,24 @@ class Augmentation(NamedTuple):
     """
 
     chances: int
-    train: Callable[[Sequence[np.ndarray] | np.ndarray, np.ndarray], np.ndarray]
-    test: Callable[[Sequence[np.ndarray] | np.ndarray], np.ndarray]
+    train: Callable[[Images, np.ndarray], np.ndarray]
+    test: Callable[[Images], np.ndarray]
     side: int | None = None
 
 
-def _cifar(images: Sequence[np.ndarray] | np.ndarray, chance: np.ndarray) -> np.ndarray:
+def _cifar(images: Images, chance: np.ndarray) -> np.ndarray:
     return flip(pad_and_crop(np.asarray(images), chance[:, :2]), chance[:, 2])
 
 
-def _imagenet(images: Sequence[np.ndarray], chance: np.ndarray) -> np.ndarray:
+def _imagenet(images: Images, chance: np.ndarray) -> np.ndarray:
     return flip(resized(images, boxes(_sizes(images), chance[:, 1:])), chance[:, 0])
 
 
-def _imagenet_test(images: Sequence[np.ndarray]) -> np.ndarray:
+def _imagenet_test(images: Images) -> np.ndarray:
     return resized(images, centre_boxes(_sizes(images)))
 
 
-def _sizes(images: Sequence[np.ndarray]) -> np.ndarray:
+def _sizes(images: Images) -> np.ndarray:
     return np.array([image.shape[:2] for image in images])
 
 

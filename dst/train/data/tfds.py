@@ -190,7 +190,7 @@ def load(name: str, settings: Tfds) -> Dataset:
     whole = None not in image.shape and settings.augment != "imagenet"
     most = max(map(len, splits.values())) * int(np.prod(shape)) * size
     held = whole and most <= _IN_MEMORY
-    sources = {k: _in_memory(x) for k, x in splits.items()} if held else splits
+    arrays = {field: _in_memory(x) for field, x in splits.items()} if held else {}
 
     scale = 255.0 if is_image else 1.0
     mean, std = settings.mean, settings.std
@@ -198,7 +198,7 @@ def load(name: str, settings: Tfds) -> Dataset:
         if settings.augment == "imagenet":
             mean, std = _IMAGENET["mean"], _IMAGENET["std"]
         elif held:
-            mean, std = _moments(sources["train"].inputs, scale)
+            mean, std = _moments(arrays["train"].inputs, scale)
         else:
             raise ValueError(
                 f"data.mean and data.std must be given for tfds:{name}: its largest split takes "
@@ -211,7 +211,7 @@ def load(name: str, settings: Tfds) -> Dataset:
         )
     found = {
         field: Examples(source, augmentation, np.array(mean) * scale, np.array(std) * scale)
-        for field, source in sources.items()
+        for field, source in (arrays or splits).items()
     }
     directory = settings.directory and str(Path(settings.directory).expanduser().absolute())
     return Dataset(
