@@ -42,7 +42,7 @@ METHODS = {
     "SET": "{name: set, sparsity: 0.9, every: 20, stop: 280}",
     "GMP": "{name: gmp, sparsity: 0.9, start: 20, every: 20, stop: 280}",
     "RigL 2:4": "{name: rigl, sparsity: 0.5, every: 20, stop: 280, allocation: uniform,"
-    " structure: {name: nm, n: 2, m: 4}}",
+    " structure: {name: nm, n: 2, m: 4}, rounding: ceil}",
 }
 FIRST = 10  # steps at whose losses rounding is all that differs
 
