@@ -299,7 +299,7 @@ def test_configs_are_named_after_their_files_and_test_on_other_data():
         assert found.name.replace("-", "/", 1) == str(path.relative_to(ROOT / "configs"))[:-5]
 
 
-@pytest.mark.parametrize("path", map(_case, PREPARED))
+@pytest.mark.parametrize("path", [_case(path) for path in PREPARED])
 def test_every_config_can_be_set_up(path, standard):
     found = config.load(path)
     where = [f"data.directory={standard}", "data.batch_size=4", "mesh.data=1"]

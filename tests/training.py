@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dst.train import checkpoint, config, directory, setup
@@ -44,7 +45,8 @@ def small(folder: Path, *overrides: str) -> config.Config:
 def batch(made: setup.Setup, count: int) -> tuple[jax.Array, jax.Array]:
     """The training batch after so many updates."""
     with closing(made.batches(count)) as found:
-        return next(found)
+        inputs, labels = next(found)
+    return jnp.asarray(inputs), jnp.asarray(labels)
 
 
 def states_in(run: Path) -> dict[int, Any]:
