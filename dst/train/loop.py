@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ import dst
 from dst.train import changes, checkpoint, directory, logs, setup, signals, summary
 from dst.train.config import Config, dump, enclosed
 from dst.train.costs import RunCosts
-from dst.train.data import stream
 from dst.train.divergence import Diverged, Rollback, Watch
 from dst.train.setup import Setup
 from dst.train.signals import Stopped
@@ -158,7 +157,7 @@ def _steps(
     where: Path,
     at: Point,
     stop: int,
-    batches: stream.Batches,
+    batches: Iterator[tuple[Any, Any]],
     costs: RunCosts,
     writer: checkpoint.Writer,
     told: logs.Loggers,
