@@ -186,7 +186,9 @@ STRUCTURES = {
 }
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize(
+    "name", ["block", pytest.param("fan_in", marks=SLOW), pytest.param("n_of_m", marks=SLOW)]
+)
 def test_rigl_with_a_structure_equals_its_twin(name):
     structure, groups_of = STRUCTURES[name]
     settings = {"drop_fraction": 0.7, "update_weights": True, "rounding": "ceil"}
@@ -197,9 +199,7 @@ def test_rigl_with_a_structure_equals_its_twin(name):
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["block", pytest.param("fan_in", marks=SLOW), pytest.param("n_of_m", marks=SLOW)]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW) for name in STRUCTURES])
 def test_set_with_a_structure_equals_its_twin(name):
     structure, groups_of = STRUCTURES[name]
     groups = {name: groups_of(shape) for name, shape in SHAPES.items()}

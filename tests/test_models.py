@@ -66,7 +66,12 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+SLOW = ("mobilenet", "wide")  # to compile
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.evidence if n in SLOW else []) for n in SMALL]
+)
 def test_logits_are_finite_and_every_parameter_takes_part(name):
     cls, shape, settings = SMALL[name]
     images = jax.random.normal(jax.random.key(1), (4, *shape))

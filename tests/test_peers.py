@@ -20,7 +20,9 @@ from tests.runs import QUICK, NnxNet, X, error, forward, initial_params, quick
 
 RIGL = dst.RigL(0.75, allocation="uniform", every=2, stop=100)
 SET = dst.SET(0.75, allocation="uniform", every=2, stop=100)
-METHODS = pytest.mark.parametrize("method", [RIGL, SET], ids=["rigl", "set"])
+METHODS = pytest.mark.parametrize(
+    "method", [RIGL, pytest.param(SET, marks=pytest.mark.evidence)], ids=["rigl", "set"]
+)
 
 
 def loss(params):

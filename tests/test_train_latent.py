@@ -33,8 +33,7 @@ def written(folder, name):
 
 
 CASES = [
-    pytest.param(n, marks=[] if n in ("top-kast", "top-k-weights") else pytest.mark.evidence)
-    for n in METHODS
+    pytest.param(n, marks=[] if n == "top-k-weights" else pytest.mark.evidence) for n in METHODS
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import jax
@@ -107,15 +108,25 @@ def test_averages_of_parameters_pass_through_apply_masks():
 # Growth
 
 
-@pytest.mark.parametrize("update_weights", [True, False])
+WITH_MOMENTS = {
+    "adam": optax.adam(1e-2),
+    "momentum": optax.sgd(0.1, momentum=0.9),
+    "lion": optax.lion(1e-3),
+    "amsgrad": optax.amsgrad(1e-2),
+}
+
+
 @pytest.mark.parametrize(
-    "inner",
-    [optax.adam(1e-2), optax.sgd(0.1, momentum=0.9), optax.lion(1e-3), optax.amsgrad(1e-2)],
-    ids=["adam", "momentum", "lion", "amsgrad"],
+    ("inner", "update_weights"),
+    [
+        pytest.param(x, weights, marks=[] if x == "adam" else pytest.mark.evidence)
+        for x in WITH_MOMENTS
+        for weights in (True, False)
+    ],
 )
 def test_grown_weights_start_at_zero_with_zero_moments(inner, update_weights):
     method = dst.SET(0.75, every=4, stop=100, drop_fraction=0.5, update_weights=update_weights)
-    tx = dst.sparsify(inner, method)
+    tx = dst.sparsify(WITH_MOMENTS[inner], method)
     step = stepper(tx)
     params, state = train(tx, 4)
     before = dst.masks(state)
@@ -432,20 +443,24 @@ def test_randomness_of_a_leaf_does_not_depend_on_other_leaves():
 # Types and trees
 
 
-@pytest.mark.parametrize("inner", [optax.adamw(1e-2), optax.sgd(0.1, momentum=0.9)])
-@pytest.mark.parametrize("update_weights", [True, False])
+HALF_INNERS = {"adamw": optax.adamw(1e-2), "sgd": optax.sgd(0.1, momentum=0.9)}
+HALF = list(itertools.product(("float32", "bfloat16"), (True, False), HALF_INNERS))
+HALF_SHORT = [("float32", False, "sgd"), ("bfloat16", True, "adamw")]  # compilation costs
+
+
 @pytest.mark.parametrize(
-    ("weights", "gradients"), [("float32", "bfloat16"), ("bfloat16", "bfloat16")]
+    ("weights", "update_weights", "inner"),
+    [pytest.param(*x, marks=[] if x in HALF_SHORT else pytest.mark.evidence) for x in HALF],
 )
-def test_half_precision_stays_exactly_sparse(weights, gradients, update_weights, inner):
+def test_half_precision_stays_exactly_sparse(weights, update_weights, inner):
     params = jax.tree.map(lambda x: x.astype(weights), initial_params())
     method = dst.RigL(0.75, every=2, stop=100, update_weights=update_weights)
-    tx = dst.sparsify(inner, method)
+    tx = dst.sparsify(HALF_INNERS[inner], method)
     params, state = start(tx, params)
 
     @partial(jax.jit, compiler_options=QUICK)
     def step(params, state):
-        grads = jax.tree.map(lambda g: g.astype(gradients), jax.grad(loss)(params))
+        grads = jax.tree.map(lambda g: g.astype(jnp.bfloat16), jax.grad(loss)(params))
         updates, state = tx.update(grads, state, params)  # both branches of the cond
         return optax.apply_updates(params, updates), state
 
