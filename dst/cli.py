@@ -1,4 +1,5 @@
-"""The command line: ``dst train | inspect | lottery | resume | launch | report | methods | schema``."""
+"""The command line, ``dst COMMAND``: train, resume, launch, inspect, lottery, report, methods,
+schema."""
 
 from __future__ import annotations
 
@@ -208,7 +209,9 @@ def _launch(args: argparse.Namespace) -> int:
 
     if args.arguments[:1] not in (["train"], ["resume"]):
         found = args.arguments[0] if args.arguments else "nothing"
-        return _fail(f"dst launch: expected train or resume with its arguments, got {found}", BAD_INPUT)
+        return _fail(
+            f"dst launch: expected train or resume with its arguments, got {found}", BAD_INPUT
+        )
     for name in ("processes", "devices_per_process"):
         if (found := getattr(args, name)) is not None and found < 1:
             option = f"--{name.replace('_', '-')}"

@@ -188,9 +188,7 @@ def _grid(mesh: Mesh) -> jax.sharding.Mesh:
     # The devices of a process are neighbours along `data`: what it reads of a batch is one range.
     devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     if mesh.model > len(devices):
-        raise ValueError(
-            f"mesh.model must be at most {len(devices)} devices, got {mesh.model}."
-        )
+        raise ValueError(f"mesh.model must be at most {len(devices)} devices, got {mesh.model}.")
     n = len(devices) // mesh.model if mesh.data == -1 else mesh.data
     if n * mesh.model > len(devices):
         raise ValueError(

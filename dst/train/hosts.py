@@ -59,7 +59,9 @@ class Hosts:
         checks.integer("processes", self.processes, at_least=1)
         checks.integer("process", self.process, at_least=0)
         if self.process >= self.processes:  # type: ignore[operator]
-            raise ValueError(f"process must be below {self.processes} processes, got {self.process}.")
+            raise ValueError(
+                f"process must be below {self.processes} processes, got {self.process}."
+            )
 
     def saved(self) -> Hosts:
         """Without what is of one launch."""
@@ -99,7 +101,7 @@ def join(hosts: Hosts) -> None:
             f"other: {error} See docs/hosts.md for how to launch them."
         ) from error
     if not first():
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (as long as the process)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
 def first() -> bool:
@@ -150,14 +152,17 @@ def held(take: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether a flag is set in any process. All must ask at the same step; devices are waited for."""
+    """Whether a flag is set in any process. All must ask, at the same step; it waits for devices."""
     if not jax.distributed.is_initialized():
         return flag
     return bool(multihost_utils.process_allgather(flag).any())
 
 
 def gathered(tree: Any) -> Any:
-    """A tree of arrays, whole in every process; all must ask. One process has them already."""
-    if not jax.distributed.is_initialized():
-        return tree
-    return multihost_utils.process_allgather(tree, tiled=True)
+    """A tree of arrays, whole in every process. All must ask; what one has whole stays as it is."""
+
+    def whole(x: Any) -> Any:
+        own = not isinstance(x, jax.Array) or x.is_fully_addressable
+        return x if own else multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(whole, tree)
