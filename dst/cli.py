@@ -1,4 +1,5 @@
-"""The command line: ``dst train | inspect | lottery | resume | report | methods | schema``."""
+"""The command line, ``dst COMMAND``: train, resume, launch, inspect, lottery, report, methods,
+schema."""
 
 from __future__ import annotations
 
@@ -35,10 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from dst.train.config import ConfigError
     from dst.train.directory import DirectoryError
+    from dst.train.hosts import HostsError
 
     try:
         return args.command(args)
-    except (ConfigError, DirectoryError) as error:
+    except (ConfigError, DirectoryError, HostsError) as error:
         return _fail(error, BAD_INPUT)
     except OSError as error:  # no room, no permission: the message names the file
         return _fail(error, FAILED)
@@ -80,6 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     resume.set_defaults(command=_resume)
 
+    launch = commands.add_parser(
+        "launch", help="train or resume in several processes on this machine", epilog=_CODES
+    )
+    launch.add_argument("-n", "--processes", type=int, required=True, metavar="N")
+    launch.add_argument(
+        "--devices-per-process", type=int, metavar="K", help="fake CPU devices, to try a run out"
+    )
+    launch.add_argument("arguments", nargs=argparse.REMAINDER, metavar="train|resume ...")
+    launch.set_defaults(command=_launch)
+
     report = commands.add_parser("report", help="write a run's report again")
     report.add_argument("run", type=Path, metavar="RUN_DIR")
     report.set_defaults(command=_report)
@@ -92,13 +104,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from dst.train import config, directory
+    from dst.train import config, directory, hosts
     from dst.train.advice import advice
 
     found = config.load(args.config, args.overrides)
     where = args.dir or Path("runs") / found.name
-    directory.check_free(where, args.overwrite)
-    for warning in advice(found):
+    hosts.join(found.hosts)
+    hosts.decided(lambda: directory.check_free(where, args.overwrite))
+    for warning in advice(found) if hosts.first() else ():
         print(f"warning: {warning}", file=sys.stderr)
     source = config.source(args.config, args.overrides)
     return _run(where, source, lambda loop: loop.train(found, where, overwrite=args.overwrite))
@@ -124,6 +137,8 @@ def _lottery(args: argparse.Namespace) -> int:
     from dst.train.config import source
 
     found = config.load(args.config, args.overrides)
+    if found.config.hosts.coordinator is not None:
+        return _fail("hosts.coordinator must be null: a study runs in one process", BAD_INPUT)
     where = args.dir or Path("runs") / found.config.name
     directory.check_free(where, args.overwrite)
     return _study(
@@ -162,12 +177,14 @@ def _resume(args: argparse.Namespace) -> int:
 
 def _run(where: Path, source: str, start: Callable[[Any], Any]) -> int:
     # Only now, with a config that is known to be good: this loads Flax and Orbax.
-    from dst.train import loop
+    from dst.train import hosts, loop
 
-    return _guarded(where, source, lambda: start(loop)) or _write_report(where)
+    code = _guarded(where, source, lambda: start(loop))
+    return code or hosts.decided(lambda: _write_report(where))
 
 
 def _guarded(where: Path, source: str, run: Callable[[], Any]) -> int:
+    from dst.train import hosts
     from dst.train.checkpoint import CheckpointError
     from dst.train.loop import Diverged, Stopped
     from dst.train.setup import SetupError
@@ -181,9 +198,25 @@ def _guarded(where: Path, source: str, run: Callable[[], Any]) -> int:
     except CheckpointError as error:
         return _fail(f"{error}\nOnce it can be written, `dst resume {where}` continues.", FAILED)
     except Stopped as reason:
-        print(f"{reason}; `dst resume {where}` continues", file=sys.stderr)
+        if hosts.first():
+            print(f"{reason}; `dst resume {where}` continues", file=sys.stderr)
         return RESUME
     return 0
+
+
+def _launch(args: argparse.Namespace) -> int:
+    from dst.train.launch import launch
+
+    if args.arguments[:1] not in (["train"], ["resume"]):
+        found = args.arguments[0] if args.arguments else "nothing"
+        return _fail(
+            f"dst launch: expected train or resume with its arguments, got {found}", BAD_INPUT
+        )
+    for name in ("processes", "devices_per_process"):
+        if (found := getattr(args, name)) is not None and found < 1:
+            option = f"--{name.replace('_', '-')}"
+            return _fail(f"dst launch: {option} must be at least 1, got {found}", BAD_INPUT)
+    return launch(args.arguments, args.processes, args.devices_per_process)
 
 
 def _report(args: argparse.Namespace) -> int:

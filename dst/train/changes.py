@@ -14,6 +14,7 @@ from dst.train.config import Config, ConfigError, load, to_dict
 FREE = (
     "name",
     "mesh",
+    "hosts",
     "wandb",
     "train.log_every",
     "train.eval_every",

@@ -3,6 +3,8 @@
 Orbax writes atomically but does not notice bits that flip in its files later. A checkpoint whose
 files differ from its manifest is damaged, and the one before it is used. A checkpoint is a
 directory that is renamed into place when everything in it is on disk: it is whole, or not there.
+
+Of several processes each writes its own shards, and the first one the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from dst.train import directory
+from dst.train import directory, hosts
 
 _MANIFEST, _POSITION = "manifest.json", "position.json"
 _STATE = "state"
@@ -50,6 +52,7 @@ class Writer:
         self._pending: Future | None = None
         self._failure: str | None = None
         self._size = 0  # bytes of the last one that was written
+        self._saves = 0
 
     def __enter__(self) -> Writer:
         # Orbax logs a failure many times, with tracebacks; here it is told in one sentence.
@@ -82,11 +85,14 @@ class Writer:
         self._failure = None
         part = self.where / f"{step:09d}.part"
         try:
-            shutil.rmtree(part, ignore_errors=True)
-            if self._size and (free := shutil.disk_usage(self.where).free) < self._size:
-                raise OSError(f"no space left: {self._size} bytes needed, {free} free")
-            # A new one for every save: a failure would come up again at the next.
-            orbax = ocp.StandardCheckpointer()
+            if hosts.first():
+                shutil.rmtree(part, ignore_errors=True)
+            hosts.decided(self._check_room)
+            # A new one for every save: a failure would come up again at the next. Processes that
+            # wait for each other's files do so under a name of which each save has its own.
+            self._saves += 1
+            options = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"{self._saves}")
+            orbax = ocp.StandardCheckpointer(multiprocessing_options=options)
             orbax.save(part / _STATE, state)
         except Exception as error:
             self._failed(step, error)
@@ -103,8 +109,13 @@ class Writer:
     def finish(self) -> None:
         """Waits, and raises CheckpointError unless the last checkpoint was written."""
         self.wait()
-        if self._failure is not None:
-            raise CheckpointError(self._failure)
+        if failure := hosts.decided(lambda: self._failure):
+            raise CheckpointError(failure)
+
+    def _check_room(self) -> None:
+        """Raises OSError where the disk cannot hold another checkpoint like the last one."""
+        if self._size and (free := shutil.disk_usage(self.where).free) < self._size:
+            raise OSError(f"no space left: {self._size} bytes needed, {free} free")
 
     def _finish(
         self, orbax: ocp.StandardCheckpointer, position: Mapping[str, Any], manifest: dict[str, Any]
@@ -113,7 +124,9 @@ class Writer:
         target = self.where / f"{step:09d}"
         part = target.with_name(f"{target.name}.part")
         try:
-            orbax.close()  # waits
+            orbax.close()  # waits, also for the files of other processes
+            if not hosts.first():
+                return
             directory.write_json(part / _POSITION, position)
             directory.write_json(part / _MANIFEST, manifest | {"sha256": _sums(part)})
             _flush(*part.rglob("*"), part)
@@ -127,7 +140,8 @@ class Writer:
 
     # TensorStore, Orbax and the system raise different things for one full disk, hence `Exception`.
     def _failed(self, step: int, error: Exception) -> None:
-        shutil.rmtree(self.where / f"{step:09d}.part", ignore_errors=True)
+        if hosts.first():
+            shutil.rmtree(self.where / f"{step:09d}.part", ignore_errors=True)
         there = [n for n in steps(self.where) if n < step]
         newest = f"the newest is that of step {there[-1]}" if there else "there is none before it"
         reason = str(error).partition("\n")[0]
@@ -166,6 +180,10 @@ def damage(where: Path, step: int) -> str | None:
 
 def newest_whole(where: Path) -> int | None:
     """The step of the newest checkpoint that is not damaged; the damaged ones are told."""
+    return hosts.decided(lambda: _newest_whole(where))
+
+
+def _newest_whole(where: Path) -> int | None:
     for step in reversed(steps(where)):
         wrong = damage(where, step)
         if wrong is None:

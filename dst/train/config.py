@@ -22,6 +22,7 @@ from dst.train.data.digits import Digits
 from dst.train.data.stdlib import Stdlib
 from dst.train.data.tfds import Tfds
 from dst.train.devices import Mesh
+from dst.train.hosts import Hosts
 from dst.train.optim import Optimizer
 from dst.train.schema import Choice, Option, Section
 from dst.train.start import FixedMasks, Start
@@ -171,6 +172,7 @@ class Config:
       sparsify: which weights are sparse.
       wandb: logging to Weights & Biases.
       mesh: devices.
+      hosts: processes, on one machine or several.
       recipe: fills in, in a file, what is not set in `sparsify` and `method`: the literature's
         values for a family of networks. See dst/train/recipes.py.
     """
@@ -186,6 +188,7 @@ class Config:
     sparsify: Sparsify = Sparsify()
     wandb: Wandb = Wandb()
     mesh: Mesh = Mesh()
+    hosts: Hosts = Hosts()
     recipe: Literal["mlp", "resnet", "vit", "decoder"] | None = None
 
     def __post_init__(self) -> None:
@@ -322,7 +325,7 @@ def parse(data: Mapping[str, Any], path: str | Path) -> Config:
 def enclosed(config: Config) -> tuple[Config, dict[str, str]]:
     """The config as it stands in its run directory, and the files to copy there, by new name."""
     start, files = config.start.enclosed()
-    return replace(config, start=start), files
+    return replace(config, start=start, hosts=config.hosts.saved()), files
 
 
 def source(path: str | Path, overrides: Sequence[str] = ()) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -90,8 +91,8 @@ class Placement(NamedTuple):
         return treedef.unflatten(map(place, paths, leaves))
 
     def put(self, tree: Any) -> Any:
-        """The tree with its arrays where they belong."""
-        return jax.device_put(tree, self.of(tree))
+        """The tree with its arrays where they belong. All processes have the same."""
+        return _lay(tree, self.of(tree))
 
     def keep(self, tree: Any) -> Any:
         """The same inside of a program."""
@@ -102,12 +103,13 @@ class Placement(NamedTuple):
         mesh = self.batch.mesh
         divided = NamedSharding(mesh, PartitionSpec("data"))
         even = len(batch[0]) % mesh.shape["data"] == 0
-        inputs, labels = jax.device_put(batch, divided if even else self.everywhere)
+        sharding = divided if even else self.everywhere
+        inputs, labels = _lay(batch, (sharding, sharding))
         return inputs, labels
 
 
 def placement(mesh: Mesh, batch_size: int, parts: int, model: nnx.Module) -> Placement:
-    """The placement on the devices of this machine.
+    """The placement on the devices of all processes.
 
     Args:
       mesh: the devices to be used.
@@ -168,17 +170,35 @@ def host() -> AbstractContextManager[Any]:
         return jax.default_device(None)
 
 
+def _lay(tree: Any, shardings: Any) -> Any:
+    """``jax.device_put``, which with several processes would compare all that they have."""
+
+    def lay(x: Any, sharding: NamedSharding) -> Any:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        own = np.asarray(x)
+        return jax.make_array_from_callback(own.shape, sharding, own.__getitem__)
+
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    return jax.tree.map(lay, tree, shardings)
+
+
 def _grid(mesh: Mesh) -> jax.sharding.Mesh:
-    devices = jax.local_devices()
+    # The devices of a process are neighbours along `data`: what it reads of a batch is one range.
+    devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     if mesh.model > len(devices):
-        raise ValueError(
-            f"mesh.model must be at most {len(devices)} on this machine, got {mesh.model}."
-        )
+        raise ValueError(f"mesh.model must be at most {len(devices)} devices, got {mesh.model}.")
     n = len(devices) // mesh.model if mesh.data == -1 else mesh.data
     if n * mesh.model > len(devices):
         raise ValueError(
-            f"mesh.data must be at most {len(devices) // mesh.model} on this machine, which has "
+            f"mesh.data must be at most {len(devices) // mesh.model}, as there are "
             f"{len(devices)} devices, with mesh.model={mesh.model}, got {n}."
+        )
+    if jax.process_count() > 1 and n * mesh.model != len(devices):
+        raise ValueError(
+            f"mesh.data x mesh.model must be {len(devices)}, all devices of all "
+            f"{jax.process_count()} processes, got {n} x {mesh.model}."
         )
     return jax.make_mesh(
         (n, mesh.model),

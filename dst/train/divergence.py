@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from dst.train import checkpoint
+from dst.train import checkpoint, hosts
 from dst.train.state import TrainState
 from dst.train.step import Metrics, finite
 
@@ -78,12 +78,13 @@ class Watch:
         if not new:
             self._in_a_row = 0
             return
-        print(
-            f"warning: {new} of the {len(steps)} updates until step {steps[-1]} were skipped: a "
-            "loss, a gradient or a weight was not finite",
-            file=sys.stderr,
-            flush=True,
-        )
+        if hosts.first():
+            print(
+                f"warning: {new} of the {len(steps)} updates until step {steps[-1]} were skipped: "
+                "a loss, a gradient or a weight was not finite",
+                file=sys.stderr,
+                flush=True,
+            )
         self._in_a_row = self._in_a_row + new if new == len(steps) else 0
         if self._in_a_row >= SKIPS:
             text = f"the last {self._in_a_row} updates were skipped until step {steps[-1]}."

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from dst.train import directory
+from dst.train import directory, hosts
 from dst.train.config import Config, to_dict
 from dst.train.task import FIGURES
 
@@ -223,7 +223,7 @@ class Tolerated:
 
 
 class Loggers:
-    """All loggers of a run, as one.
+    """All loggers of a run, as one; in the first of its processes, the others have none.
 
     Args:
       config: of the run.
@@ -232,13 +232,16 @@ class Loggers:
     """
 
     def __init__(self, config: Config, where: Path, start: int):
+        self._all: list[Logger] = []
+        self._summary: Line | None = None
+        if not hosts.first():
+            return
         self._file = JsonLines(where / directory.METRICS, start)
-        self._all: list[Logger] = [self._file]
+        self._all.append(self._file)
         if config.wandb.mode != "disabled":
             service = Tolerated("Weights & Biases", lambda: WeightsAndBiases(config, where))
             self._all.append(service)
         self._all.append(Screen(config.train.steps, start))
-        self._summary: Line | None = None
 
     def __enter__(self) -> Loggers:
         return self
@@ -260,7 +263,7 @@ class Loggers:
             logger.rewind(step)
 
     def records(self) -> list[dict[str, Any]]:
-        """All records of the run so far."""
+        """All records of the run so far; in the first process."""
         return self._file.records()
 
     def finish(self, summary: Line) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import jax
 import numpy as np
 
 import dst
-from dst.train import changes, checkpoint, directory, logs, setup, signals, summary
-from dst.train.config import Config, dump, enclosed
+from dst.train import changes, checkpoint, directory, hosts, logs, setup, signals, summary
+from dst.train.config import Config, dump, enclosed, load
 from dst.train.costs import RunCosts
 from dst.train.divergence import Diverged, Rollback, Watch
 from dst.train.setup import Setup
@@ -62,10 +63,12 @@ def train(
       Stopped: by SIGTERM or SIGINT, with a checkpoint.
       CheckpointError: the last checkpoint could not be written.
     """
-    directory.check_free(where, overwrite)
+    hosts.join(config.hosts)
+    hosts.decided(lambda: directory.check_free(where, overwrite))
     made = setup.make(config)
     kept, files = enclosed(made.config)
-    with directory.create(where, dump(kept), overwrite, files), signals.caught() as request:
+    new = partial(directory.create, where, dump(kept), overwrite, files)
+    with hosts.held(new), signals.caught() as request:
         return _run(made, where, None, until, request)
 
 
@@ -85,11 +88,13 @@ def resume(
       until: as for :func:`train`, as are result and errors.
     """
     directory.check_run(where)
-    with directory.lock(where), signals.caught() as request:
+    hosts.join(load(where / directory.CONFIG, overrides).hosts)
+    with hosts.held(partial(directory.lock, where)), signals.caught() as request:
         made = setup.make(changes.applied(where, overrides, changed))
         point = _newest(made, where)
         if overrides:  # now that they are known to fit the checkpoint
-            directory.write(where / directory.CONFIG, dump(enclosed(made.config)[0]))
+            text = dump(enclosed(made.config)[0])
+            hosts.decided(lambda: directory.write(where / directory.CONFIG, text))
         return _run(made, where, point, until, request)
 
 
@@ -142,12 +147,17 @@ def _run(
             if stop < settings.steps:
                 return None
             seconds = time.perf_counter() - began
-            figures = summary.make(at.state, told.records(), settings.steps, seconds)
-            figures |= costs.figures({row["path"]: row["sparsity"] for row in figures["layers"]})
-            told.finish(figures)
+            last = at.state._replace(opt_state=hosts.gathered(at.state.opt_state))
 
-    dst.save_masks(where / directory.MASKS_FINAL, dst.masks(at.state.opt_state))
-    directory.write_json(where / directory.SUMMARY, figures)
+            def conclude() -> dict[str, Any]:
+                figures = summary.make(last, told.records(), settings.steps, seconds)
+                sparsities = {row["path"]: row["sparsity"] for row in figures["layers"]}
+                return figures | costs.figures(sparsities)
+
+            told.finish(figures := hosts.decided(conclude))
+
+    _keep(where / directory.MASKS_FINAL, dst.save_masks, dst.masks(last.opt_state))
+    hosts.decided(lambda: directory.write_json(where / directory.SUMMARY, figures))
     print(summary.table(figures))
     return figures
 
@@ -183,12 +193,12 @@ def _steps(
         at.step, at.drawn = at.step + 1, at.drawn + 1
         watch.took(at.step, metrics)
 
-        leaving = at.step == stop or signals.any_process_wants_to_stop(request)
-        saves, rank = at.step % save_every == 0, None
+        logs_now, saves, rank = at.step % log_every == 0, at.step % save_every == 0, None
+        leaving = at.step == stop or signals.any_process_wants_to_stop(request, agree=logs_now)
         if topology:
             told.log(at.step, "topology", observe(at.state))
             owed = owes(at.state, due)
-        if at.step % log_every == 0:
+        if logs_now:
             watch.look()
             speed = (at.step - logged) / (time.perf_counter() - since)
             told.log(at.step, "train", metrics | {"steps_per_second": np.float32(speed)})
@@ -199,7 +209,7 @@ def _steps(
             told.log(at.step, "eval", scores | observe(at.state) | forward_cost(at.state.opt_state))
             rank = score(scores)
         if at.step in snapshots:  # before the checkpoint: a run that is resumed has passed it
-            dst.save_weights(where / directory.weights(at.step), at.state.params)
+            _keep(where / directory.weights(at.step), dst.save_weights, at.state.params)
         if saves or leaving:
             watch.look()
             watch.look_at_weights(at.step, at.state)
@@ -211,12 +221,18 @@ def _position(at: Point) -> dict[str, Any]:
     return {"drawn": at.drawn}
 
 
+def _keep(path: Path, save: Callable[[Path, Any], None], arrays: Any) -> None:
+    """A file for good: of several processes, the first one writes it."""
+    whole = hosts.gathered(arrays)
+    hosts.decided(lambda: save(path, whole))
+
+
 def _first(made: Setup, where: Path) -> Point:
     """The beginning of a run."""
     start, state = made.config.start.step, made.begin()
-    dst.save_masks(where / directory.MASKS_INITIAL, dst.masks(state.opt_state))
+    _keep(where / directory.MASKS_INITIAL, dst.save_masks, dst.masks(state.opt_state))
     if start in made.config.train.snapshot_steps():
-        dst.save_weights(where / directory.weights(start), state.params)
+        _keep(where / directory.weights(start), dst.save_weights, state.params)
     return Point(start, state, drawn=start)
 
 

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+import jax
+
+from dst.train import hosts
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -55,7 +59,7 @@ def caught() -> Iterator[Request]:
         for second in _SIGNALS:  # ends the process without Python, which may be waiting for a step
             signal.signal(second, signal.SIG_DFL)
         # Not print: the signal may have come while something was being printed.
-        text = f"{request.name}: stopping after this step; a second signal stops at once\n"
+        text = f"{request.name}: stopping with a checkpoint; a second signal stops at once\n"
         os.write(2, text.encode())
 
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
@@ -68,7 +72,17 @@ def caught() -> Iterator[Request]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def any_process_wants_to_stop(request: Request) -> bool:
-    """Whether to stop at this step boundary. All processes of a run must get the same answer;
-    a run has one process so far."""
+def any_process_wants_to_stop(request: Request, agree: bool) -> bool:
+    """Whether to stop at this step boundary.
+
+    Several processes must stop after the same step, so they ask each other, and only where all do.
+
+    Args:
+      request: of this process; named after the fact where it came to another one.
+      agree: whether all processes ask now. They wait for each other, and for their devices.
+    """
+    if jax.distributed.is_initialized():
+        if not (agree and hosts.anywhere(request.name is not None)):
+            return False
+        request.name = request.name or "a signal to another process"
     return request.name is not None
