@@ -139,7 +139,8 @@ class Constant(nnx.Module):
 def test_evaluation_in_parts_is_the_mean_over_all_of_them():
     model = Constant()
     state = states.TrainState(states.parameters(model), (), None, {}, 0)
-    network = states.modes(model)
+    here = jax.tree.map(lambda x: x.sharding, state.params)
+    network = states.modes(model, here, "float32")
     parts = [jax.device_put(list(stream.testing(_dataset(at_once=n)))) for n in (10, 1024)]
     assert [len(x) for x in parts] == [3, 1]
     found = [evaluation.make(network, task.NEXT_BYTE, lambda x=x: x)(state) for x in parts]

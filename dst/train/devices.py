@@ -142,6 +142,7 @@ def placement(mesh: Mesh, batch_size: int, parts: int, model: nnx.Module) -> Pla
         jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lie(specs[path]))
         for path, x in zip(paths, leaves, strict=True)
     ]
+    matrices = {path: specs[path] for path, x in zip(paths, leaves, strict=True) if x.ndim > 1}
     whole = [
         lie(PartitionSpec(*(axis if axis == "model" else None for axis in specs[path])))
         for path in paths
@@ -151,11 +152,7 @@ def placement(mesh: Mesh, batch_size: int, parts: int, model: nnx.Module) -> Pla
         everywhere=lie(PartitionSpec()),
         params=treedef.unflatten(weights),
         whole=treedef.unflatten(whole),
-        notes=_left_whole(
-            mesh,
-            grid.shape,
-            {p: specs[p] for p, x in zip(paths, leaves, strict=True) if x.ndim > 1},
-        ),
+        notes=_left_whole(mesh, grid.shape, matrices),
     )
 
 
