@@ -127,14 +127,14 @@ def remount(path: Path, mode: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{mode}", str(path)], check=True)
 
 
-def dst(*arguments: object, **environment: str) -> subprocess.Popen:
+def dst(*arguments: object, output: int = subprocess.PIPE, **environment: str) -> subprocess.Popen:
     """The command line in a process of its own, on one device."""
     command = [sys.executable, "-W", "error", "-m", "dst.cli", *map(str, arguments)]
     return subprocess.Popen(
         command,
         env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
         text=True,
     )
 
