@@ -140,7 +140,7 @@ def assert_equal_losses(runs: list[Path], step: int) -> None:
     np.testing.assert_allclose(found[0].get(step, 0), found[1].get(step, 0), rtol=1e-2)
 
 
-STEPS = 2000
+STEPS = 900
 LONG = (
     f"train={{'steps': {STEPS}, 'log_every': 10, 'eval_every': 500, 'checkpoint_every': 100}}",
     "mesh.data=-1",
@@ -150,7 +150,7 @@ LONG = (
 def begun(tmp_path: Path, run: Path) -> subprocess.Popen:
     """Two processes under way, with checkpoints behind them."""
     process = launch(4, "train", write_small(tmp_path), *LONG, "--dir", run, XLA_FLAGS=QUICK)
-    until(process, run, 300)
+    until(process, run, 250)
     return process
 
 
@@ -190,12 +190,12 @@ def test_both_stop_at_one_step_and_processes_come_and_go(tmp_path):
     first = stopped(process, run)
 
     alone = faults.dst("resume", run, XLA_FLAGS=f"{QUICK} {EIGHT}")
-    until(alone, run, first + 200)
+    until(alone, run, first + 150)
     alone.send_signal(signal.SIGTERM)
     second = stopped(alone, run)
 
     process = launch(4, "resume", run, XLA_FLAGS=QUICK)
-    until(process, run, second + 200)
+    until(process, run, second + 150)
     process.send_signal(signal.SIGTERM)  # the launcher passes it on
     third = stopped(process, run)
     assert f"resuming at step {third} of {STEPS}" in done(launch(4, "resume", run, XLA_FLAGS=QUICK))

@@ -152,7 +152,7 @@ def held(take: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
 
 
 def anywhere(flag: bool) -> bool:
-    """Whether a flag is set in any process. All must ask at the same step; waits for devices."""
+    """Whether a flag is set in any process. All must ask, at one step; devices are waited for."""
     if not jax.distributed.is_initialized():
         return flag
     return bool(multihost_utils.process_allgather(flag).any())
