@@ -280,9 +280,9 @@ SMALL_MODELS = {
 @pytest.mark.parametrize("name", MODEL.options)
 def test_names_let_a_mesh_split_every_network(name):
     model = model_of(name, **SMALL_MODELS[name])
-    assert share_split(devices.Mesh(1, 2), model, "model") > 0.6
-    assert share_split(devices.Mesh(4, 2), model, "data") == 0
-    both = devices.Mesh(4, 2, fully_sharded=True)
+    assert share_split(config.Mesh(1, 2), model, "model") > 0.6
+    assert share_split(config.Mesh(4, 2), model, "data") == 0
+    both = config.Mesh(4, 2, fully_sharded=True)
     assert share_split(both, model, "model") > 0.6
     assert share_split(both, model, "data") > 0.9
     for _, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
@@ -299,12 +299,12 @@ class Unnamed(nnx.Module):
 
 def test_networks_without_names_are_split_along_their_longest_axis():
     model = nnx.eval_shape(lambda: Unnamed(8, 24))
-    found = devices.placement(devices.Mesh(8, fully_sharded=True), 8, 1, model)
+    found = devices.placement(config.Mesh(8, fully_sharded=True), 8, 1, model)
     assert found.params["hidden"]["kernel"].sharding.spec == P(None, "data")
     assert found.params["hidden"]["bias"].sharding.spec == P()
     assert found.whole["hidden"]["kernel"].spec == P(None, None)
     with pytest.raises(ValueError, match=r"mesh\.model would divide no weight among 2 devices"):
-        devices.placement(devices.Mesh(1, 2), 8, 1, model)
+        devices.placement(config.Mesh(1, 2), 8, 1, model)
 
 
 def test_what_the_mesh_leaves_whole_is_said(tmp_path):

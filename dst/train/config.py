@@ -21,7 +21,6 @@ from dst.train.architectures import MODEL
 from dst.train.data.digits import Digits
 from dst.train.data.stdlib import Stdlib
 from dst.train.data.tfds import Tfds
-from dst.train.devices import Mesh
 from dst.train.hosts import Hosts
 from dst.train.optim import Optimizer
 from dst.train.schema import Choice, Option, Section
@@ -138,6 +137,29 @@ class Wandb:
 
     mode: Literal["disabled", "offline", "online"] = "disabled"
     project: str = "dst"
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices, as a grid of `data` by `model`.
+
+    Attributes:
+      data: devices among which a batch is divided; -1: as many as there are.
+      model: devices that share the work of each layer, and the weights in it; 1: none do.
+      fully_sharded: whether weights, masks, moments and averages are divided among the devices of
+        `data` too, instead of being on each of them; every forward pass gathers the weights.
+    """
+
+    data: int = -1
+    model: int = 1
+    fully_sharded: bool = False
+
+    def __post_init__(self) -> None:
+        if self.data != -1 and self.data < 1:
+            raise ValueError(
+                f"data must be a number of devices >= 1, or -1 for all, got {self.data}."
+            )
+        checks.integer("model", self.model, at_least=1)
 
 
 DATA = Choice({"digits": Option(Digits), "stdlib": Option(Stdlib), "tfds:*": Option(Tfds)})

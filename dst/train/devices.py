@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from dst import checks
+from dst.train import config
 from dst.tree import flatten
 
 # The axis of the mesh that splits an axis of weights, by the name that networks give it. `data`
@@ -30,29 +29,6 @@ RULES = {
     "filters": "model",
     "vocab": "model",
 }
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Devices, as a grid of `data` by `model`.
-
-    Attributes:
-      data: devices among which a batch is divided; -1: as many as there are.
-      model: devices that share the work of each layer, and the weights in it; 1: none do.
-      fully_sharded: whether weights, masks, moments and averages are divided among the devices of
-        `data` too, instead of being on each of them; every forward pass gathers the weights.
-    """
-
-    data: int = -1
-    model: int = 1
-    fully_sharded: bool = False
-
-    def __post_init__(self) -> None:
-        if self.data != -1 and self.data < 1:
-            raise ValueError(
-                f"data must be a number of devices >= 1, or -1 for all, got {self.data}."
-            )
-        checks.integer("model", self.model, at_least=1)
 
 
 class Placement(NamedTuple):
@@ -108,7 +84,7 @@ class Placement(NamedTuple):
         return inputs, labels
 
 
-def placement(mesh: Mesh, batch_size: int, parts: int, model: nnx.Module) -> Placement:
+def placement(mesh: config.Mesh, batch_size: int, parts: int, model: nnx.Module) -> Placement:
     """The placement on the devices of all processes.
 
     Args:
@@ -181,7 +157,7 @@ def _lay(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(lay, tree, shardings)
 
 
-def _grid(mesh: Mesh) -> jax.sharding.Mesh:
+def _grid(mesh: config.Mesh) -> jax.sharding.Mesh:
     # The devices of a process are neighbours along `data`: what it reads of a batch is one range.
     devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     if mesh.model > len(devices):
@@ -229,7 +205,7 @@ def _split(grid: jax.sharding.Mesh, fully_sharded: bool, variable: Any) -> Parti
 
 
 def _left_whole(
-    mesh: Mesh, sizes: Mapping[str, int], matrices: Mapping[str, PartitionSpec]
+    mesh: config.Mesh, sizes: Mapping[str, int], matrices: Mapping[str, PartitionSpec]
 ) -> tuple[str, ...]:
     """A line for each axis of the mesh that is to split matrices and leaves some whole.
 
