@@ -158,7 +158,9 @@ class Forked:
     def __init__(self, cache: Path):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["dst.train.loop", "orbax.checkpoint"])
+        self._context.set_forkserver_preload(
+            ["dst.train.loop", "sklearn.datasets", "sklearn.model_selection", "rich.progress"]
+        )
 
     def start(self, config: Path, overrides: Sequence[str], run: Path) -> Any:
         """A process that begins the run, or resumes it where it is."""

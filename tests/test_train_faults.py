@@ -424,7 +424,7 @@ def test_evidence_fifty_kills(tmp_path):
     assert records(killed) == records(whole)
     assert_same(states_in(killed)[steps], states_in(whole)[steps])
     assert not list(killed.rglob("*.part"))
-    assert most < 10, "one checkpoint in the making, and the steps since"
+    assert most <= 10, "those of one checkpoint in the making, and the steps since"
     assert during >= KILLS // 5
     row(
         f"SIGKILL at {KILLS} random moments, {during} of them during a save",
