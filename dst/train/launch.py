@@ -37,6 +37,9 @@ def launch(command: Sequence[str], processes: int, devices: int | None = None) -
             f"{environment.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
             " --xla_cpu_enable_concurrency_optimized_scheduler=false"
         )
+        # Threads of XLA. With one for each device, those that wait to start a later step, of which
+        # at most 32 are under way, may keep the earlier ones from running: for ever.
+        environment["NPROC"] = str(max(os.cpu_count() or 1, 4 * devices))
     running: dict[int, subprocess.Popen] = {}
 
     def pass_on(number: int, frame: FrameType | None) -> None:
