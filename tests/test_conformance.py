@@ -190,7 +190,7 @@ def run_of(container: str, rule: dst.Rule, inner: str, options: Any) -> tuple[in
 
 def run_cell(container: str, method: str, inner: str, updates: int, options: Any = None) -> None:
     """Trains and asserts the laws of the grid after every step."""
-    case = FULL_GRID[method]
+    case = EVERYTHING[method]
     rule = case.method(updates).rule()
     accumulate, run = run_of(container, rule, inner, options)
 
@@ -277,10 +277,11 @@ LATENT = {
 # A container shows in the shape of the state alone. So the methods that came first meet every inner
 # optimizer in each, and the others in one.
 NEW = [*FIRST_RANK, *LATENT]
+EVERYTHING = METHODS | LATENT
 FULL_GRID = [
     (container, method, inner)
     for container in ("dict", "nnx", "dst.nnx", "linen")
-    for method in [*METHODS, *LATENT]
+    for method in EVERYTHING
     for inner in [*INNERS, *AROUND]
     if container == "dict" or method not in NEW or inner == "adamw"
     if container != "dst.nnx" or inner not in AROUND  # it wraps by itself

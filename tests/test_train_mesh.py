@@ -18,9 +18,9 @@ import dst
 from dst.train import checkpoint, config, devices, directory, loop, optim, setup
 from dst.train import state as states
 from dst.train.architectures import MODEL
-from dst.train.data import digits
+from dst.train.data import digits, stream
 from tests.runs import QUICK
-from tests.training import assert_same, batch, small, write_small
+from tests.training import assert_same, batch, saved, small, write_small
 
 MESHES = {
     "1": ("mesh.data=1",),
@@ -194,7 +194,7 @@ def test_a_run_saved_on_eight_devices_goes_on_with_one_and_four_and_back(runs, t
     _, state = eight.train(eight.first, 0, 12)
     truth = jax.device_get(state)
     for step, there in enumerate((eight, one, eight, four, eight), start=12):
-        checkpoint.save(tmp_path, step, state, keep=1)
+        saved(tmp_path, {step: state}, keep=1)
         state = checkpoint.restore(tmp_path, step, there.first)
         assert_same(jax.device_get(state), truth)
     for run in (eight, one):
@@ -205,21 +205,21 @@ def test_a_run_saved_on_eight_devices_goes_on_with_one_and_four_and_back(runs, t
 
 @pytest.mark.evidence
 def test_a_resumed_run_trains_on_for_100_steps_on_another_mesh(tmp_path, capsys):
-    saved = config.load(
+    settings = config.load(
         write_small(tmp_path),
         [*SETTINGS, *MESHES["8 fully sharded"], "train.steps=400", "train.checkpoint_every=20"],
     )
     run, last = tmp_path / "run", None
-    loop.train(saved, run, until=100)
+    loop.train(settings, run, until=100)
     for mesh, until in (("1", 200), ("4 x 2", 300), ("8 fully sharded", 400)):
         file = run / directory.CONFIG
         before = config.load(file)
         kept = checkpoint.steps(run / directory.CHECKPOINTS)[-1]
         restored = []
-        for settings in ((), MESHES[mesh]):
-            if settings:
+        for changes in ((), MESHES[mesh]):
+            if changes:
                 defaults = ("mesh.model=1", "mesh.fully_sharded=false")
-                file.write_text(config.dump(config.load(file, [*defaults, *settings])))
+                file.write_text(config.dump(config.load(file, [*defaults, *changes])))
             like = setup.make(config.load(file)).begin()
             restored.append(checkpoint.restore(run / directory.CHECKPOINTS, kept, like))
         assert before.mesh != config.load(file).mesh
@@ -337,7 +337,7 @@ def test_bfloat16_logits_are_those_of_rounded_weights(tmp_path):
     made = setup.make(small(tmp_path, "train.compute=bfloat16"))
     state = made.begin()
     state = state._replace(params=jax.tree.map(lambda w: 8 * w, state.params))
-    ((inputs, labels),) = digits.load().test_batches()
+    ((inputs, labels),) = stream.testing(digits.load())
 
     def loss(kind):
         x = jnp.asarray(inputs.reshape(len(inputs), -1), kind)
