@@ -93,5 +93,10 @@ def placed_like(mask: Array, leaf: Any) -> Array:
     if isinstance(leaf, jax.core.Tracer):
         return shard_alike(mask, leaf)[0]
     # Only what the user has placed is placed: committing more would compile the step twice.
-    placed = isinstance(leaf, jax.Array) and leaf.committed
-    return jax.device_put(mask, leaf.sharding) if placed else mask
+    if not (isinstance(leaf, jax.Array) and leaf.committed):
+        return mask
+    if mask.is_fully_addressable and not leaf.is_fully_addressable:
+        # JAX 0.10.2 makes an array that cannot be saved of a local one that it puts on devices of
+        # several processes with one device each; of NumPy's it makes a good one.
+        return jax.device_put(np.asarray(mask), leaf.sharding)
+    return jax.device_put(mask, leaf.sharding)
