@@ -80,6 +80,10 @@ BAD = {
     "batch larger than the data": (["data.batch_size=2000"], ["data.batch_size", "1437"]),
     "more devices than there are": (["mesh.data=999"], ["mesh.data", "at most", "999"]),
     "more devices to a layer than there are": (["mesh.model=99"], ["mesh.model", "at most", "99"]),
+    "a layer on devices that leave some over": (
+        ["mesh.model=3"],
+        ["mesh.model must divide", "got 3"],
+    ),
     "a grid of more devices than there are": (
         ["mesh.model=4", "mesh.data=4"],
         ["mesh.data must be at most", "with mesh.model=4, got 4"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,6 @@ from dst.methods.itop import RIGL_ITOP, SET_ITOP
 from dst.methods.journey import JOURNEY
 from dst.methods.smet import SMET
 from dst.rule import Rule
-from dst.schedule import Duration, duration, resolve
 from dst.train import plain, recipes, schema
 from dst.train.architectures import MODEL
 from dst.train.data.digits import Digits
@@ -24,142 +23,12 @@ from dst.train.data.tfds import Tfds
 from dst.train.hosts import Hosts
 from dst.train.optim import Optimizer
 from dst.train.schema import Choice, Option, Section
+from dst.train.sections import Mesh, Sparsify, Train, Wandb
 from dst.train.start import FixedMasks, Start
 
 
 class ConfigError(ValueError):
     """A config that cannot be run: the file, the key, what was expected, what was found."""
-
-
-@dataclass(frozen=True)
-class Override:
-    """What differs for the leaves of one pattern.
-
-    Attributes:
-      sparsity: in [0, 1); 0 leaves them dense.
-    """
-
-    sparsity: float
-
-    def __post_init__(self) -> None:
-        checks.fraction("sparsity", self.sparsity, below_one=True)
-
-
-@dataclass(frozen=True)
-class Sparsify:
-    """Arguments of :func:`dst.sparsify` beside the method.
-
-    Attributes:
-      select: pattern or patterns of the leaves that are sparse (`!pattern` takes out again);
-        null: leaves of two or more dimensions except embeddings, positions and norms.
-      overrides: settings by leaf pattern.
-      stacked: number of leading axes that enumerate layers, by leaf pattern.
-      initial: the connections to start with: random ones, or those of largest initial weight;
-        null: what the method says, mostly random.
-    """
-
-    select: str | tuple[str, ...] | None = None
-    overrides: Mapping[str, Override] = field(default_factory=dict)
-    stacked: Mapping[str, int] = field(default_factory=dict)
-    initial: Literal["random", "magnitude"] | None = None
-
-
-@dataclass(frozen=True)
-class Train:
-    """How long, and what happens how often. Durations are steps or percent of training.
-
-    Attributes:
-      steps: optimizer updates.
-      log_every: between records of the training loss.
-      eval_every: between evaluations on the test set.
-      checkpoint_every: between checkpoints.
-      keep: how many checkpoints stay, the newest.
-      keep_best: how many stay beside them because they are the best on the test set. Above 0 every
-        checkpoint of `checkpoint_every` is evaluated; one that was written because a run was
-        stopped is not, and stays only while it is among the newest.
-      on_nonfinite: what happens at a loss, gradient or weight that is no finite number. stop: the
-        run ends. skip: that update is left out. rollback: back to the newest checkpoint, and on
-        with the batches after the bad one; at most 3 times from the same checkpoint.
-      recalibrate: training batches over which BatchNorm's statistics are averaged anew for every
-        evaluation, since running averages lag behind masks that change. 0: the running averages,
-        which are what a checkpoint holds. Without BatchNorm nothing happens.
-      snapshots: after which the weights are kept for good, in weights-<step>.safetensors.
-      compute: type in which layers multiply and add. Whatever it is, weights, scores, moments,
-        BatchNorm's statistics and the loss are float32.
-    """
-
-    steps: int
-    log_every: Duration = 50
-    eval_every: Duration = "5%"
-    checkpoint_every: Duration = "10%"
-    keep: int = 3
-    keep_best: int = 0
-    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
-    recalibrate: int = 0
-    snapshots: tuple[Duration, ...] = ()
-    compute: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self) -> None:
-        checks.integer("steps", self.steps, at_least=1)
-        checks.integer("keep", self.keep, at_least=1)
-        checks.integer("keep_best", self.keep_best, at_least=0)
-        checks.integer("recalibrate", self.recalibrate, at_least=0)
-        for name in ("log_every", "eval_every", "checkpoint_every"):
-            duration(name, getattr(self, name))
-            checks.integer(name, self.interval(name), at_least=1)
-        for i, step in enumerate(self.snapshots):
-            duration(f"snapshots[{i}]", step)
-        if late := [n for n in self.snapshot_steps() if n > self.steps]:
-            raise ValueError(
-                f"snapshots must lie within the {self.steps} steps of training, got {late[0]}."
-            )
-
-    def interval(self, name: str) -> int:
-        """``log_every``, ``eval_every`` or ``checkpoint_every`` in steps; percentages give at
-        least one."""
-        value = getattr(self, name)
-        found = resolve(name, value, self.steps, "")
-        return max(found, 1) if isinstance(value, str) else found
-
-    def snapshot_steps(self) -> set[int]:
-        """``snapshots`` in steps."""
-        return {resolve("snapshots", value, self.steps, "") for value in self.snapshots}
-
-
-@dataclass(frozen=True)
-class Wandb:
-    """Weights & Biases.
-
-    Attributes:
-      mode: offline records into the run directory, for `wandb sync` later.
-      project: where the run appears.
-    """
-
-    mode: Literal["disabled", "offline", "online"] = "disabled"
-    project: str = "dst"
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Devices, as a grid of `data` by `model`.
-
-    Attributes:
-      data: devices among which a batch is divided; -1: as many as there are.
-      model: devices that share the work of each layer, and the weights in it; 1: none do.
-      fully_sharded: whether weights, masks, moments and averages are divided among the devices of
-        `data` too, instead of being on each of them; every forward pass gathers the weights.
-    """
-
-    data: int = -1
-    model: int = 1
-    fully_sharded: bool = False
-
-    def __post_init__(self) -> None:
-        if self.data != -1 and self.data < 1:
-            raise ValueError(
-                f"data must be a number of devices >= 1, or -1 for all, got {self.data}."
-            )
-        checks.integer("model", self.model, at_least=1)
 
 
 DATA = Choice({"digits": Option(Digits), "stdlib": Option(Stdlib), "tfds:*": Option(Tfds)})

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from dst.train import config
+from dst.train.sections import Mesh
 from dst.tree import flatten
 
 # The axis of the mesh that splits an axis of weights, by the name that networks give it. `data`
@@ -84,7 +84,7 @@ class Placement(NamedTuple):
         return inputs, labels
 
 
-def placement(mesh: config.Mesh, batch_size: int, parts: int, model: nnx.Module) -> Placement:
+def placement(mesh: Mesh, batch_size: int, parts: int, model: nnx.Module) -> Placement:
     """The placement on the devices of all processes.
 
     Args:
@@ -157,11 +157,16 @@ def _lay(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(lay, tree, shardings)
 
 
-def _grid(mesh: config.Mesh) -> jax.sharding.Mesh:
+def _grid(mesh: Mesh) -> jax.sharding.Mesh:
     # The devices of a process are neighbours along `data`: what it reads of a batch is one range.
     devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     if mesh.model > len(devices):
         raise ValueError(f"mesh.model must be at most {len(devices)} devices, got {mesh.model}.")
+    if mesh.data == -1 and len(devices) % mesh.model:
+        raise ValueError(
+            f"mesh.model must divide the {len(devices)} devices, got {mesh.model}. Change it, or "
+            "set mesh.data to use some of them."
+        )
     n = len(devices) // mesh.model if mesh.data == -1 else mesh.data
     if n * mesh.model > len(devices):
         raise ValueError(
@@ -205,7 +210,7 @@ def _split(grid: jax.sharding.Mesh, fully_sharded: bool, variable: Any) -> Parti
 
 
 def _left_whole(
-    mesh: config.Mesh, sizes: Mapping[str, int], matrices: Mapping[str, PartitionSpec]
+    mesh: Mesh, sizes: Mapping[str, int], matrices: Mapping[str, PartitionSpec]
 ) -> tuple[str, ...]:
     """A line for each axis of the mesh that is to split matrices and leaves some whole.
 

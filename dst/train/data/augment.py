@@ -14,9 +14,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 _TRIES = 10
 
-Images = (
-    Sequence[np.ndarray] | np.ndarray
-)  # of different sizes, or ``[n, height, width, channels]``
+# Of different sizes, or ``[n, height, width, channels]``.
+Images = Sequence[np.ndarray] | np.ndarray
 
 
 def pad_and_crop(images: np.ndarray, chance: np.ndarray, margin: int = 4) -> np.ndarray:
