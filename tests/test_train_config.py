@@ -81,7 +81,7 @@ BAD = {
     "more devices than there are": (["mesh.data=999"], ["mesh.data", "at most", "999"]),
     "more devices to a layer than there are": (["mesh.model=99"], ["mesh.model", "at most", "99"]),
     "a layer on devices that leave some over": (
-        ["mesh.model=3"],
+        ["mesh.data=-1", "mesh.model=3"],
         ["mesh.model must divide", "got 3"],
     ),
     "a grid of more devices than there are": (
