@@ -13,8 +13,8 @@ import argparse
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from itertools import repeat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -261,20 +261,20 @@ class Loop:
     """Steps of a training run one after the other, as a run takes them: looked at once in a while.
 
     Args:
-      step: see :func:`dst.train.step.make`.
+      call: ``(state, inputs, labels) -> state, metrics``: one update or several.
       begin: the state before the first step.
-      steps: that are taken at every call.
+      calls: that are made at a time.
     """
 
-    def __init__(self, step: Callable[..., Any], begin: Callable[[], Any], steps: int):
-        self.step, self.state, self.steps = step, begin(), steps
+    def __init__(self, call: Callable[..., Any], begin: Callable[[], Any], calls: int):
+        self.call, self.state, self.calls = call, begin(), calls
 
-    def over(self, batches: Iterator[Any]) -> Callable[[], Any]:
-        """A function that takes steps over these batches."""
+    def over(self, draw: Callable[[], Any]) -> Callable[[], Any]:
+        """A function that makes the calls with the batches that it draws."""
 
         def run() -> Any:
-            for _ in range(self.steps):
-                self.state, metrics = self.step(self.state, *next(batches), topology=False)
+            for _ in range(self.calls):
+                self.state, metrics = self.call(self.state, *draw())
             return metrics
 
         return run
@@ -283,17 +283,30 @@ class Loop:
 def bench_input(rounds: int) -> list[tuple[str, str, str]]:
     """Steps with their input, read as a run reads it, over steps with one batch that stays."""
     quickstart = setup.make(config.load(ROOT / "configs/digits/rigl.yaml", ["mesh.data=1"]))
-    cifar, loop = cifar_shaped()
-    cases = {
-        "quickstart": (quickstart.batches(0), Loop(quickstart.step, quickstart.begin, 50), rounds),
-        "ResNet-20, CIFAR-shaped": (cifar, loop, max(rounds // 10, 5)),
+    together = quickstart.config.train.steps_per_call
+    digits, (cifar, resnet) = quickstart.batches(0), cifar_shaped()
+
+    def several(state: Any, *batches: Any) -> Any:
+        return quickstart.steps(state, *batches, together)[:2]
+
+    # By name: the stream, what draws from it, the loop, updates in a call of it, rounds.
+    cases: dict[str, tuple[stream.Batches, Callable[[], Any], Loop, int, int]] = {
+        f"quickstart, {together} steps a call": (
+            digits,
+            lambda: digits.take(together),
+            Loop(several, quickstart.begin, 5),
+            together,
+            rounds,
+        ),
+        "ResNet-20, CIFAR-shaped": (cifar, lambda: next(cifar), resnet, 1, max(rounds // 10, 5)),
     }
     rows = []
-    for name, (batches, loop, turns) in cases.items():
-        runs = {"fixed": loop.over(repeat(next(batches))), "read": loop.over(batches)}
+    for name, (batches, draw, loop, updates, turns) in cases.items():
+        fixed = draw()
+        runs = {"fixed": loop.over(partial(tuple, fixed)), "read": loop.over(draw)}
         s = interleaved(runs, turns, warmup=1)
         batches.close()
-        ms = float(np.median(s["fixed"])) / loop.steps * 1e3
+        ms = float(np.median(s["fixed"])) / loop.calls / updates * 1e3
         rows.append((f"step, {name}, batch that stays", f"{ms:.2f} ms", ""))
         rows.append(("  with input / without", f"{ratio(s, 'read', 'fixed'):.3f}", "at most 1.05"))
     return rows
@@ -323,7 +336,7 @@ def cifar_shaped() -> tuple[stream.Batches, Loop]:
         params = placement.put(state.parameters(network))
         return placement.put(state.initial(params, state.variables(network), tx, False))
 
-    return batches, Loop(step_, begin, 1)
+    return batches, Loop(partial(step_, topology=False), begin, 1)
 
 
 def bench_memory() -> list[tuple[str, str, str]]:

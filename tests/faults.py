@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import multiprocessing
 import os
 import signal
@@ -12,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 
 from dst.train import directory, logs, setup
+from dst.train.data import stream
 from tests.training import ROOT
 
 
@@ -41,6 +41,33 @@ def row(injected: str, seen: str, lost: str) -> None:
     print(f"| {injected} | {seen} | {lost} |")
 
 
+class _Batches(stream.Batches):
+    """A stream with actions before its batches, counted from 1; the ``bad`` ones hold a NaN."""
+
+    def __init__(self, found: Any, count: int, actions: dict[int, Callable], bad: Sequence[int]):
+        self._found, self._count, self._actions, self._bad = found, count, actions, bad
+
+    def __next__(self) -> tuple[Any, Any]:
+        (bad,) = self._drawn(1)
+        inputs, labels = next(self._found)
+        return (jnp.asarray(inputs).at[0, 0].set(np.nan) if bad else inputs), labels
+
+    def take(self, n: int) -> tuple[Any, Any]:
+        bad = [i for i, found in enumerate(self._drawn(n)) if found]
+        inputs, labels = self._found.take(n)
+        return (jnp.asarray(inputs).at[np.array(bad), 0, 0].set(np.nan) if bad else inputs), labels
+
+    def close(self) -> None:
+        self._found.close()
+
+    def _drawn(self, n: int) -> list[bool]:
+        drawn = range(self._count + 1, self._count + 1 + n)
+        self._count += n
+        for i in drawn:
+            self._actions.get(i, lambda: None)()
+        return [i in self._bad for i in drawn]
+
+
 @contextmanager
 def before_step(
     monkeypatch: pytest.MonkeyPatch, actions: dict[int, Callable[[], Any]], bad: Sequence[int] = ()
@@ -53,15 +80,9 @@ def before_step(
 
     def made(config):
         found = make(config)
-
-        def batches(count):
-            with closing(found.batches(count)) as stream:
-                for n in itertools.count(count + 1):
-                    actions.get(n, lambda: None)()
-                    inputs, labels = next(stream)
-                    yield (jnp.asarray(inputs).at[0, 0].set(np.nan) if n in bad else inputs), labels
-
-        return found._replace(batches=batches)
+        return found._replace(
+            batches=lambda count: _Batches(found.batches(count), count, actions, bad)
+        )
 
     with monkeypatch.context() as patched:
         patched.setattr(setup, "make", made)

@@ -116,11 +116,11 @@ def test_two_processes_read_disjoint_halves_of_the_batch_of_one():
     everything = stream.Source(dataset, 3, 16, np.arange(16))
     halves = [stream.Source(dataset, 3, 16, own) for own in rows]
     for count in range(6):
-        inputs, labels = everything[count]
+        inputs, labels = everything.batch(count)
         for own, half in zip(rows, halves, strict=True):
             # The same examples at the same places, augmented alike.
-            np.testing.assert_array_equal(half[count][0], inputs[own])
-            np.testing.assert_array_equal(half[count][1], labels[own])
+            np.testing.assert_array_equal(half.batch(count)[0], inputs[own])
+            np.testing.assert_array_equal(half.batch(count)[1], labels[own])
 
 
 def test_devices_hold_their_share_of_the_batch_of_one():
@@ -151,3 +151,28 @@ def test_an_example_that_cannot_be_read_stops_the_run():
     dataset = data.Dataset(Broken(9), Broken(9), (1,), 9, task.CLASSES, threads=2)
     with closing(_batches(dataset)) as found, pytest.raises(OSError, match="this file is broken"):
         next(found)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("count", [0, 7])
+def test_several_batches_at_once_are_those_that_follow_each_other(devices, count):
+    if jax.local_device_count() < devices:
+        pytest.skip("needs four devices")
+    dataset, shape = _numbers(), (2, 8)
+    with closing(_batches(dataset, shape=shape)) as one:
+        expected = [next(one) for _ in range(20)][count:]
+    found, sharding = [], _sharding(devices)
+    with closing(stream.Batches(dataset, 3, shape, sharding, count, most=4)) as several:
+        for n in (4, 1, 3, 0, 2):
+            if n == 0:
+                found.append(next(several))
+                continue
+            inputs, labels = several.take(n)
+            assert inputs.shape[:3] == (4, *shape) and labels.shape == (4, *shape)
+            if devices > 1:
+                assert inputs.sharding.shard_shape(inputs.shape)[:3] == (4, 2, 8 // devices)
+            found += zip(inputs[:n], labels[:n], strict=True)
+    assert len(found) == 11
+    for (a, b), (c, d) in zip(found, expected, strict=False):
+        np.testing.assert_array_equal(a, c)
+        np.testing.assert_array_equal(b, d)

@@ -100,7 +100,7 @@ def _dataset(**changes):
 def test_batches_are_functions_of_seed_and_step_and_epochs_show_all_pieces():
     def first_bytes(seed, steps):
         source = stream.Source(_dataset(), seed, 6, np.arange(6))
-        return [source[step][0][:, 0] for step in steps]
+        return [source.batch(step)[0][:, 0] for step in steps]
 
     found = first_bytes(3, range(8))
     np.testing.assert_array_equal(found, first_bytes(3, reversed(range(8)))[::-1])

@@ -101,14 +101,14 @@ def test_every_epoch_shows_every_example_once(kind, home):
     found = tfds.load(f"toy_{kind}", _settings(home, augment=how))
     n = len(found.train)
     source = stream.Source(found, 0, 5, np.arange(5))
-    labels = np.concatenate([source[count][1] for count in range(n)])
+    labels = np.concatenate([source.batch(count)[1] for count in range(n)])
     everything = found.train.source.read(np.arange(n))[1]
     for epoch in labels.reshape(5, n):
         np.testing.assert_array_equal(np.sort(epoch), np.sort(everything))
     # Augmented by the count alone: again the same, and at another count differently.
-    np.testing.assert_array_equal(source[2][0], source[2][0])
+    np.testing.assert_array_equal(source.batch(2)[0], source.batch(2)[0])
     order = stream.indices(n, 5, 0, 2)
-    assert not np.array_equal(source[2][0], found.train.take(order)[0])
+    assert not np.array_equal(source.batch(2)[0], found.train.take(order)[0])
 
 
 def test_what_is_too_large_for_memory_gives_the_same_batches(home, monkeypatch):
@@ -119,7 +119,7 @@ def test_what_is_too_large_for_memory_gives_the_same_batches(home, monkeypatch):
     assert (held.threads, read.threads > 0) == (0, True)
     for count in (0, 9):
         for a, b in zip(
-            *(stream.Source(x, 1, 8, np.arange(8))[count] for x in (held, read)), strict=True
+            *(stream.Source(x, 1, 8, np.arange(8)).batch(count) for x in (held, read)), strict=True
         ):
             np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match=r"data.mean and data.std must be given for tfds:toy_pic"):
@@ -263,7 +263,7 @@ from dst.train.data import load, stream
 overrides = {_overrides(home)!r}
 found = load(config.load({str(write_small(tmp_path))!r}, overrides).data)
 next(stream.testing(found))
-stream.Source(found, 0, 8, np.arange(8))[0]
+stream.Source(found, 0, 8, np.arange(8)).batch(0)
 assert "tensorflow_datasets" in sys.modules
 assert "tensorflow" not in sys.modules
 """

@@ -22,6 +22,7 @@ FREE = (
     "train.keep",
     "train.keep_best",
     "train.on_nonfinite",
+    "train.steps_per_call",
 )
 # What a run that has begun cannot take back.
 _FIXED = ("start",)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dst.train import checkpoint, hosts
 from dst.train.state import TrainState
@@ -45,19 +46,24 @@ class Watch:
 
     def __init__(self, policy: str, state: TrainState):
         self._skips = policy == "skip"
-        self._losses: dict[int, Any] = {}  # of the steps since they were last looked at
+        self._losses: list[tuple[range, Any]] = []  # of the steps since they were last looked at
         self._skipped: Any = int(state.skipped)  # the array is given away with its state
         self._before, self._in_a_row = self._skipped, 0
 
-    def took(self, step: int, metrics: Metrics) -> None:
-        """A step was taken."""
-        self._losses[step] = metrics["loss"]
+    def took(self, steps: range, losses: Any, metrics: Metrics) -> None:
+        """Steps were taken: their losses, as one number or ``[len(steps) or more]``, and the
+        metrics of the last one."""
+        self._losses.append((steps, losses))
         self._skipped = metrics.get("skipped", self._skipped)
 
     def look(self, tested: Mapping[int, Any] | None = None) -> None:
         """Raises Diverged at the first training loss, or loss on the test set, by step, that is not
         finite; and under ``skip`` when nothing but skips is left."""
-        losses, skipped = jax.device_get((self._losses, self._skipped))
+        taken = [steps for steps, _ in self._losses]
+        found, skipped = jax.device_get(([x for _, x in self._losses], self._skipped))
+        losses: dict[int, Any] = {}
+        for steps, values in zip(taken, found, strict=True):
+            losses |= zip(steps, np.atleast_1d(values), strict=False)
         if self._skips:
             self._count(int(skipped), list(losses))
             losses = {}

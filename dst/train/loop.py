@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ import dst
 from dst.train import changes, checkpoint, directory, hosts, logs, setup, signals, summary
 from dst.train.config import Config, dump, enclosed, load
 from dst.train.costs import RunCosts
+from dst.train.data.stream import Batches
 from dst.train.divergence import Diverged, Rollback, Watch
 from dst.train.setup import Setup
 from dst.train.signals import Stopped
@@ -167,7 +168,7 @@ def _steps(
     where: Path,
     at: Point,
     stop: int,
-    batches: Iterator[tuple[Any, Any]],
+    batches: Batches,
     costs: RunCosts,
     writer: checkpoint.Writer,
     told: logs.Loggers,
@@ -179,6 +180,12 @@ def _steps(
     eval_every = settings.interval("eval_every")
     save_every = settings.interval("checkpoint_every")
     snapshots = settings.snapshot_steps()
+
+    def pauses(step: int) -> bool:
+        """Whether a call has to end after this step."""
+        due = any(step % every == 0 for every in (log_every, eval_every, save_every))
+        return due or step == stop or step in snapshots or made.fires(step)
+
     forward_cost = jax.jit(costs.costs.metrics)
 
     watch = Watch(settings.on_nonfinite, at.state)
@@ -189,9 +196,15 @@ def _steps(
     while not leaving:
         fires = made.fires(at.step)
         topology, due = fires or owed, due + fires
-        at.state, metrics = made.step(at.state, *next(batches), topology=topology)
-        at.step, at.drawn = at.step + 1, at.drawn + 1
-        watch.took(at.step, metrics)
+        if topology or settings.steps_per_call == 1:
+            n, batch = 1, next(batches)
+            at.state, metrics = made.step(at.state, *batch, topology=topology)
+            losses = metrics["loss"]
+        else:
+            n = _uninterrupted(at.step, settings.steps_per_call, pauses)
+            at.state, metrics, losses = made.steps(at.state, *batches.take(n), n)
+        watch.took(range(at.step + 1, at.step + 1 + n), losses, metrics)
+        at.step, at.drawn = at.step + n, at.drawn + n
 
         logs_now, saves, rank = at.step % log_every == 0, at.step % save_every == 0, None
         leaving = at.step == stop or signals.any_process_wants_to_stop(request, agree=logs_now)
@@ -214,6 +227,11 @@ def _steps(
             watch.look()
             watch.look_at_weights(at.step, at.state)
             writer.save(at.step, at.state, _position(at), rank)
+
+
+def _uninterrupted(begin: int, most: int, pauses: Callable[[int], bool]) -> int:
+    """How many updates follow one another from a step on, at least one."""
+    return next((n for n in range(1, most) if pauses(begin + n)), most)
 
 
 def _position(at: Point) -> dict[str, Any]:

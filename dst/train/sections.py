@@ -65,6 +65,10 @@ class Train:
       snapshots: after which the weights are kept for good, in weights-<step>.safetensors.
       compute: type in which layers multiply and add. Whatever it is, weights, scores, moments,
         BatchNorm's statistics and the loss are float32.
+      steps_per_call: updates that one call of the compiled program makes, at most: it ends before
+        a topology step, and where something is logged, evaluated or saved. Above 1, small networks
+        do not wait for Python between updates; their batches lie on the devices together, and a
+        signal is answered after the call.
     """
 
     steps: int
@@ -77,9 +81,11 @@ class Train:
     recalibrate: int = 0
     snapshots: tuple[Duration, ...] = ()
     compute: Literal["float32", "bfloat16"] = "float32"
+    steps_per_call: int = 1
 
     def __post_init__(self) -> None:
         checks.integer("steps", self.steps, at_least=1)
+        checks.integer("steps_per_call", self.steps_per_call, at_least=1)
         checks.integer("keep", self.keep, at_least=1)
         checks.integer("keep_best", self.keep_best, at_least=0)
         checks.integer("recalibrate", self.recalibrate, at_least=0)

@@ -40,6 +40,7 @@ class Setup(NamedTuple):
       batches: the training batches from the one after ``count`` updates on, to be closed; their
         position is the count. See :class:`dst.train.data.stream.Batches`.
       step: see :func:`dst.train.step.make`.
+      steps: see :func:`dst.train.step.several`.
       evaluate: see :func:`dst.train.evaluation.make`.
       evaluate_halves: the same on the even and on the odd test examples: one half to choose by,
         the other to judge by.
@@ -53,6 +54,7 @@ class Setup(NamedTuple):
     begin: Callable[[], TrainState]
     batches: Callable[[int], stream.Batches]
     step: Callable[..., tuple[TrainState, Metrics]]
+    steps: Callable[..., tuple[TrainState, Metrics, Array]]
     evaluate: Callable[[TrainState], Scores]
     evaluate_halves: Callable[[TrainState], tuple[Scores, ...]]
     costs: Callable[[], costs.RunCosts]
@@ -114,7 +116,9 @@ def _make(config: Config) -> Setup:
     shape = (parts, size // parts)
 
     def batches(count: int) -> stream.Batches:
-        return stream.Batches(dataset, config.seed, shape, placement.batch, count)
+        return stream.Batches(
+            dataset, config.seed, shape, placement.batch, count, config.train.steps_per_call
+        )
 
     plan = tx.plan(shapes)
     one = jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype)
@@ -136,6 +140,15 @@ def _make(config: Config) -> Setup:
         kept = None if dataset.threads else list(test())
         return evaluation.make(network, dataset.task, test if kept is None else lambda: kept, anew)
 
+    one_update = step.make(
+        network,
+        dataset.task,
+        tx,
+        rate,
+        ema,
+        placement,
+        skip=config.train.on_nonfinite == "skip",
+    )
     each = [judged(i, 2) for i in (0, 1)]
 
     def halves(now: TrainState) -> tuple[Scores, ...]:
@@ -148,15 +161,8 @@ def _make(config: Config) -> Setup:
         fires=tx.fires,
         begin=begin,
         batches=batches,
-        step=step.make(
-            network,
-            dataset.task,
-            tx,
-            rate,
-            ema,
-            placement,
-            skip=config.train.on_nonfinite == "skip",
-        ),
+        step=one_update,
+        steps=step.several(one_update),
         evaluate=judged(),
         evaluate_halves=halves,
         costs=lambda: costs.measure(model, one, plan, tx.rule, steps),

@@ -95,6 +95,37 @@ def make(
     return jax.jit(step, static_argnames="topology", donate_argnames="state")
 
 
+def several(
+    step: Callable[..., tuple[TrainState, Metrics]],
+) -> Callable[..., tuple[TrainState, Metrics, Array]]:
+    """Updates between two topology steps, as one compiled function for any number of them.
+
+    How they are cut into calls changes no bit: it is one loop, whose length is an argument.
+
+    Args:
+      step: as :func:`make` gives it.
+
+    Returns:
+      ``steps(state, inputs, labels, n) -> state, metrics of the last update, losses [most]``, of
+      which the first ``n`` are those of the updates. Inputs and labels are batches one after
+      another, ``[most, parts, batch, ...]``; 1 <= ``n`` <= ``most``. ``state`` is donated.
+    """
+
+    def steps(
+        state: TrainState, inputs: Array, labels: Array, n: Array
+    ) -> tuple[TrainState, Metrics, Array]:
+        def one(i: Array, so_far: Any) -> Any:
+            state, _, losses = so_far
+            state, metrics = step(state, inputs[i], labels[i], topology=False)
+            return state, metrics, losses.at[i].set(metrics["loss"])
+
+        shapes = jax.eval_shape(partial(step, topology=False), state, inputs[0], labels[0])[1]
+        metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return lax.fori_loop(0, n, one, (state, metrics, jnp.zeros(len(inputs))))
+
+    return jax.jit(steps, donate_argnames="state")
+
+
 @jax.jit
 def observe(state: TrainState) -> Metrics:
     """The metrics of the masks (:func:`dst.metrics`), and the churn of the last topology step:
