@@ -209,6 +209,28 @@ def test_edge_popup_trains_scores_and_nothing_else(train_dense):
         assert moved == train_dense
 
 
+def test_edge_popup_scores_move_as_autodiff_through_their_size_says():
+    """Ranked by size, straight through: ``w (mask + |s| - stop(|s|))``, as the authors' code."""
+    tx = quick(dst.sparsify(optax.sgd(0.1), dst.EdgePopup(0.75)))
+    params, state = begin(tx, initial_params())
+    old = {name: state.memory[name]["kernel"] for name in ("hidden", "out")}
+
+    def loss(scores):
+        used = {}
+        for name, s in scores.items():
+            mask, size = dst.masks(state)[f"{name}/kernel"], jnp.abs(s)
+            kernel = old[name]["fixed"] * (mask + size - lax.stop_gradient(size))
+            used[name] = {"kernel": kernel, "bias": params[name]["bias"]}
+        return error(forward(used, X))
+
+    expected = jax.grad(loss)({name: x["latent"] for name, x in old.items()})
+    assert any((np.asarray(x["latent"]) < 0).any() for x in old.values())
+    _, state = tx.update(gradients(params), state, params)
+    for name, x in old.items():
+        moved = state.memory[name]["kernel"]["latent"] - x["latent"]
+        np.testing.assert_allclose(moved, -0.1 * expected[name], atol=1e-7)
+
+
 @pytest.mark.parametrize("anneal", [0, 6])
 def test_top_k_weights_equal_a_plain_loop_bit_for_bit(anneal):
     """AdamW on all weights, then only the k largest of every matrix stay."""
