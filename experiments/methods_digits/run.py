@@ -193,13 +193,16 @@ def picture(found: dict[str, list[dict]], path: Path) -> None:
     colors = ["#8ecae6", "#2a6f97", "#c1121f"]
     for s, color in zip(SPARSITIES, colors, strict=True):
         some = [[r for r in x if r["sparsity"] == s] or x for x in found.values()]
-        scores = [[100 * r["accuracy"] for r in x] for x in some]
-        errors = [statistics.stdev(x) / len(x) ** 0.5 for x in scores]
-        means = [statistics.mean(x) for x in scores]
+        wrong = [[100 - 100 * r["accuracy"] for r in x] for x in some]
+        errors = [statistics.stdev(x) / len(x) ** 0.5 for x in wrong]
+        means = [statistics.mean(x) for x in wrong]
         axes.errorbar(means, range(len(means)), xerr=errors, fmt="o", color=color, label=f"{s:.0%}")
     axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()
-    axes.set_xlabel("test accuracy, %")
+    axes.set_xscale("log")
+    axes.set_xticks(ticks := [2, 3, 5, 10, 20, 50], [str(x) for x in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("test error, %")
     axes.legend(title="sparsity", frameon=False)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
