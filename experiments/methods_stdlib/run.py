@@ -64,9 +64,9 @@ def row(name: str, found: list[dict]) -> str:
     """Mean and standard error of the bits per byte, cost and R_s."""
     bits = [x["bits_per_byte"] for x in found]
     error = statistics.stdev(bits) / len(bits) ** 0.5
-    explored = statistics.mean(x.get("explored", 1.0) for x in found)
+    explored = "" if name == "dense" else f"{statistics.mean(x['explored'] for x in found):.2f}"
     cost = statistics.mean(x["training_cost"] for x in found)
-    return f"| {name} | {statistics.mean(bits):.3f} ± {error:.3f} | {cost:.3f} | {explored:.2f} |"
+    return f"| {name} | {statistics.mean(bits):.3f} ± {error:.3f} | {cost:.3f} | {explored} |"
 
 
 def main() -> None:
