@@ -57,14 +57,14 @@ def test_invariants_hold_and_two_programs_are_enough(tmp_path):
 
 
 def test_the_hot_step_contains_no_selection(tmp_path):
-    made = setup.make(small(tmp_path))
-    arguments = (made.begin(), *batch(made, 0))
-
-    def loops(topology: bool) -> int:
+    def loops(parts: int, topology: bool) -> int:
+        made = setup.make(small(tmp_path, f"optimizer.accumulate={parts}"))
+        arguments = (made.begin(), *batch(made, 0))
         return made.step.lower(*arguments, topology=topology).as_text().count("stablehlo.while")
 
-    # Selection counts digits in loops; the only other one is the scan over micro-batches.
-    assert loops(False) == 1 < loops(True)
+    # Selection counts digits in loops; the only other one is the scan over several micro-batches.
+    assert loops(1, False) == 0 < loops(1, True)
+    assert loops(2, False) == 1
 
 
 def test_the_moving_average_is_masked_at_evaluation(tmp_path):

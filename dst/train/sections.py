@@ -68,7 +68,7 @@ class Train:
       steps_per_call: updates that one call of the compiled program makes, at most: it ends before
         a topology step, and where something is logged, evaluated or saved. Above 1, small networks
         do not wait for Python between updates; their batches lie on the devices together, and a
-        signal is answered after the call.
+        signal is answered after the call. Convolutions on CPU are slow in such a loop.
     """
 
     steps: int
