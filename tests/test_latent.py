@@ -213,6 +213,8 @@ def test_edge_popup_scores_move_as_autodiff_through_their_size_says():
     """Ranked by size, straight through: ``w (mask + |s| - stop(|s|))``, as the authors' code."""
     tx = quick(dst.sparsify(optax.sgd(0.1), dst.EdgePopup(0.75)))
     params, state = begin(tx, initial_params())
+    updates, state = tx.update(gradients(params), state, params)  # now they are signed constants
+    params = optax.apply_updates(params, updates)
     old = {name: state.memory[name]["kernel"] for name in ("hidden", "out")}
 
     def loss(scores):

@@ -74,9 +74,10 @@ def make(
         )
         # One micro-batch is no loop: in loops, XLA's CPU backend takes 15 times as long over
         # convolutions.
-        (total, carried), _ = lax.scan(
-            micro_step, (zero, state.variables), (inputs, labels), unroll=len(inputs) == 1
-        )
+        if len(inputs) == 1:
+            (total, carried), _ = micro_step((zero, state.variables), (inputs[0], labels[0]))
+        else:
+            (total, carried), _ = lax.scan(micro_step, (zero, state.variables), (inputs, labels))
         grads, metrics = jax.tree.map(lambda x: x / len(inputs), total)
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params, topology=topology)
