@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dst.train import directory, logs, setup
+from dst.train import checkpoint, directory, logs, setup
 from dst.train.data import stream
 from tests.training import ROOT
 
@@ -136,11 +136,22 @@ def free(path: Path) -> None:
     (path / "ballast").unlink()
 
 
-def settled(path: Path) -> Path:
-    """The same, once nothing is being written there."""
-    while any(path.rglob("*.part")):
-        time.sleep(0.001)
-    return path
+def settle(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function that returns once the run in this process is not saving or deleting checkpoints."""
+    writers: list[checkpoint.Writer] = []
+    enter = checkpoint.Writer.__enter__
+
+    def entered(writer: checkpoint.Writer) -> checkpoint.Writer:
+        writers.append(writer)
+        return enter(writer)
+
+    monkeypatch.setattr(checkpoint.Writer, "__enter__", entered)
+
+    def settled() -> None:
+        for writer in writers:
+            writer.wait()
+
+    return settled
 
 
 def remount(path: Path, mode: str) -> None:

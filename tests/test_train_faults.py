@@ -153,9 +153,10 @@ def test_rollbacks_that_do_not_help_end(tmp_path, monkeypatch, capsys):
 
 
 def test_a_full_disk_costs_checkpoints_while_it_is_full(finished, tmp_path, monkeypatch, capsys):
+    settled = faults.settle(monkeypatch)
     with faults.mounted(tmp_path / "disk") as disk:
-        actions = {12: lambda: faults.fill(faults.settled(disk))}
-        actions[29] = lambda: faults.free(faults.settled(disk))
+        actions = {12: lambda: (settled(), faults.fill(disk))}
+        actions[29] = lambda: (settled(), faults.free(disk))
         with faults.before_step(monkeypatch, actions):
             loop.train(small(tmp_path, "train.log_every=1"), disk / "run")
         err = capsys.readouterr().err
@@ -174,8 +175,9 @@ def test_a_full_disk_costs_checkpoints_while_it_is_full(finished, tmp_path, monk
 def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_small(tmp_path)
+    settled = faults.settle(monkeypatch)
     with faults.mounted(tmp_path / "runs") as disk:
-        with faults.before_step(monkeypatch, {38: lambda: faults.fill(faults.settled(disk))}):
+        with faults.before_step(monkeypatch, {38: lambda: (settled(), faults.fill(disk))}):
             assert cli.main(["train", "small.yaml"]) == 1
         err = capsys.readouterr().err
         assert "checkpoint of step 40 was not written, the newest is that of step 30" in err
