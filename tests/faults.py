@@ -137,7 +137,7 @@ def free(path: Path) -> None:
 
 
 def settle(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """A function that returns once the run in this process is not saving or deleting checkpoints."""
+    """A function that returns once the run in this process neither saves nor deletes."""
     writers: list[checkpoint.Writer] = []
     enter = checkpoint.Writer.__enter__
 

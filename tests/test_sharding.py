@@ -181,7 +181,8 @@ def assert_only_counts_travel(text):
             assert math.prod(int(n) for n in lengths.split(",") if n) == 1, shapes
 
 
-@pytest.mark.parametrize("method", ["set", pytest.param("rigl", marks=pytest.mark.evidence)])
+@pytest.mark.evidence
+@pytest.mark.parametrize("method", ["set", "rigl"])
 def test_masks_do_not_depend_on_the_default_generator(method):
     expected = on_one_device(method)
     mesh = mesh_of("auto")

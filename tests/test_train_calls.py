@@ -35,7 +35,7 @@ def test_the_run_is_the_one_of_single_calls(finished, tmp_path):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("step", [1, 13])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.evidence), 13])
 def test_where_calls_are_cut_changes_no_bit(finished, step, tmp_path):
     run = tmp_path / "run"
     loop.train(small(tmp_path, CALLS), run, until=step)
@@ -78,7 +78,13 @@ def test_a_rollback_from_within_a_call_passes_by_the_same_batches(tmp_path, monk
     assert position == {"drawn": 48}  # 11 to 18 passed by
 
 
-@pytest.mark.parametrize("mesh", ["{'data': 4, 'model': 2, 'fully_sharded': True}", "{'data': 8}"])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        "{'data': 4, 'model': 2, 'fully_sharded': True}",
+        pytest.param("{'data': 8}", marks=pytest.mark.evidence),
+    ],
+)
 def test_on_many_devices_calls_read_the_same_batches(finished, mesh, tmp_path):
     if jax.local_device_count() < 8:
         pytest.skip("needs eight devices")
