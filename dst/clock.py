@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -22,6 +23,16 @@ def row(table: Array, count: Array, hyper: Hyper) -> Array:
     index = jnp.clip((count - hyper.first) // hyper.every, 0, rows - 1)
     index = jnp.where(count >= hyper.last, rows - 1, index)
     return lax.dynamic_index_in_dim(table, index, keepdims=False)
+
+
+def longer(hyper: Hyper, rows: int) -> Hyper:
+    """The same schedule in tables of at least so many rows: the last one, again and again."""
+
+    def padded(table: Array) -> Array:
+        more = max(rows - len(table), 0)
+        return jnp.concatenate([table, jnp.repeat(table[-1:], more, axis=0)])
+
+    return hyper._replace(counts=jax.tree.map(padded, hyper.counts), shares=padded(hyper.shares))
 
 
 def steps_left(count: Array, hyper: Hyper) -> Array:

@@ -42,13 +42,14 @@ def chosen(
             "a dense network (initial='magnitude'), or use 'erk' or 'uniform'."
         )
     groups = [tuple(x.split[a] for a in x.groups) for x in layouts]
-    counts = [
+    due = [
         np.broadcast_to(p.initial.reshape(p.initial.shape + (1,) * (len(g) - p.initial.ndim)), g)
         for p, g in zip(flat.plans, groups, strict=True)
     ]
 
-    @jax.jit  # one program to compile, where the parts would be dozens
-    def draw(seed: Array, weights: list[Array]) -> list[Array]:
+    # One program to compile, where the parts would be dozens; the same for every seed and sparsity.
+    @jax.jit
+    def draw(seed: Array, weights: list[Array], counts: list[Array]) -> list[Array]:
         if initial == "magnitude":
             scores = [jnp.abs(x.astype(jnp.float32)) for x in weights]
         else:
@@ -66,7 +67,7 @@ def chosen(
         units = top_k_masks(pooled, counts, [None] * len(pooled), axes)
         return [x.spread(u, w) for x, u, w in zip(layouts, units, weights, strict=True)]
 
-    return draw(jnp.asarray(seed, jnp.uint32), flat.sparse)
+    return draw(jnp.asarray(seed, jnp.uint32), flat.sparse, due)
 
 
 def _compared(allocation: Global, flat: state.Flat, weights: list[Array]) -> list[Array]:

@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,8 @@ from dst.train import directory, hosts
 _MANIFEST, _POSITION = "manifest.json", "position.json"
 _STATE = "state"
 _LOGGERS = ("absl", "asyncio")
+# Runs in threads of one process take turns: Orbax knows a save by a number of the whole process.
+_TURN = threading.Lock()
 
 
 class CheckpointError(RuntimeError):
@@ -93,7 +96,12 @@ class Writer:
             self._saves += 1
             options = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"{self._saves}")
             orbax = ocp.StandardCheckpointer(multiprocessing_options=options)
-            orbax.save(part / _STATE, state)
+            _TURN.acquire()
+            try:
+                orbax.save(part / _STATE, state)
+            except BaseException:
+                _TURN.release()
+                raise
         except Exception as error:
             self._failed(step, error)
         else:
@@ -124,7 +132,10 @@ class Writer:
         target = self.where / f"{step:09d}"
         part = target.with_name(f"{target.name}.part")
         try:
-            orbax.close()  # waits, also for the files of other processes
+            try:
+                orbax.close()  # waits, also for the files of other processes
+            finally:
+                _TURN.release()
             if not hosts.first():
                 return
             directory.write_json(part / _POSITION, position)
@@ -215,7 +226,7 @@ def restore(where: Path, step: int, like: Any) -> Any:
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
     )
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _TURN, ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(where.absolute() / f"{step:09d}" / _STATE, target)
 
 

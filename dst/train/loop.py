@@ -28,6 +28,8 @@ from dst.train.task import score
 
 __all__ = ["Diverged", "Stopped", "finish", "resume", "train"]
 
+Make = Callable[[Config], Setup]
+
 
 @dataclass
 class Point:
@@ -45,7 +47,12 @@ class Point:
 
 
 def train(
-    config: Config, where: Path, *, overwrite: bool = False, until: int | None = None
+    config: Config,
+    where: Path,
+    *,
+    overwrite: bool = False,
+    until: int | None = None,
+    make: Make | None = None,
 ) -> dict[str, Any] | None:
     """Trains a new run.
 
@@ -54,6 +61,7 @@ def train(
       where: its directory.
       overwrite: whether a run that is already there is replaced.
       until: stop after this many steps, with a checkpoint, as if interrupted; None: at the end.
+      make: builds the pieces from the config; None: :func:`dst.train.setup.make`.
 
     Returns:
       The figures of ``summary.json``; None for a run that stopped before its end.
@@ -66,7 +74,7 @@ def train(
     """
     hosts.join(config.hosts)
     hosts.decided(lambda: directory.check_free(where, overwrite))
-    made = setup.make(config)
+    made = (make or setup.make)(config)
     kept, files = enclosed(made.config)
     new = partial(directory.create, where, dump(kept), overwrite, files)
     with hosts.held(new), signals.caught() as request:
@@ -79,6 +87,7 @@ def resume(
     *,
     changed: bool = False,
     until: int | None = None,
+    make: Make | None = None,
 ) -> dict[str, Any] | None:
     """Continues a run at its newest whole checkpoint, bit for bit as if it had never stopped.
 
@@ -86,12 +95,12 @@ def resume(
       where: its directory.
       overrides: ``key=value``; the run goes on with them and its config is saved with them.
       changed: whether they may change the mathematics; see :mod:`dst.train.changes`.
-      until: as for :func:`train`, as are result and errors.
+      until, make: as for :func:`train`, as are result and errors.
     """
     directory.check_run(where)
     hosts.join(load(where / directory.CONFIG, overrides).hosts)
     with hosts.held(partial(directory.lock, where)), signals.caught() as request:
-        made = setup.make(changes.applied(where, overrides, changed))
+        made = (make or setup.make)(changes.applied(where, overrides, changed))
         point = _newest(made, where)
         if overrides:  # now that they are known to fit the checkpoint
             text = dump(enclosed(made.config)[0])

@@ -111,8 +111,8 @@ def several(
       step: as :func:`make` gives it.
 
     Returns:
-      ``steps(state, inputs, labels, n) -> state, metrics of the last update, losses [most]``, of
-      which the first ``n`` are those of the updates. Inputs and labels are batches one after
+      ``steps(state, inputs, labels, n) -> state, metrics of the last update, losses [most, ...]``,
+      of which the first ``n`` are those of the updates. Inputs and labels are batches one after
       another, ``[most, parts, batch, ...]``; 1 <= ``n`` <= ``most``. ``state`` is donated.
     """
 
@@ -126,7 +126,8 @@ def several(
 
         shapes = jax.eval_shape(partial(step, topology=False), state, inputs[0], labels[0])[1]
         metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return lax.fori_loop(0, n, one, (state, metrics, jnp.zeros(len(inputs))))
+        losses = jnp.zeros((len(inputs), *shapes["loss"].shape))
+        return lax.fori_loop(0, n, one, (state, metrics, losses))
 
     return jax.jit(steps, donate_argnames="state")
 
