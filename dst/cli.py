@@ -1,5 +1,5 @@
-"""The command line, ``dst COMMAND``: train, resume, launch, inspect, lottery, report, methods,
-schema."""
+"""The command line, ``dst COMMAND``: train, resume, sweep, lottery, launch, inspect, report,
+methods, schema."""
 
 from __future__ import annotations
 
@@ -81,6 +81,28 @@ def _parser() -> argparse.ArgumentParser:
         help="go on although what changes is more than devices, logging, intervals or checkpoints",
     )
     resume.set_defaults(command=_resume)
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="run the trials of a W&B sweep file, or go on with them",
+        epilog="exit codes: as for train; 1 also where a trial has failed.",
+    )
+    sweep.add_argument("file", type=Path, metavar="FILE", help="a sweep in the format of W&B")
+    sweep.add_argument("--dir", type=Path, help="its directory; runs/<name> unless given")
+    sweep.add_argument(
+        "--engine",
+        choices=("processes", "vectorised"),
+        default="processes",
+        help="a process per trial; or one program for all that differ in numbers only",
+    )
+    sweep.add_argument("--workers", type=int, default=1, metavar="N", help="processes at a time")
+    sweep.add_argument(
+        "--lanes", type=int, default=16, metavar="N", help="trials in one program, at most"
+    )
+    sweep.add_argument(
+        "--storage", metavar="URL", help="a database; a journal file in the directory unless given"
+    )
+    sweep.set_defaults(command=_sweep)
 
     launch = commands.add_parser(
         "launch", help="train or resume in several processes on this machine", epilog=_CODES
@@ -202,6 +224,37 @@ def _guarded(where: Path, source: str, run: Callable[[], Any]) -> int:
             print(f"{reason}; `dst resume {where}` continues", file=sys.stderr)
         return RESUME
     return 0
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from dst import sweep
+    from dst.train.signals import Stopped
+
+    found = sweep.load(args.file)
+    where = args.dir or Path("runs") / found.name
+    try:
+        results = sweep.run(
+            found,
+            where,
+            engine=args.engine,
+            workers=args.workers,
+            lanes=args.lanes,
+            storage=args.storage,
+        )
+    except Stopped as reason:
+        print(f"{reason}; the same command continues", file=sys.stderr)
+        return RESUME
+    failed = [x for x in results["trials"] if x["state"] == "failed"]
+    for trial in failed:
+        print(f"error: trial {trial['number']}: {trial['error']}", file=sys.stderr)
+    if results["best"] is not None:
+        best = results["trials"][results["best"]]
+        print(
+            f"best: trial {best['number']}, {results['metric']} {best['value']:.6g}, "
+            f"{' '.join(best['overrides'])}"
+        )
+    print(f"results: {where / sweep.RESULTS}")
+    return FAILED if failed else 0
 
 
 def _launch(args: argparse.Namespace) -> int:

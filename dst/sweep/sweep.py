@@ -1,0 +1,119 @@
+"""A sweep: from its file, or wherever it was stopped, to its table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from dst import checks
+from dst.sweep.book import Book, Entry
+from dst.sweep.file import Sweep, SweepError
+from dst.sweep.processes import Workers
+from dst.sweep.screen import Screen, best, tally
+from dst.sweep.trial import trial_directory
+from dst.sweep.vectorised import Vectorised
+from dst.train import directory, signals
+from dst.train.signals import Stopped
+
+FILE, JOURNAL, RESULTS, TABLE = "sweep.yaml", "journal.log", "sweep.json", "sweep.csv"
+
+
+def run(
+    sweep: Sweep,
+    where: str | Path,
+    *,
+    engine: Literal["processes", "vectorised"] = "processes",
+    workers: int = 1,
+    lanes: int = 16,
+    storage: str | None = None,
+) -> dict[str, Any]:
+    """Runs a sweep, or goes on with one: ``dst sweep``.
+
+    Several of these calls may work on one sweep at the same time, on one machine or on many; all of
+    them see the same directory. A trial that was stopped is continued at its newest checkpoint,
+    one that has ended is not repeated.
+
+    Args:
+      sweep: from :func:`dst.sweep.load`.
+      where: its directory.
+      engine: how trials train: each in a process, or those that differ in numbers only in one
+        program and the others in processes.
+      workers: processes at a time.
+      lanes: trials in one program, at most.
+      storage: URL of a database; None: a journal file in the directory.
+
+    Returns:
+      What ``sweep.json`` holds: ``name``, ``metric``, ``goal``, ``best`` (a number, or None) and
+      ``trials``: number, state, overrides, value, error and directory of each.
+
+    Raises:
+      SweepError: the directory or the storage holds another sweep.
+      Stopped: by SIGTERM or SIGINT; trials in training have written a checkpoint.
+    """
+    path = Path(where)
+    try:
+        checks.one_of("engine", engine, ("processes", "vectorised"))
+        checks.integer("workers", workers, at_least=1)
+        checks.integer("lanes", lanes, at_least=1)
+    except ValueError as error:
+        raise SweepError(str(error)) from error
+    _enter(path, sweep)
+    book = Book(sweep, storage or path / JOURNAL)
+    with signals.caught() as request, Screen(sweep, book.entries) as screen:
+        train: Vectorised | Workers
+        if engine == "vectorised":
+            train = Vectorised(sweep, book, path, lanes, workers, screen.tell)
+        else:
+            train = Workers(sweep, book.claim, path, workers)
+        train.run(request, screen.show)
+    results = _results(sweep, path, book.entries())
+    directory.write_json(path / RESULTS, results)
+    directory.write(path / TABLE, _csv(results["trials"]))
+    if request.name is not None:
+        raise Stopped(f"stopped by {request.name}: {tally(book.entries())}")
+    return results
+
+
+def _enter(path: Path, sweep: Sweep) -> None:
+    text, kept = sweep.path.read_text(encoding="utf-8"), path / FILE
+    if path.exists() and any(path.iterdir()) and not kept.is_file():
+        raise SweepError(f"{path} is no directory of a sweep: expected {FILE} in it, found none.")
+    if kept.is_file() and kept.read_text(encoding="utf-8") != text:
+        raise SweepError(
+            f"{path} holds another sweep: its {FILE} differs from {sweep.path}. Choose another "
+            "directory with --dir, or take back what was changed."
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    directory.write(kept, text)
+
+
+def _results(sweep: Sweep, path: Path, entries: Sequence[Entry]) -> dict[str, Any]:
+    winner = best(sweep, entries)
+    return {
+        "name": sweep.name,
+        "metric": sweep.metric.name,
+        "goal": sweep.metric.goal,
+        "best": None if winner is None else winner.number,
+        "trials": [
+            {
+                "number": x.number,
+                "state": x.state,
+                "overrides": list(x.overrides or ()),
+                "value": x.value,
+                "error": x.error,
+                "directory": str(trial_directory(path, x.number).relative_to(path)),
+            }
+            for x in entries
+        ],
+    }
+
+
+def _csv(trials: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(trials[0]))
+    writer.writeheader()
+    writer.writerows({**x, "overrides": " ".join(x["overrides"])} for x in trials)
+    return text.getvalue()
