@@ -42,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.command(args)
     except (ConfigError, DirectoryError, HostsError) as error:
         return _fail(error, BAD_INPUT)
+    except ModuleNotFoundError as error:
+        if (error.name or "dst").partition(".")[0] == "dst":
+            raise
+        return _fail(f"{error}. This command needs an extra: pip install 'dst-jax[all]'", BAD_INPUT)
     except OSError as error:  # no room, no permission: the message names the file
         return _fail(error, FAILED)
     except KeyboardInterrupt:

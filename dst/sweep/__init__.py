@@ -1,7 +1,9 @@
 """Many runs of one config: ``dst sweep FILE``.
 
 ``file`` reads W&B's sweep format, ``space`` knows its distributions, ``book`` keeps what there is
-to do and what came out, ``processes`` does it, ``sweep`` puts them together.
+to do and what came out. Two engines do it: ``processes``; and ``vectorised``, for which ``merge``
+makes one program of several and ``lanes`` lets runs share it. ``trial`` is what both know of a run,
+``screen`` shows them, ``sweep`` puts all together.
 """
 
 from dst.sweep.file import Sweep, SweepError, load
