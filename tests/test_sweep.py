@@ -124,11 +124,8 @@ def test_a_sweep_is_its_runs_and_a_failed_one_stops_no_other(tmp_path, capsys):
     assert (tmp_path / "runs/toy" / KEPT).read_text() == text
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(signal.SIGTERM, marks=pytest.mark.evidence), signal.SIGKILL],
-    ids=lambda n: n.name,
-)
+@pytest.mark.evidence
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 def test_a_stopped_sweep_goes_on_with_its_trials(number, tmp_path):
     long = TWO.replace("[0, 1]", "[0]").replace(
         "small.yaml,", "small.yaml, train.steps=600, train.checkpoint_every=20,"

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dst import checks
 from dst.sweep.book import Book, Entry
@@ -25,7 +25,7 @@ def run(
     sweep: Sweep,
     where: str | Path,
     *,
-    engine: Literal["processes", "vectorised"] = "processes",
+    engine: str = "processes",
     workers: int = 1,
     lanes: int = 16,
     storage: str | None = None,
@@ -39,8 +39,8 @@ def run(
     Args:
       sweep: from :func:`dst.sweep.load`.
       where: its directory.
-      engine: how trials train: each in a process, or those that differ in numbers only in one
-        program and the others in processes.
+      engine: ``"processes"``: each trial in one; ``"vectorised"``: those that differ in numbers
+        only in one program, and the others in processes.
       workers: processes at a time.
       lanes: trials in one program, at most.
       storage: URL of a database; None: a journal file in the directory.
