@@ -82,7 +82,7 @@ class Vectorised:
         while request.name is None and (claims := self._claims()):
             groups, alone = self._grouped([self._trial(x) for x in claims], show)
             for group in groups:
-                self._train(group, request, show)
+                self._train(group, show)
             if alone:
                 next_one = partial(next, rest := iter(alone), None)
                 Workers(self._sweep, next_one, self._where, self._workers).run(request, show)
@@ -120,31 +120,43 @@ class Vectorised:
         """Groups that share a program, and the claims on what is in none."""
         alone: list[tuple[str, Claim]] = []
         made = []
-        for trial in trials:
+
+        def alive() -> None:
             show()
-            trial.look()
+            for trial in trials:
+                trial.look()
+
+        for trial in trials:
+            alive()
             try:
                 made.append(_make(trial))
             except (Different, ConfigError) as error:  # of an error, processes say more
                 alone.append((str(error), trial.claim))
-        groups = _groups(made)
+        groups = _groups(made, alive)
         alone += [(why, group[0].trial.claim) for why, group in groups if len(group) == 1]
         for why, claims in groupby(alone, lambda x: x[0]):
             self._tell(f"not merged: {_listed(x.number for _, x in claims)}: {why}")
         return [group for _, group in groups if len(group) > 1], [claim for _, claim in alone]
 
-    def _train(self, group: list[Made], request: signals.Request, show: Callable[[], None]) -> None:
+    def _train(self, group: list[Made], show: Callable[[], None]) -> None:
         together = lanes.Lanes(Program([x.trace for x in group if x.trace]), len(group))
         self._tell(f"one program: {_listed(x.trial.claim.number for x in group)}")
         ends: dict[int, Callable[[], None]] = {}
         out, err = _ByThread(sys.stdout), _ByThread(sys.stderr)
 
         def train(lane: int, made: Made) -> None:
-            made.trial.run.parent.mkdir(parents=True, exist_ok=True)
-            with made.trial.log.open("a", encoding="utf-8") as log, together.turn(lane):
-                out.use(log)
-                err.use(log)
-                ends[lane] = _train_one(made, partial(together.enter, lane))
+            with together.turn(lane):  # first of all, since the others wait for this one
+                try:
+                    made.trial.run.parent.mkdir(parents=True, exist_ok=True)
+                    with made.trial.log.open("a", encoding="utf-8") as log:
+                        out.use(log)
+                        err.use(log)
+                        ends[lane] = _train_one(made, partial(together.enter, lane))
+                except OSError as error:  # of the log
+                    ends[lane] = partial(made.trial.claim.failed, str(error))
+                finally:
+                    out.use(None)
+                    err.use(None)
 
         streams: tuple[Any, Any] = out, err  # text streams but in name
         with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
@@ -236,12 +248,13 @@ def _make(trial: Trial) -> Made:
     return Made(trial, made, state, batch)
 
 
-def _groups(made: list[Made]) -> list[tuple[str, list[Made]]]:
-    """Trials that can share a program, each group with why it does not join the first one."""
+def _groups(made: list[Made], alive: Callable[[], None]) -> list[tuple[str, list[Made]]]:
+    """Trials that can share a program, each group with why it does not join the one before."""
     groups: list[tuple[str, list[Made]]] = []
     most = max((lanes.rows(x.state) for x in made if x.state), default=0)
     traces: dict[str, Trace] = {}
     for one in made:
+        alive()
         # The seed is data: it chooses weights, masks and batches, and lies in the state.
         key = config.dump(replace(one.setup.config, seed=0, name="any"))
         if key not in traces:
@@ -283,7 +296,7 @@ class _ByThread:
         self._usual, self._own = usual, threading.local()
 
     def use(self, file: Any) -> None:
-        """What this thread writes goes there."""
+        """What this thread writes goes there; None: where it usually goes."""
         self._own.file = file
 
     def write(self, text: str) -> int:
@@ -303,4 +316,4 @@ class _ByThread:
         return self._file().encoding
 
     def _file(self) -> Any:
-        return getattr(self._own, "file", self._usual)
+        return getattr(self._own, "file", None) or self._usual
