@@ -17,6 +17,7 @@ from jax import lax
 import dst
 from dst import cli, sweep
 from dst.sweep import merge
+from dst.sweep.sweep import FILE as KEPT
 from dst.train import config, loop
 from tests.faults import records
 from tests.test_sweep_file import write
@@ -159,11 +160,15 @@ def test_what_cannot_be_merged_trains_alone_and_the_reason_is_told(tmp_path, cap
 
 def test_a_trial_that_fails_leaves_the_others_alone(tmp_path, capsys):
     text = GRID.replace("[0.8, 0.6]", "[0.8]").replace("[10, 5]", "[10]").replace("[0, 1]", "[0]")
-    write(tmp_path, text.replace("[3e-3, 1e-3]", "[3e-3, 1e30, 1e-3]"))
+    text = text.replace("[3e-3, 1e-3]", "[3e-3, 1e30, 1e-3, 2e-3]")
+    write(tmp_path, text)
+    (tmp_path / "runs/toy/trials/00003.log").mkdir(parents=True)  # where a file is to be
+    (tmp_path / "runs/toy" / KEPT).write_text(text)
     assert cli.main(["sweep", "toy.yaml", "--engine", "vectorised"]) == 1
-    assert "one program: trials 0, 1, 2" in capsys.readouterr().out
+    assert "one program: trials 0, 1, 2, 3" in capsys.readouterr().out
     states = [x["state"] for x in results(tmp_path)["trials"]]
-    assert states == ["done", "failed", "done"]
+    assert states == ["done", "failed", "done", "failed"]
+    assert "Is a directory" in results(tmp_path)["trials"][3]["error"]
     assert "Diverged" in results(tmp_path)["trials"][1]["error"]
 
 
