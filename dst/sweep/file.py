@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -108,6 +109,15 @@ class Sweep:
     def overrides(self, values: Sequence[Any]) -> tuple[str, ...]:
         """``key=value`` for these values of the parameters, written as W&B's agents write them."""
         return _overrides(dict(zip(self.parameters, values, strict=True)))
+
+    def settings(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The value of every parameter in these overrides, by dotted name."""
+        data = plain.merged({}, *map(plain.override, overrides))
+
+        def value(name: str) -> Any:
+            return reduce(lambda found, key: found[key], name.split("."), data)
+
+        return {name: value(name) for name in map(".".join, self.parameters)}
 
 
 def load(path: str | Path) -> Sweep:
