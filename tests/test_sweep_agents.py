@@ -1,4 +1,4 @@
-"""Laws of sweeps under W&B's agents: what they pass is understood, what W&B accepts is too."""
+"""Laws of sweeps under W&B's agents: what they pass arrives."""
 
 from __future__ import annotations
 
@@ -7,23 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from dst import cli, sweep
-from dst.train import config, plain
+from dst.train import config
 from dst.train.sections import Wandb
 from tests.agents import IDENTITY, started
 from tests.test_sweep_file import write
 from tests.training import ROOT
 
-FILES = [
-    path
-    for room in ("configs", "experiments")
-    for path in sorted((ROOT / room).rglob("*.yaml"))
-    if "\nparameters:" in path.read_text(encoding="utf-8")
-]
 DIGITS = ROOT / "configs/digits/sweep.yaml"
-ids = pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}-{p.stem}")
 
 
 def trained(monkeypatch, command, environment):
@@ -48,12 +40,6 @@ def literal(text):
         return ast.literal_eval(text)
     except ValueError:
         return text
-
-
-@ids
-def test_every_sweep_file_says_the_same_to_both(path):
-    # W&B reads YAML 1.1, in which 1e-3 is text and `no` is false.
-    assert yaml.safe_load(path.read_text(encoding="utf-8")) == plain.read(path)
 
 
 def test_an_agent_trains_what_the_sweep_here_trains(monkeypatch, tmp_path):
