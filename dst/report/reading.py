@@ -168,8 +168,12 @@ def _count(row: Mapping[str, Any], key: str) -> int | None:
     return None if value is None else int(value)
 
 
-def read(run_dir: str | os.PathLike[str]) -> Run:
+def read(run_dir: str | os.PathLike[str], *, masks: bool = True) -> Run:
     """Reads a run directory.
+
+    Args:
+      run_dir: the directory.
+      masks: whether to read masks, too.
 
     Raises:
       FileNotFoundError: no such directory, or one that holds no file of a run.
@@ -189,7 +193,8 @@ def read(run_dir: str | os.PathLike[str]) -> Run:
     _read_config(where, run)
     _read_metrics(where, run)
     _read_summary(where, run)
-    _read_masks(where, run)
+    if masks:
+        _read_masks(where, run)
     return run
 
 

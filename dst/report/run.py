@@ -113,7 +113,7 @@ def render(run: Run) -> str:
 def question(run: Run) -> str:
     """What the run asks, in one sentence: model, data, method, sparsity."""
     data = run.section("data").get("name") or "its data"
-    start = _QUESTIONS[run.headline()].format(model=_model(run), data=data)
+    start = _QUESTIONS[run.headline()].format(model=model_words(run), data=data)
     if run.dense():
         return f"{start} with all of its weights in use?"
     name = str(run.section("method").get("name") or "the method")
@@ -126,7 +126,8 @@ def question(run: Run) -> str:
     )
 
 
-def _model(run: Run) -> str:
+def model_words(run: Run) -> str:
+    """The model with its sizes, as ``mlp (hidden 300, 100)``."""
     section = run.section("model")
     name = section.pop("name", None)
     if not name:
