@@ -16,7 +16,7 @@ from dst.report.reading import Run
 from dst.train import directory, plain
 from dst.train.task import FIGURES, Figure, headline
 
-FILE, RESULTS, TRIALS = "sweep.yaml", "sweep.json", "trials"
+FILE, JOURNAL, RESULTS, TRIALS = "sweep.yaml", "journal.log", "sweep.json", "trials"
 _HOLDER = re.compile(r"process (\d+) on (\S+)")  # what `dst.train.directory.lock` writes
 
 
@@ -86,15 +86,35 @@ class Runs:
 
 def is_sweep(path: Path) -> bool:
     """Whether a directory is one that ``dst sweep`` wrote, be it damaged."""
-    return any((path / name).is_file() for name in (FILE, RESULTS)) or (path / TRIALS).is_dir()
+    begun = all((path / name).is_file() for name in (FILE, JOURNAL))
+    return begun or (path / RESULTS).is_file() or (path / TRIALS).is_dir()
+
+
+def check(paths: Sequence[Path], out: Path | None = None) -> None:
+    """Raises unless a report can be made of these directories, and written to ``out``.
+
+    Raises:
+      DirectoryError: a path that is no run, sweep or study; or an ``out`` that is no HTML file.
+    """
+    for path in paths:
+        if not (is_sweep(path) or reading.is_run(path)):
+            found = "a directory without them" if path.is_dir() else "no directory"
+            raise directory.DirectoryError(
+                f"{path} is no run, sweep or study: expected {reading.CONFIG} or {FILE} in it, "
+                f"found {found}. Give directories that `dst train`, `dst sweep` or `dst lottery` "
+                "wrote, for example runs/<name>."
+            )
+    if out is not None and out.suffix != ".html":
+        raise directory.DirectoryError(f"the file of a report must end in .html, got {out}.")
 
 
 def collect(paths: Sequence[str | os.PathLike[str]]) -> Runs:
-    """Reads run directories and sweeps; a directory given twice counts once.
+    """Reads run directories and sweeps; a run given twice counts once.
 
     Raises:
-      FileNotFoundError: a path that is neither.
+      DirectoryError: a path that is neither.
     """
+    check(list(map(Path, paths)))
     where = list({Path(path).resolve(): Path(path) for path in paths}.values())
     alone = len(where) == 1 and is_sweep(where[0])
     found = Runs(where[0].resolve().name if alone else f"{len(where)} compared", alone)
@@ -104,6 +124,7 @@ def collect(paths: Sequence[str | os.PathLike[str]]) -> Runs:
         else:
             run = reading.read(path, masks=False)
             found.trials.append(_trial(str(path), path, {}, run))
+    found.trials = list({trial.path.resolve(): trial for trial in found.trials}.values())
     _gather_notes(found)
     return found
 

@@ -150,10 +150,10 @@ def _said(it: Compared, kind: Kind, found: Sequence[Curve], places: int) -> Iter
 
 def _of(label: str, group: Group, kind: Kind) -> Iterator[Curve]:
     ended = [trial.run for trial in group.trials if trial.run and trial.done]
-    found = [x for run in ended if (x := _series(run, kind))]
+    found = [series for run in ended if (series := _series(run, kind))]
     if found:
-        steps = reduce(np.intersect1d, [np.array(list(x)) for x in found])
-        values = np.array([[x[step] for step in steps] for x in found])
+        steps = reduce(np.intersect1d, [np.array(list(series)) for series in found])
+        values = np.array([[series[step] for step in steps] for series in found])
         if steps.size:
             yield Curve(label, group, steps, values.mean(axis=0), len(found), ended=True)
     for trial in group.trials:

@@ -1,4 +1,4 @@
-"""Figures that compare groups of runs: against a setting, against costs, and all settings at once."""
+"""Figures that compare groups of runs: against a setting, against costs, over all settings."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def _side_by_side(it: Compared) -> Plot:
     left = min(0.5, 0.06 + 0.019 * longest)
     figure.subplots_adjust(left=left, bottom=0.5 / height, top=1 - 0.06 / height)
     for i, (_, group) in enumerate(rows):
-        values, mean = group.values(it.name), group.mean(it.name)
+        values, mean = group.values(it.name), group.mean(it.name) or 0.0
         axes.errorbar(mean, i, xerr=group.half(it.name), color=colour(i), marker="o", markersize=6)
         _single(axes, values, np.full(values.size, float(i)), colour(i))
     axes.set_yticks(range(len(rows)), [_cut(label) for label, _ in rows])
@@ -255,6 +255,7 @@ def _vertical(axes: Axes, it: Compared, values: list[float]) -> None:
     axes.set_ylim(low - room, high + room)
     if it.figure.share:
         plots.percents(axes, np.array(axes.get_ylim()))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=plots.TICKS))
 
 
 def _horizontal(axes: Axes, key: str, words: str, values: np.ndarray) -> None:

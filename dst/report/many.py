@@ -42,19 +42,16 @@ def write_report(
         here for anything else.
 
     Raises:
-      FileNotFoundError: a path that is no run and no sweep.
-      ValueError: no path; or an ``out`` that does not end in ``.html``.
+      DirectoryError: a path that is no run and no sweep; or an ``out`` that does not end in
+        ``.html``.
 
     Example:
       >>> write_report(["runs/rigl", "runs/set"], "both.html")  # doctest: +SKIP
       PosixPath('both.html')
     """
-    if not paths:
-        raise ValueError("a report needs one path or more, got none.")
+    collect.check([], None if out is None else Path(out))
     found = collect.collect(paths)
     target = Path(out or (Path(paths[0]) / REPORT if found.sweep else COMPARISON))
-    if target.suffix != ".html":
-        raise ValueError(f"the file of a report must end in .html, got {target}.")
     it = compared(found)
     csv = tables.runs_csv(it, found.trials)
     with plots.style():
@@ -87,6 +84,7 @@ def render(found: Runs, it: Compared, target: Path, csv: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # The policy of the page lets this script run, and no other.
     script = files("dst.report").joinpath("sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("many.html.j2").render(
@@ -143,7 +141,9 @@ def tiles(found: Runs, it: Compared) -> list[Tile]:
     return [
         _best(it),
         Tile("Runs", f"{len(found.trials)}", said),
-        Tile("Groups", f"{len(it.groups)}", f"of runs that differ in their seed only: {seeds} each"),
+        Tile(
+            "Groups", f"{len(it.groups)}", f"of runs that differ in their seed only: {seeds} each"
+        ),
         Tile("Time", duration(sum(known) if known else None), "sum over all runs"),
     ]
 

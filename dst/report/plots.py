@@ -24,7 +24,7 @@ _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
     colour: f"s{i}" for i, colour in enumerate(SERIES, start=1)
 }
 SIZE = (4.5, 2.75)  # inches; small, so that the text stays readable on a phone
-_TICKS = [1, 2, 2.5, 5, 10]  # round numbers
+TICKS = [1, 2, 2.5, 5, 10]  # round numbers
 _POINTS = 1500  # of one line; more cannot be seen
 
 
@@ -233,8 +233,8 @@ def histogram(title: str, unit: str, before: np.ndarray | None, after: np.ndarra
         counts, _ = np.histogram(before, edges)
         axes.stairs(counts, edges, color=INK, linewidth=1.3)
         legend.insert(0, Key(variable(INK), "before training"))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=_TICKS))
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_TICKS))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=TICKS))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=TICKS))
     axes.set_xlabel(f"active connections of one {unit}")
     caption = f"How many {unit}s have how many active connections."
     return Plot(title, themed(figure, title), tuple(legend), caption)
@@ -286,7 +286,7 @@ def canvas(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
     axes.xaxis.label.set_color(MUTED)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_TICKS))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=TICKS))
     axes.xaxis.set_major_formatter(FuncFormatter(short))
     axes.yaxis.set_major_formatter(FuncFormatter(short))
     return figure, axes
@@ -313,7 +313,7 @@ def percents(axes: Axes, values: np.ndarray) -> None:
     if high - low < 0.02:  # a flat line should look flat
         middle = (low + high) / 2
         axes.set_ylim(max(middle - 0.02, -0.002), min(middle + 0.02, 1.002))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_TICKS))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=TICKS))
     bottom, top = axes.get_ylim()
     digits = 0 if top - bottom > 0.06 else 1
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.{digits}f} %"))

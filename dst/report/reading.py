@@ -168,6 +168,11 @@ def _count(row: Mapping[str, Any], key: str) -> int | None:
     return None if value is None else int(value)
 
 
+def is_run(path: Path) -> bool:
+    """Whether a directory holds a file of a run, be it damaged."""
+    return any((path / name).is_file() for name in (CONFIG, METRICS, SUMMARY))
+
+
 def read(run_dir: str | os.PathLike[str], *, masks: bool = True) -> Run:
     """Reads a run directory.
 
@@ -184,7 +189,7 @@ def read(run_dir: str | os.PathLike[str], *, masks: bool = True) -> Run:
             f"expected a run directory, found no directory at {where}. "
             "Give the directory that `dst train` wrote, for example runs/<name>."
         )
-    if not any((where / name).is_file() for name in (CONFIG, METRICS, SUMMARY)):
+    if not is_run(where):
         raise FileNotFoundError(
             f"{where} is no run directory: expected {CONFIG}, {METRICS} or {SUMMARY} in it, found "
             "none of them. Give the directory that `dst train` wrote, for example runs/<name>."

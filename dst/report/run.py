@@ -54,8 +54,10 @@ class Section:
     plots: tuple[plots.Plot, ...] = ()
 
 
-def write_report(run_dir: str | os.PathLike[str]) -> Path:
-    """Writes ``<run_dir>/report.html``, whole or not at all, and returns its path.
+def write_report(
+    run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
+) -> Path:
+    """Writes the report of a run, whole or not at all, and returns its path.
 
     The report holds everything it shows: it asks for nothing from outside and opens offline. It is
     made from the files of the run directory alone; what is missing or damaged is named in it. The
@@ -63,6 +65,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
 
     Args:
       run_dir: the directory that ``dst train`` wrote.
+      out: the file; None: ``<run_dir>/report.html``.
 
     Raises:
       FileNotFoundError: no such directory, or one that holds no file of a run.
@@ -74,7 +77,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     run = reading.read(run_dir)
     with plots.style():
         html = render(run)
-    target = Path(run_dir) / REPORT
+    target = Path(out or Path(run_dir) / REPORT)
     part = target.with_name(target.name + ".part")
     # Names may hold bytes that are no text; a report is UTF-8 all the same.
     part.write_text(html, encoding="utf-8", errors="replace")

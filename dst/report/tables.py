@@ -73,13 +73,13 @@ def runs(it: Compared, trials: Sequence[Trial], beside: Path) -> Table:
 
 
 def groups(it: Compared) -> Table:
-    """Means over seeds; what does not vary has no column."""
-    heads = ["group", *(of.short(k, it.keys) for k in it.keys), "runs", f"mean {it.figure.words}"]
+    """Means over seeds."""
+    heads = [*(of.short(k, it.keys) for k in it.keys), "seeds", f"mean {it.figure.words}"]
     heads += ["± (95 %)", *_FIGURES.values()]
     rows = []
-    for i, group in enumerate(it.groups):
+    for group in it.groups:
         mean, half = group.mean(it.name), group.half(it.name)
-        row = [Cell(str(i), str(i)), *(_setting(group.settings, key) for key in it.keys)]
+        row = [_setting(group.settings, key) for key in it.keys]
         row += [_number(group.values(it.name).size), _figure(it, mean), _figure(it, half)]
         row += [_share(group.mean(name)) for name in _FIGURES]
         rows.append(row)
