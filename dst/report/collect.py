@@ -117,7 +117,7 @@ def collect(paths: Sequence[str | os.PathLike[str]]) -> Runs:
     check(list(map(Path, paths)))
     where = list({Path(path).resolve(): Path(path) for path in paths}.values())
     alone = len(where) == 1 and is_sweep(where[0])
-    found = Runs(where[0].resolve().name if alone else f"{len(where)} compared", alone)
+    found = Runs(where[0].resolve().name if alone else "", alone)
     for path in where:
         if is_sweep(path):
             _read_sweep(path, found, prefix="" if alone else f"{path}/")
@@ -125,6 +125,7 @@ def collect(paths: Sequence[str | os.PathLike[str]]) -> Runs:
             run = reading.read(path, masks=False)
             found.trials.append(_trial(str(path), path, {}, run))
     found.trials = list({trial.path.resolve(): trial for trial in found.trials}.values())
+    found.name = found.name or f"Comparison of {len(found.trials)} runs"
     _gather_notes(found)
     return found
 

@@ -19,8 +19,8 @@ from dst.report.collect import Runs
 from dst.report.figures import Compared
 from dst.report.reading import number
 from dst.report.run import REPORT, Section, Tile, model_words
-from dst.report.words import duration, figure
-from dst.train import directory, plain
+from dst.report.words import duration, figure, write
+from dst.train import plain
 
 COMPARISON = "comparison.html"
 _COSTS = (("training_cost", "training FLOPs"), ("forward_cost", "inference FLOPs"))
@@ -56,9 +56,9 @@ def write_report(
     csv = tables.runs_csv(it, found.trials)
     with plots.style():
         html = render(found, it, target, csv)
-    directory.write(target.with_suffix(".csv"), csv)
-    directory.write(target.with_name(f"{target.stem}-curves.csv"), tables.curves_csv(it))
-    directory.write(target, html)
+    write(target.with_suffix(".csv"), csv)
+    write(target.with_name(f"{target.stem}-curves.csv"), tables.curves_csv(it))
+    write(target, html)
     return target
 
 
@@ -97,7 +97,7 @@ def render(found: Runs, it: Compared, target: Path, csv: str) -> str:
         runs=tables.runs(it, found.trials, target.parent),
         broken=[trial for trial in found.trials if trial.error],
         shared=plain.to_yaml(_nested(of.common(found.trials))),
-        csv=f"data:text/csv;charset=utf-8,{quote(csv)}",
+        csv=f"data:text/csv;charset=utf-8,{quote(csv, errors='replace')}",
         csv_name=target.with_suffix(".csv").name,
         script=script,
         digest=digest,

@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from dst.report import pictures, plots, reading
 from dst.report.reading import Run
-from dst.report.words import count, duration, figure, percent, shape
+from dst.report.tables import metrics_csv
+from dst.report.words import count, duration, figure, percent, shape, write
 from dst.train.task import FIGURES
 
 REPORT = "report.html"
@@ -32,7 +33,6 @@ _QUESTIONS = {
     "bits_per_byte": "With how few bits per byte does {model} predict {data}",
 }
 _RS = Markup("R<sub>s</sub>")
-_SAME = 5e-4  # a sparsity that moves less than this does not change
 _MANY = 8  # layers that still get a colour of their own
 
 
@@ -57,7 +57,8 @@ class Section:
 def write_report(
     run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Writes the report of a run, whole or not at all, and returns its path.
+    """Writes the report of a run, whole or not at all, and returns its path; the logged metrics lie
+    beside it as CSV.
 
     The report holds everything it shows: it asks for nothing from outside and opens offline. It is
     made from the files of the run directory alone; what is missing or damaged is named in it. The
@@ -78,10 +79,8 @@ def write_report(
     with plots.style():
         html = render(run)
     target = Path(out or Path(run_dir) / REPORT)
-    part = target.with_name(target.name + ".part")
-    # Names may hold bytes that are no text; a report is UTF-8 all the same.
-    part.write_text(html, encoding="utf-8", errors="replace")
-    os.replace(part, target)
+    write(target.with_suffix(".csv"), metrics_csv(run))
+    write(target, html)
     return target
 
 
@@ -95,7 +94,7 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "count": count, "shape": shape}
-    layers = run.layers()
+    layers, masks = run.layers(), mask_view(run)
     return environment.get_template("report.html.j2").render(
         run=run,
         question=question(run),
@@ -107,8 +106,9 @@ def render(run: Run) -> str:
         layers=layers,
         sparse=[row for row in layers if row.sparse],
         matrices=[row for row in layers if row.sparse or len(row.shape) > 1],
-        changing=_changing_sparsity(run),
-        masks=mask_view(run),
+        over_time=_per_layer(run, "sparsity", "Sparsity over time", "all sparse layers"),
+        masks=masks,
+        degrees=_degrees(run, masks),
         versions=_versions(run),
     )
 
@@ -297,15 +297,6 @@ def exchange(run: Run) -> Section:
     return Section(title, total, (bars, churn) if churn else (bars,))
 
 
-def _changing_sparsity(run: Run) -> plots.Plot | None:
-    keys = ["sparsity", *(f"sparsity/{path}" for path in run.paths())]
-    values = [run.series(key, "topology", "eval")[1] for key in keys]
-    finite = [v[np.isfinite(v)] for v in values]
-    if not any(v.size and np.ptp(v) > _SAME for v in finite):
-        return None
-    return _per_layer(run, "sparsity", "Sparsity over time", "all sparse layers")
-
-
 def _per_layer(run: Run, key: str, title: str, together: str) -> plots.Plot | None:
     """One line per layer and one for all of them."""
     kinds = ("topology", "eval")
@@ -336,6 +327,16 @@ def mask_view(run: Run) -> pictures.MaskView | None:
         if view is not None:
             return view
     return None
+
+
+def _degrees(run: Run, shown: pictures.MaskView | None) -> list[plots.Plot]:
+    """In- and out-degrees of the layers without pictures, of the first few."""
+    paths = [path for path in run.paths() if shown and path != shown.path]
+    return [
+        plot
+        for path in paths[:_MANY]
+        for plot in pictures.degrees(run.initial.get(path), run.final.get(path), f" of {path}")
+    ]
 
 
 def _versions(run: Run) -> str:

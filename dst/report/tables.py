@@ -16,6 +16,7 @@ from dst.report import curves, reading
 from dst.report import groups as of
 from dst.report.collect import Trial
 from dst.report.figures import Compared
+from dst.report.reading import Run
 from dst.report.words import count, duration, figure, percent
 from dst.train.directory import CONFIG
 
@@ -123,6 +124,12 @@ def curves_csv(it: Compared) -> str:
     return _csv([*keys, "runs", "ended", "curve", "step", "mean"], lines)
 
 
+def metrics_csv(run: Run) -> str:
+    """One line per line of a run's ``metrics.jsonl``, one column per key."""
+    heads = list(dict.fromkeys(["step", "kind", *(key for line in run.lines for key in line)]))
+    return _csv(heads, [[line.get(key) for key in heads] for line in run.lines])
+
+
 def _csv(heads: Sequence[Any], lines: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -132,7 +139,7 @@ def _csv(heads: Sequence[Any], lines: Iterable[Sequence[Any]]) -> str:
 
 
 def _run(it: Compared, trial: Trial, beside: Path) -> Iterable[Cell]:
-    address = quote(os.path.relpath(trial.path, beside))
+    address = quote(os.path.relpath(trial.path, beside), errors="replace")
     yield Cell(trial.name, trial.name, f"{address}/" if trial.path.is_dir() else "")
     written = (trial.path / "report.html").is_file()
     yield Cell("report", "1", f"{address}/report.html") if written else _none()
