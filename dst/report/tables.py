@@ -139,7 +139,7 @@ def _csv(heads: Sequence[Any], lines: Iterable[Sequence[Any]]) -> str:
 
 
 def _run(it: Compared, trial: Trial, beside: Path) -> Iterable[Cell]:
-    address = quote(os.path.relpath(trial.path, beside), errors="replace")
+    address = quote(os.fsencode(os.path.relpath(trial.path, beside)))
     yield Cell(trial.name, trial.name, f"{address}/" if trial.path.is_dir() else "")
     written = (trial.path / "report.html").is_file()
     yield Cell("report", "1", f"{address}/report.html") if written else _none()
