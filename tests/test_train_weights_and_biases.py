@@ -66,8 +66,8 @@ def test_pixels_are_the_mask():
     np.testing.assert_array_equal(image[..., 3] == 255, mask)
     assert image[mask][:, :3].tolist() == [list(pixels.ACTIVE)] * int(mask.sum())
     assert pixels.enlarged(image, 100).shape == (9 * 25, 4 * 25, 4)
-    np.testing.assert_array_equal(pixels.per_input(mask).ravel(), mask.sum(1))
-    assert pixels.per_input(mask[:8]) is None and pixels.per_input(mask[:, :, None]) is None
+    np.testing.assert_array_equal(pixels.per_pixel(mask).ravel(), mask.sum(1))
+    assert pixels.per_pixel(mask[:8]) is None and pixels.per_input(mask[:, :, None]) is None
 
 
 def _trained(folder: Path, *arguments: str, **environment: str) -> None:

@@ -79,7 +79,7 @@ class WeightsAndBiases:
         if len(connections) > connections.shape[1]:  # the longer axis lies
             connections, across, down = connections.T, down, across
         found = {"mask": (connections, f"{across} from left to right, {down} from top to bottom")}
-        grid = pixels.per_input(mask)
+        grid = pixels.per_pixel(mask)
         if grid is not None:
             text = f"{grid.min()} to {grid.max()} connections per input pixel"
             found["input pixels"] = grid, text
