@@ -67,7 +67,7 @@ def test_pixels_are_the_mask():
     assert image[mask][:, :3].tolist() == [list(pixels.ACTIVE)] * int(mask.sum())
     assert pixels.enlarged(image, 100).shape == (9 * 25, 4 * 25, 4)
     np.testing.assert_array_equal(pixels.per_pixel(mask).ravel(), mask.sum(1))
-    assert pixels.per_pixel(mask[:8]) is None and pixels.per_input(mask[:, :, None]) is None
+    assert pixels.per_pixel(mask[:8]) is None and pixels.per_pixel(mask[:, :, None]) is None
 
 
 def _trained(folder: Path, *arguments: str, **environment: str) -> None:
