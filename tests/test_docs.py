@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -216,6 +217,18 @@ def build(where, **environment):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.evidence
+def test_data_made_as_the_page_says_trains_with_the_config_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = DOCS / "howto" / "data.md"
+    for code, _ in blocks(page, "python"):
+        exec(compile(code, name(page), "exec"), {"__name__": "page"})
+    Path("rings.yaml").write_text(blocks(page, "yaml")[0][0])
+    assert cli.main(["train", "rings.yaml"]) == 0
+    summary = json.loads(Path("runs/rings/summary.json").read_text())
+    assert summary["accuracy"] > 0.9
 
 
 @pytest.mark.evidence

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import generate
 import links
+from reference import PAPER
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -40,5 +41,6 @@ def _docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: 
     if what == "attribute" and lines and lines[0].startswith("Alias for field number"):
         lines.clear()
     for i in reversed(range(len(lines))):
+        lines[i] = PAPER.sub(r"`\g<0> <https://arxiv.org/abs/\1>`__", lines[i])
         if titled := re.match(r"(Checked against|Differs from [^:]*|Not built): *(.*)", lines[i]):
             lines[i : i + 1] = ["", f"**{titled[1]}:** {titled[2]}"]

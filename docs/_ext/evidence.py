@@ -8,7 +8,7 @@ from pathlib import Path
 from links import ROOT
 
 _EXPERIMENTS = ROOT / "experiments"
-_MOST = 12  # rows; an experiment with more is about something else, and is linked only
+_MOST = 6  # rows; an experiment with more is about something else, and is linked only
 # Presets that tables call by what they do.
 _CALLED = {"journey": ("25-75 %",), "set-itop": ("set-itop",), "rigl-itop": ("rigl-itop",)}
 

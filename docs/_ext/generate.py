@@ -47,7 +47,8 @@ def methods() -> str:
     rows = ["| in Python | in a config | |", "|---|---|---|"]
     for name in METHOD.options:
         thing = reference.method_object(name)
-        rows.append(f"| [`dst.{thing.__name__}`]({name}.md) | `{name}` | {reference.summary(thing)} |")
+        text = reference.cell(reference.summary(thing))
+        rows.append(f"| [`dst.{thing.__name__}`]({name}.md) | `{name}` | {text} |")
     names = "\n".join(METHOD.options)
     table = "\n".join(rows)
     return (

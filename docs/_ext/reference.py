@@ -17,6 +17,7 @@ from dst.train import recipes as recipe
 from dst.train import schema
 from dst.train.config import METHOD, Config
 
+PAPER = re.compile(r"arXiv (\d{4}\.\d{5})")
 _WORDS = {"integer": "integer", "number": "number", "string": "string", "boolean": "true or false"}
 _ALLOCATION, _STRUCTURE = (schema._choice(x) for x in (str | Allocator, Structure))
 _METHODS = METHOD.json_schema()["anyOf"]
@@ -82,7 +83,7 @@ def recipes() -> str:
         }
         for x in settings:
             kinds = "" if len(x.kinds) == len(words) else ", or ".join(words[k] for k in x.kinds)
-            rows.append(f"| `{x.key}` | `{json.dumps(x.value)}` | {kinds} | {x.source} |")
+            rows.append(f"| `{x.key}` | `{json.dumps(x.value)}` | {kinds} | {cell(_markdown(x.source))} |")
         parts.append(f"## {name}\n\n" + "\n".join(rows))
     return "\n\n".join(parts) + "\n"
 
@@ -132,7 +133,7 @@ def _table(found: dict[str, Any]) -> str:
             default = default or f"`{json.dumps(entry['default'])}`"
         kind = f"[{_place(key)}](#config-{_place(key)})" if section else _type(entry)
         text = _markdown(entry.get("description", ""))
-        rows.append(f"| `{key}` | {_cell(kind)} | {_cell(default)} | {_cell(text)} |")
+        rows.append(f"| `{key}` | {cell(kind)} | {cell(default)} | {cell(text)} |")
     return "\n".join(rows) if len(rows) > 2 else "No keys."
 
 
@@ -159,11 +160,13 @@ def _type(entry: dict[str, Any]) -> str:
     return _WORDS.get(entry["type"], entry["type"])
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """Markdown as it stands in a cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def _markdown(text: str) -> str:
-    """Docstrings in reStructuredText as Markdown: code, and roles."""
+    """Docstrings in reStructuredText as Markdown: code, roles, papers."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text)
-    return text.replace("``", "`").replace("<", "&lt;")
+    text = text.replace("``", "`").replace("<", "&lt;")
+    return PAPER.sub(r"[\g<0>](https://arxiv.org/abs/\1)", text)
