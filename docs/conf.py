@@ -28,7 +28,7 @@ nitpicky = True
 # Types of other libraries: their sites are not linked, so that a build needs no network.
 nitpick_ignore_regex = [(r"py:.*", r"(?!dst\.(?!_typing|train|report|lottery|sweep)).*")]
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 # Notebooks are shown as they lie; `make docs EXECUTE=1` runs them, and shows what comes out.
 nb_execution_mode = "force" if os.environ.get("DST_DOCS_EXECUTE") else "off"
@@ -41,7 +41,8 @@ autodoc_class_signature = "mixed"
 napoleon_use_ivar = True
 napoleon_attr_annotations = False
 napoleon_numpy_docstring = False
-napoleon_custom_sections = ["Returns"]  # text; the usual section takes words before a colon for a type
+# As text: the usual section takes words before a colon for a type.
+napoleon_custom_sections = ["Returns"]
 
 html_theme = "furo"
 html_static_path = ["_static"]

@@ -13,7 +13,10 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import generate
+import links
 import pytest
+import reference
 
 import dst
 from dst import cli, sweep
@@ -22,12 +25,6 @@ from dst.train import config, plain, schema
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-sys.path.insert(0, str(DOCS / "_ext"))
-
-import generate
-import links
-import reference
-
 PAGES = sorted(
     [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
     + [x for x in DOCS.rglob("*.md") if not x.is_relative_to(links.GENERATED)]

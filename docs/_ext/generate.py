@@ -1,7 +1,7 @@
 """Pages made from what the package, the experiments and the notebooks say of themselves.
 
-Everything is written below ``docs/generated``, and only where it differs from what is there, so that
-a second build has little to do.
+Everything is written below ``docs/generated``, and only where it differs from what is there, so
+that a second build has little to do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 
 import evidence
 import reference
-from links import DOCS, GENERATED, ROOT, rewritten
+from links import GENERATED, ROOT, rewritten
 
 from dst import cli
 from dst.methods import METHODS, PRESETS

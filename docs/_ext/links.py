@@ -1,7 +1,7 @@
 """Links to files of the repository, as links of the site.
 
-A page names files where they lie (``../experiments/digits_98/README.md``), so that its links work in
-a checkout too. Experiments and notebooks are pages of the site; any other file can be downloaded.
+A page names files where they lie (``../experiments/digits_98/README.md``), so that its links work
+in a checkout too. Experiments and notebooks are pages of the site; others can be downloaded.
 """
 
 from __future__ import annotations

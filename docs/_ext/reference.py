@@ -50,9 +50,13 @@ def page() -> str:
             parts += _options(choice)
     for name, choice in _SHARED.items():
         parts.append(f"(config-{name})=\n## {name.capitalize()}s")
-        parts.append(f"What `{name}` of a method may be: a name, or a mapping with `name` and keys.")
+        parts.append(
+            f"What `{name}` of a method may be: a name, or a mapping with `name` and keys."
+        )
         parts += _options(choice)
-    parts.append(f"(config-{LOTTERY})=\n## {LOTTERY}\n\nOnly for `dst lottery`: what the study does.")
+    parts.append(
+        f"(config-{LOTTERY})=\n## {LOTTERY}\n\nOnly for `dst lottery`: what the study does."
+    )
     parts += _arms(lottery_schema())
     return "\n\n".join(parts) + "\n"
 
@@ -83,7 +87,9 @@ def recipes() -> str:
         }
         for x in settings:
             kinds = "" if len(x.kinds) == len(words) else ", or ".join(words[k] for k in x.kinds)
-            rows.append(f"| `{x.key}` | `{json.dumps(x.value)}` | {kinds} | {cell(_markdown(x.source))} |")
+            rows.append(
+                f"| `{x.key}` | `{json.dumps(x.value)}` | {kinds} | {cell(_markdown(x.source))} |"
+            )
         parts.append(f"## {name}\n\n" + "\n".join(rows))
     return "\n\n".join(parts) + "\n"
 
