@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test bench check evidence format clean
+.PHONY: help train test bench check evidence docs linkcheck format clean
 
 # Written so that any Python can read it, to tell an old one apart.
 define CHECK_PYTHON
@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  "Name one that is installed, for example: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c "$$CHECK_PYTHON"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-input -e '.[all,dev]' -c constraints.txt
+	$(BIN)/python -m pip install --no-input -e '.[all,dev,docs]' -c constraints.txt
 	@touch $@
 
 help: ## list the targets
@@ -49,6 +49,14 @@ check: $(STAMP) ## lint, formatting and types
 # -q is in pyproject.toml; a second one would hide the totals.
 evidence: $(STAMP) ## run the slow proofs and list what they proved
 	$(BIN)/python -m pytest -n 2 -m evidence -rA --no-header
+
+# EXECUTE=1 runs the notebooks too, which takes minutes; without it they are shown as they lie.
+docs: $(STAMP) ## build the site from pages and docstrings; EXECUTE=1 runs its notebooks
+	DST_DOCS_EXECUTE=$(EXECUTE) $(BIN)/python -m sphinx -W --keep-going -q docs build/docs
+	@echo "the site: $(CURDIR)/build/docs/index.html"
+
+linkcheck: $(STAMP) ## ask the network whether the addresses that the site names exist
+	$(BIN)/python -m sphinx -b linkcheck -q docs build/linkcheck
 
 format: $(STAMP) ## format, and fix what lint can fix
 	$(BIN)/ruff check --fix-only

@@ -71,7 +71,7 @@ def lamp(leaf: Connections) -> Array:
     return jnp.take_along_axis(values, back, axis=-1).reshape(shape)
 
 
-# Scores by which weights of different layers can be compared.
+#: Scores by which weights of different layers can be compared.
 COMPARABLE: dict[str, Score] = {"magnitude": magnitude, "lamp": lamp, "saliency": saliency}
 
 

@@ -16,6 +16,7 @@ def named(*axes: str | None) -> dict[str, Any]:
     a block, ``vocab`` and ``layers``.
 
     Example:
+      >>> from flax import nnx
       >>> layer = nnx.Linear(4, 8, kernel_metadata=named("embed", "mlp"), rngs=nnx.Rngs(0))
       >>> layer.kernel.get_metadata("out_sharding")
       ('embed', 'mlp')
