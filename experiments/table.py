@@ -55,6 +55,11 @@ def setting(overrides: Sequence[str]) -> Setting:
     return tuple((k, str(v)) for k, v in chosen.items() if k != "seed")
 
 
+def short(key: str) -> str:
+    """A key as a person would say it."""
+    return key.split(".")[-1].replace("_", " ")
+
+
 def figures(run: Path) -> dict[str, float]:
     """Those of a finished run that a table may show."""
     found = json.loads((run / directory.SUMMARY).read_text(encoding="utf-8"))
@@ -87,7 +92,9 @@ def table(found: Mapping[Setting, Mapping[str, Spread]]) -> str:
     """A row for every setting."""
     keys = [key for key, _ in next(iter(found))]
     names = [n for n in FIGURES if len({x[n] for x in found.values() if n in x}) > 1]
-    heads = [key.split(".")[-1].replace("_", " ") for key in keys]
+    if "train.steps" not in keys:  # says what the training cost says
+        names = [n for n in names if n != "compute"]
+    heads = list(map(short, keys))
     rows = []
     for chosen, values in found.items():
         cells = [value for _, value in chosen]
@@ -115,9 +122,10 @@ def picture(
     for chosen, values in found.items():
         own = dict(chosen)
         at = values[x].mean if x in values else float(own[x].strip("[]%").split(",")[0])
-        name = ", ".join(f"{key.split('.')[-1].replace('_', ' ')} {own[key]}" for key in lines)
+        name = ", ".join(f"{short(key)} {own[key]}" for key in lines)
         courses.setdefault(name, []).append((at, values[y]))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.parent.name}):
+    style = {"svg.fonttype": "none", "svg.hashsalt": path.parent.name, "font.family": "sans-serif"}
+    with matplotlib.rc_context({**style, "font.sans-serif": ["DejaVu Sans", "sans-serif"]}):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.subplots()
         for (name, course), color in zip(courses.items(), COLORS, strict=False):
@@ -127,7 +135,11 @@ def picture(
                 places, means, yerr=errors, marker="o", ms=4, lw=1.2, capsize=2, color=color
             ).set_label(name)
         axes.set_xscale("log")
-        axes.set_xlabel(FIGURES[x][0] if x in FIGURES else x)
+        if x not in FIGURES:
+            ticks = sorted({place for course in courses.values() for place, _ in course})
+            axes.set_xticks(ticks, [f"{place:g}" for place in ticks])
+            axes.minorticks_off()
+        axes.set_xlabel(FIGURES[x][0] if x in FIGURES else short(x))
         axes.set_ylabel(FIGURES[y][0])
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
