@@ -63,7 +63,9 @@ def short(key: str) -> str:
 def figures(run: Path) -> dict[str, float]:
     """Those of a finished run that a table may show."""
     found = json.loads((run / directory.SUMMARY).read_text(encoding="utf-8"))
-    found["active"] = sum(x["active"] for x in found["layers"] if x["explored"] is not None)
+    found["active"] = sum(x["active"] for x in found["layers"] if len(x["shape"]) > 1)
+    if all(x["explored"] is None for x in found["layers"]):
+        del found["explored"]  # a dense network has tried nothing else
     if "training_cost" in found:
         found["compute"] = found["training_cost"] * found["steps"]
     return {k: scale * found[k] for k, (_, scale, _) in FIGURES.items() if k in found}
@@ -99,9 +101,10 @@ def table(found: Mapping[Setting, Mapping[str, Spread]]) -> str:
     for chosen, values in found.items():
         cells = [value for _, value in chosen]
         for name in names:
-            digits, each = FIGURES[name][2], values[name]
-            certain = each.error < 0.5 * 10**-digits
-            cells.append(f"{each.mean:.{digits}f}" if certain else each.words(digits))
+            digits, each = FIGURES[name][2], values.get(name)
+            certain = each is not None and each.error < 0.5 * 10**-digits
+            words = each and (f"{each.mean:.{digits}f}" if certain else each.words(digits))
+            cells.append(words or "")
         rows.append(cells)
     return markdown.table([*heads, *(FIGURES[n][0] for n in names)], rows)
 

@@ -39,8 +39,8 @@ def made_up(folder: Path, state: str = "done") -> Path:
                     "training_cost": 0.5 if stop == "50%" else 0.6,
                     "steps": steps,
                     "layers": [
-                        {"active": 7, "explored": 1.0},
-                        {"active": 5, "explored": None},
+                        {"shape": [7, 2], "active": 7, "explored": 1.0},
+                        {"shape": [5], "active": 5, "explored": None},
                     ],
                 }
                 (run / "summary.json").write_text(json.dumps(summary))
