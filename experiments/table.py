@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from dst.report import markdown
 from dst.report.spread import Spread, spread
 from dst.sweep import RESULTS
-from dst.train import directory, plain
+from dst.train import directory
 
 Setting = tuple[tuple[str, Any], ...]
 
@@ -49,10 +49,9 @@ def leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def setting(overrides: Sequence[str]) -> Setting:
-    """What a trial's overrides choose, but for the seed."""
-    chosen = dict(leaves(plain.merged({}, *map(plain.override, overrides))))
-    return tuple((k, str(v)) for k, v in chosen.items() if k != "seed")
+def setting(trial: Mapping[str, Any]) -> Setting:
+    """What the sweep chooses for a trial, but for the seed."""
+    return tuple((k, str(v)) for k, v in leaves(trial["settings"]) if k != "seed")
 
 
 def short(key: str) -> str:
@@ -83,7 +82,7 @@ def read(sweep: Path) -> dict[Setting, dict[str, Spread]]:
     runs: dict[Setting, list[dict[str, float]]] = {}
     for trial in trials:
         found = figures(sweep / trial["directory"])
-        runs.setdefault(setting(trial["overrides"]), []).append(found)
+        runs.setdefault(setting(trial), []).append(found)
     return {
         key: {name: spread(run[name] for run in some) for name in some[0]}
         for key, some in runs.items()

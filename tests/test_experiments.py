@@ -44,12 +44,9 @@ def made_up(folder: Path, state: str = "done") -> Path:
                     ],
                 }
                 (run / "summary.json").write_text(json.dumps(summary))
-                overrides = [
-                    f"method={{'start': '5%', 'stop': '{stop}'}}",
-                    f"train.steps={steps}",
-                    f"seed={seed}",
-                ]
-                trial = {"number": number, "state": state, "overrides": overrides}
+                chosen = {"method": {"start": "5%", "stop": stop}, "train.steps": steps}
+                settings = {**chosen, "seed": seed}
+                trial = {"number": number, "state": state, "settings": settings}
                 trials.append({**trial, "directory": f"trials/{number:05d}"})
     (folder / "sweep.json").write_text(json.dumps({"trials": trials}))
     return folder
