@@ -3,9 +3,9 @@
     python experiments/sweep_engines/run.py
 
 Each engine is `dst sweep` in a process of its own, one after the other, with one trial process at
-a time; run it on a machine that does nothing else. Both get a checkpoint right after every trial's
-first topology step, which is all that is added to the sweep file. At the end the table in this
-folder is rewritten.
+a time; run it on a machine that does nothing else. A third sweep, vectorised again and not timed,
+writes a checkpoint right after the first topology step; its masks are compared with those of each
+trial trained alone up to there. At the end the table in this folder is rewritten.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import dst
@@ -32,56 +34,70 @@ from dst.train import checkpoint, config, directory, plain, setup
 
 HERE = Path(__file__).parent
 SWEEP = HERE.parents[1] / "configs" / "digits" / "sweep.yaml"
-ENGINES = ("processes", "vectorised")
+ENGINES, MASKS = ("processes", "vectorised"), "masks"
 
 Masks = dict[str, np.ndarray]
 
 
-def prepared(file: Path, where: Path) -> tuple[Sweep, int]:
-    """The sweep with a checkpoint right after the first topology step, as a file in a directory;
-    and the step of this checkpoint.
+def first_topology_step(planned: Sweep) -> int:
+    """Updates after which all trials have had exactly one topology step.
 
     Raises:
       ValueError: trials whose first topology steps are not at the same step.
     """
-    found = sweep.load(file)
     firsts = set()
-    for overrides in found.trials():
-        made = config.load(found.config, [*found.fixed, *(overrides or ())])
+    for overrides in planned.trials():
+        made = config.load(planned.config, [*planned.fixed, *(overrides or ())])
         rule = made.rule()
         firsts.add(next(t for t in range(made.train.steps) if rule.fires(t)))
     if len(firsts) != 1:
         raise ValueError(f"trials must have their first topology step at one step, got {firsts}.")
-    step = firsts.pop() + 1
+    return firsts.pop() + 1
+
+
+def with_checkpoints(file: Path, every: int, path: Path) -> Path:
+    """Writes the sweep file with a checkpoint after every so many steps."""
     data = dict(plain.read(file))
     *command, arguments = data["command"]
-    kept = f"train={ {'checkpoint_every': step, 'keep': 1000} }"
-    where.mkdir(parents=True, exist_ok=True)
-    path = where / file.name
-    directory.write(path, plain.to_yaml({**data, "command": [*command, kept, arguments]}))
-    return sweep.load(path), step
+    kept = {"checkpoint_every": every, "keep": 1000}
+    directory.write(
+        path, plain.to_yaml({**data, "command": [*command, f"train={kept}", arguments]})
+    )
+    return path
 
 
-def seconds(planned: Sweep, where: Path, engine: str) -> float:
+def seconds(file: Path, where: Path, engine: str) -> float:
     """Runs the sweep anew; the wall time of the command."""
     shutil.rmtree(where, ignore_errors=True)
-    command = [sys.executable, "-m", "dst.cli", "sweep", str(planned.path)]
+    command = [sys.executable, "-m", "dst.cli", "sweep", str(file)]
     began = time.perf_counter()
     subprocess.run([*command, "--dir", str(where), "--engine", engine], check=True)
     return time.perf_counter() - began
 
 
-def masks_at(run: Path, step: int) -> Masks:
-    """Those in a run's checkpoint after its first topology step.
+def masks_both_ways(run: Path, step: int) -> tuple[Masks, Masks]:
+    """Those in a run's checkpoint after its first topology step, and those of the same config
+    trained alone up to there.
 
     Raises:
       ValueError: another number of topology steps.
     """
-    like = setup.make(config.load(run / directory.CONFIG)).begin()
-    state: Any = checkpoint.restore(run / directory.CHECKPOINTS, step, like).opt_state
-    if int(state.topology.done) != 1:
-        raise ValueError(f"{run} had {int(state.topology.done)} topology steps at {step}, not 1.")
-    return {path: np.asarray(x) for path, x in dst.masks(state).items()}
+    made = setup.make(config.load(run / directory.CONFIG, ["train.steps_per_call=1"]))
+    state = made.begin()
+    saved = checkpoint.restore(run / directory.CHECKPOINTS, step, state)
+    with closing(made.batches(0)) as batches:
+        for count in range(step):
+            state, _ = made.step(state, *next(batches), topology=made.fires(count))
+    for opt_state in (saved.opt_state, state.opt_state):
+        if int(opt_state.topology.done) != 1:
+            raise ValueError(
+                f"{run} had {opt_state.topology.done} topology steps at {step}, not 1."
+            )
+    return _masks(saved), _masks(state)
+
+
+def _masks(state: Any) -> Masks:
+    return {path: np.asarray(x) for path, x in dst.masks(state.opt_state).items()}
 
 
 def overlap(one: Masks, other: Masks) -> float:
@@ -113,7 +129,7 @@ def compared(where: Path, step: int) -> list[tuple[str, str, str]]:
     first, final, apart = [], [], []
     for a, b in zip(one["trials"], other["trials"], strict=True):
         runs = [where / x / a["directory"] for x in ENGINES]
-        first.append(overlap(*(masks_at(run, step) for run in runs)))
+        first.append(overlap(*masks_both_ways(where / MASKS / a["directory"], step)))
         final.append(overlap(*(dst.load_masks(run / directory.MASKS_FINAL) for run in runs)))
         apart.append(abs(a["value"] - b["value"]))
 
@@ -138,8 +154,12 @@ def main() -> None:
     parser.add_argument("file", type=Path, nargs="?", default=SWEEP)
     parser.add_argument("--dir", type=Path, default=Path("runs/sweep_engines"))
     options = parser.parse_args()
-    planned, step = prepared(options.file, options.dir)
-    took = [seconds(planned, options.dir / engine, engine) for engine in ENGINES]
+    step = first_topology_step(sweep.load(options.file))
+    took = [seconds(options.file, options.dir / engine, engine) for engine in ENGINES]
+    # Compiled once for all trials.
+    jax.config.update("jax_compilation_cache_dir", str(options.dir.absolute() / "compiled"))
+    file = with_checkpoints(options.file, step, options.dir / options.file.name)
+    seconds(file, options.dir / MASKS, "vectorised")
     rows = [
         ("wall time, s", *(f"{x:.0f}" for x in took)),
         ("of one by one", "", f"{took[1] / took[0]:.2f}"),
