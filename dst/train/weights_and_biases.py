@@ -14,7 +14,7 @@ from dst import pixels
 from dst.train import directory
 from dst.train.config import Config, to_dict
 
-_WIDTH = 480  # of a picture, at least
+_WIDTH = 480  # of a picture, about
 _PER_LAYER = ("density", "explored", "dropped", "grown")
 
 
