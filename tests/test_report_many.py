@@ -396,6 +396,19 @@ def chromium(tmp_path):
 
 
 @pytest.mark.evidence
+def test_the_browser_hears_of_errors_and_of_requests(chromium, tmp_path):
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        """<meta http-equiv="Content-Security-Policy" content="script-src 'none'">
+        <script>1</script><img src="other.png">"""
+    )
+    chromium.open(bad, width=390)
+    assert any("Content Security Policy" in text for text in chromium.errors)
+    assert any("ERR_FILE_NOT_FOUND" in text for text in chromium.errors)
+    assert chromium.requests == [bad.as_uri(), (tmp_path / "other.png").as_uri()]
+
+
+@pytest.mark.evidence
 def test_a_browser_finds_no_error_and_asks_for_nothing(chromium, toy):
     cli.main(["report", str(toy / "trials/00000")])
     pages = [many.write_report([toy]), toy / "trials/00000/report.html"]

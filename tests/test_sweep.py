@@ -108,6 +108,7 @@ def test_a_sweep_is_its_runs_and_a_failed_one_stops_no_other(tmp_path, capsys):
     results = json.loads((tmp_path / "runs/toy/sweep.json").read_text())
     assert [x["state"] for x in results["trials"]] == ["done", "failed"]
     assert results["best"] == 0 and "best: trial 0, accuracy" in found.out
+    assert found.out.endswith("report: runs/toy/report.html\n")
     # The trial is the run that `dst train` makes.
     alone = config.load("small.yaml", ["seed=0", "method.sparsity=0.8"])
     loop.train(alone, tmp_path / "alone")
