@@ -147,11 +147,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from dst.train import config, directory, hosts
+    from dst.train import config, directory, hosts, weights_and_biases
     from dst.train.advice import advice
 
-    found = config.load(args.config, args.overrides)
-    where = args.dir or Path("runs") / found.name
+    found = config.load(args.config, [*weights_and_biases.from_agent(), *args.overrides])
+    where = args.dir or Path("runs") / weights_and_biases.own_name(found.name)
     hosts.join(found.hosts)
     hosts.decided(lambda: directory.check_free(where, args.overwrite))
     for warning in advice(found) if hosts.first() else ():

@@ -19,7 +19,7 @@ LAYERS = [
     {"rule", "budget", "latent", "topology", "plan"},
     {"state", "clock", "initial", "moments", "pullback", "transform", "invariants"},
     {"methods", "contrib", "view", "prune", "sensitivity", "explain"},
-    {"nnx", "occupation", "origins", "tracing", "flops", "export"},
+    {"nnx", "occupation", "origins", "tracing", "flops", "export", "pixels"},
     {"models"},
     {"train"},
     {"sweep", "report", "lottery", "cli"},
@@ -84,7 +84,7 @@ heavy = {"flax", "orbax", "wandb", "sklearn", "matplotlib", "pydantic", "safeten
 loaded = heavy & {name.split(".")[0] for name in sys.modules}
 assert not loaded, loaded
 rooms = {name.split(".")[1] for name in sys.modules if name.startswith("dst.")}
-higher = {"nnx", "occupation", "origins", "tracing", "flops", "export"}
+higher = {"nnx", "occupation", "origins", "tracing", "flops", "export", "pixels"}
 higher |= {"models", "train", "sweep", "report", "lottery", "cli"}
 assert not rooms & higher, rooms
 

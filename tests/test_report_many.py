@@ -87,7 +87,11 @@ def make_sweep(where: Path) -> Path:
                     {
                         "number": len(rows),
                         "state": "done",
-                        "overrides": [f"method.name={method}", f"method.sparsity={sparsity}"],
+                        "settings": {
+                            "method.name": method,
+                            "method.sparsity": sparsity,
+                            "seed": seed,
+                        },
                         "value": accuracy,
                         "error": None,
                         "directory": f"trials/{number}",
@@ -235,7 +239,7 @@ def test_every_trial_is_listed_with_its_state_and_its_error(toy):
     assert evil in text and text.count("What is missing") == 1
     assert "2 runs, 00002, 00003: summary.json is missing" in text
     assert "00002: metrics.jsonl holds no metrics yet" in text
-    # Overrides tell the settings of a trial that has not begun.
+    # The sweep tells the settings of a trial that has not begun.
     assert rows(target.with_suffix(".csv"))[5]["method.sparsity"] == "0.95"
 
 

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from dst import pixels
 from dst.report import pictures, plots
 
 
@@ -41,7 +42,7 @@ def test_masks_that_cannot_be_compared_have_none(masks):
 def test_pictures_show_large_masks_by_their_density():
     mask = np.zeros((2048, 4), bool)
     mask[:1024] = True
-    weight = pictures._shrink(mask.astype(float))
+    weight = pixels.shrunk(mask.astype(float))
     assert weight.shape == (512, 4)
     assert weight.mean() == pytest.approx(0.5)
     assert weight[0, 0] == 1.0 and weight[-1, 0] == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import socket
@@ -109,6 +110,10 @@ def test_a_sweep_is_its_runs_and_a_failed_one_stops_no_other(tmp_path, capsys):
     assert [x["state"] for x in results["trials"]] == ["done", "failed"]
     assert results["best"] == 0 and "best: trial 0, accuracy" in found.out
     assert found.out.endswith("report: runs/toy/report.html\n")
+    with (tmp_path / "runs/toy/sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [x["data.batch_size"] for x in rows] == ["64", "5000"]
+    assert [x["value"] for x in rows] == [str(results["trials"][0]["value"]), ""]
     # The trial is the run that `dst train` makes.
     alone = config.load("small.yaml", ["seed=0", "method.sparsity=0.8"])
     loop.train(alone, tmp_path / "alone")

@@ -49,6 +49,12 @@ def test_a_grid_has_every_combination_once(tmp_path):
     # As W&B's agents write arguments: nested parameters are a dictionary of Python.
     expected = ("seed=0", "optimizer.learning_rate=0.001")
     assert trials[0] == (*expected, "method={'name': 'rigl', 'sparsity': 0.5}")
+    assert found.settings(trials[0]) == {
+        "seed": 0,
+        "optimizer.learning_rate": 1e-3,
+        "method.name": "rigl",
+        "method.sparsity": 0.5,
+    }
     configs = [config.load("small.yaml", [*found.fixed, *x]) for x in trials]
     assert {x.train.steps for x in configs} == {30}
     seen = {(x.seed, x.method.name, x.method.value.sparsity) for x in configs}

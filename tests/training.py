@@ -16,7 +16,11 @@ from dst.train import checkpoint, config, directory, setup
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 STUDIES = [path for path in FILES if "\nlottery:" in path.read_text(encoding="utf-8")]
-SWEEPS = [path for path in FILES if "\nparameters:" in path.read_text(encoding="utf-8")]
+SWEEPS = [
+    path
+    for path in [*FILES, *sorted((ROOT / "experiments").rglob("*.yaml"))]
+    if "\nparameters:" in path.read_text(encoding="utf-8")
+]
 CONFIGS = [path for path in FILES if path not in [*STUDIES, *SWEEPS]]
 
 # One device: the tests run under eight, and most laws here are not about devices.

@@ -31,7 +31,8 @@ class Trial:
         sweep has noted; ``failed`` or ``pruned``.
       error: why it failed, or an empty text.
       run: its files; None where there are none.
-      settings: of the resolved config, or the overrides of a trial that has none; flat.
+      settings: of the resolved config by dotted key; or, where there is none, of the parameters that
+        the sweep has noted.
     """
 
     name: str
@@ -193,14 +194,10 @@ def _mapping(path: Path, found: Runs, consequence: str) -> Mapping[str, Any]:
 
 
 def _trial(path: Path, row: Mapping[str, Any], run: Run | None) -> Trial:
-    config = run.config if run else {}
-    if not config:
-        overrides = row.get("overrides")
-        for text in overrides if isinstance(overrides, list) else ():
-            try:
-                config = plain.merged(config, plain.override(str(text)))
-            except ValueError:
-                continue
+    noted = row.get("settings")
+    settings = flat(run.config) if run else {}
+    if not settings and isinstance(noted, Mapping):
+        settings = {str(key): value for key, value in noted.items()}
     error = row.get("error")
     return Trial(
         name=path.name,
@@ -208,7 +205,7 @@ def _trial(path: Path, row: Mapping[str, Any], run: Run | None) -> Trial:
         state=_state(path, str(row.get("state", "waiting")), run),
         error=error if isinstance(error, str) else "",
         run=run,
-        settings=flat(config),
+        settings=settings,
     )
 
 

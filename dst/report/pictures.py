@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,11 +11,11 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.image import imsave
 
+from dst.pixels import ACTIVE, LARGEST, enlarged, matrix, mixed, per_pixel
 from dst.report.plots import Key, Plot, histogram
 
 # Mid tones, visible on light and on dark paper; the style sheet has the same as --p-*.
-ACTIVE, KEPT, GROWN, DROPPED = (42, 120, 214), (139, 145, 153), (27, 175, 122), (235, 104, 52)
-_LARGEST = 512  # pixels of a picture along an axis; larger masks are averaged over blocks
+KEPT, GROWN, DROPPED = (139, 145, 153), (27, 175, 122), (235, 104, 52)
 _SHARPEST = 1200  # small pictures are enlarged up to this width, so that browsers need not
 
 
@@ -56,8 +55,8 @@ def look(path: str, before: np.ndarray | None, after: np.ndarray | None) -> Mask
     if len(known) == 2 and known[0].shape != known[1].shape:
         return None
     shape = known[0].shape
-    first, last = (None if m is None else m.reshape(-1, shape[-1]) for m in (before, after))
-    inputs, outputs = known[0].reshape(-1, shape[-1]).shape
+    first, last = (None if m is None else matrix(m) for m in (before, after))
+    inputs, outputs = matrix(known[0]).shape
     wide = max(inputs, outputs) > 2 * min(inputs, outputs)
     maps, said = _pixels(first, last) if len(shape) == 2 else ((), "")
     return MaskView(path, wide, maps, said, *_matrices(first, last), degrees=degrees(first, last))
@@ -70,34 +69,14 @@ def png(weighted: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> str:
       weighted: per colour, weights ``[rows, columns]``, 0 or more. Opacity is the sum of the
         weights, relative to the largest sum in the picture.
     """
-    weights = [_shrink(np.asarray(weight, float)) for weight, _ in weighted]
-    total = np.sum(weights, axis=0)
-    rgba = np.zeros((*total.shape, 4))
-    for weight, (_, colour) in zip(weights, weighted, strict=True):
-        rgba[..., :3] += weight[..., None] * np.array(colour, float)
-    rgba[..., :3] /= np.maximum(total, 1e-12)[..., None]
-    rgba[..., 3] = 255 * total / max(float(total.max()), 1e-12)
-    return _encode(rgba)
+    return _encode(mixed(weighted))
 
 
-def _encode(rgba: np.ndarray) -> str:
-    image = np.clip(np.rint(rgba), 0, 255).astype(np.uint8)
-    factor = max(1, _SHARPEST // image.shape[1])
-    image = image.repeat(factor, axis=0).repeat(factor, axis=1)
+def _encode(image: np.ndarray) -> str:
     out = io.BytesIO()
-    imsave(out, image, format="png", metadata={"Software": "dst"})
+    large = enlarged(image, _SHARPEST)
+    imsave(out, large, format="png", metadata={"Software": "dst"})
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
-
-
-def _shrink(weight: np.ndarray) -> np.ndarray:
-    for axis in (0, 1):
-        n = weight.shape[axis]
-        if n > _LARGEST:
-            starts = np.unique(np.linspace(0, n, _LARGEST, endpoint=False).astype(int))
-            sizes = np.diff(np.append(starts, n))
-            sums = np.add.reduceat(weight, starts, axis=axis)
-            weight = sums / (sizes[:, None] if axis == 0 else sizes)
-    return weight
 
 
 def _matrices(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[Plot, ...], str]:
@@ -120,7 +99,7 @@ def _matrices(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[
         plots.append(picture("Mask before training", [(first, ACTIVE)], active))
     if last is not None:
         plots.append(picture("Mask after training", [(last, ACTIVE)], active))
-    if max(inputs, outputs) > _LARGEST:
+    if max(inputs, outputs) > LARGEST:
         text = f"Every point is several connections, the fuller the more are active: {how}."
     else:
         text = f"Every point is one connection: {how}."
@@ -149,33 +128,29 @@ def _matrices(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[
 def _pixels(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[Plot, ...], str]:
     """Active connections per input, where the inputs are the pixels of a square picture, grey or
     of three colours."""
-    counts = [
-        (title, m.sum(axis=1))
-        for title, m in (("Before training", first), ("After training", last))
-        if m is not None
+    known = [
+        (t, m) for t, m in (("Before training", first), ("After training", last)) if m is not None
     ]
-    inputs = counts[0][1].size
-    colours = 3 if inputs % 3 == 0 and math.isqrt(inputs // 3) ** 2 == inputs // 3 else 1
-    side = math.isqrt(inputs // colours)
-    if side * side * colours != inputs or side < 3:
+    grids = [(title, grid) for title, m in known if (grid := per_pixel(m)) is not None]
+    if not grids:
         return (), ""
-    counts = [(title, n.reshape(-1, colours).sum(axis=1)) for title, n in counts]
-    top = max(int(n.max()) for _, n in counts)
+    inputs, side = len(known[0][1]), len(grids[0][1])
+    top = max(int(n.max()) for _, n in grids)
     plots, said = [], []
-    for title, n in counts:
-        grid = n.reshape(side, side)
+    for title, grid in grids:
+        n = grid.ravel()
         legend = (Key("", f"{int(n.min())} to {int(n.max())} connections per pixel"),)
         plots.append(Plot(title, _map(grid, top, f"{title}, connections per pixel"), legend))
         quarter = np.sort(n)[::-1][: max(1, n.size // 4)].sum() / max(1, int(n.sum()))
         said.append(f"{100 * quarter:.0f} % of all connections {title.lower()}")
     text = (
         f"The {inputs:,} inputs as a picture of {side} × {side} pixels"
-        f"{', three colours each' if colours == 3 else ''}: the fuller its colour, the more "
-        "active connections a pixel has. The busiest quarter of the pixels holds "
+        f"{', three colours each' if inputs > side * side else ''}: the fuller its colour, the "
+        "more active connections a pixel has. The busiest quarter of the pixels holds "
         f"{', '.join(said)}; spread evenly it would hold 25 %."
     )
-    if any((n == 0).any() for _, n in counts):
-        idle = [f"{int((n == 0).sum())} {title.lower()}" for title, n in counts]
+    if any((n == 0).any() for _, n in grids):
+        idle = [f"{int((n == 0).sum())} {title.lower()}" for title, n in grids]
         text += f" Pixels without any connection: {', '.join(idle)}."
     return tuple(plots), text
 
@@ -184,9 +159,9 @@ def _map(grid: np.ndarray, top: int, label: str) -> Markup:
     """A grid of counts as SVG; opacity is the count relative to ``top``, numbers where few."""
     side = grid.shape[0]
     shade = grid / max(top, 1)
-    pixels = np.empty((*grid.shape, 4))
+    pixels = np.empty((*grid.shape, 4), np.uint8)
     pixels[..., :3] = ACTIVE
-    pixels[..., 3] = 255 * shade
+    pixels[..., 3] = np.rint(255 * shade)
     texts = []
     if side <= 12:
         for (row, column), n in np.ndenumerate(grid):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import reduce
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,7 +22,7 @@ from dst.train.config import ConfigError
 
 ARGUMENTS = "${args_no_hyphens}"
 # What W&B reads and has no meaning here.
-_THEIRS = ("program", "description", "project", "entity", "settings")
+_THEIRS = ("program", "description", "project", "entity")
 _KEYS = ("name", "command", "method", "metric", "parameters", "early_terminate", "run_cap")
 _MANY = 100_000  # trials of a grid: more are a mistake
 
@@ -41,7 +42,7 @@ class Metric:
       goal: which one is better.
     """
 
-    name: str = "loss"
+    name: str
     goal: Literal["minimize", "maximize"] = "minimize"
 
 
@@ -109,6 +110,15 @@ class Sweep:
         """``key=value`` for these values of the parameters, written as W&B's agents write them."""
         return _overrides(dict(zip(self.parameters, values, strict=True)))
 
+    def settings(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The value of every parameter in these overrides, by dotted name."""
+        data = plain.merged({}, *map(plain.override, overrides))
+
+        def value(name: str) -> Any:
+            return reduce(lambda found, key: found[key], name.split("."), data)
+
+        return {name: value(name) for name in map(".".join, self.parameters)}
+
 
 def load(path: str | Path) -> Sweep:
     """Reads and checks a sweep file, and the config it names with every value of every parameter.
@@ -144,7 +154,7 @@ def load(path: str | Path) -> Sweep:
     with at("method"):
         checks.one_of("method", data["method"], ("grid", "random", "bayes"))
     with at("metric"):
-        metric = _section(Metric, "metric", data.get("metric", {}))
+        metric = _section(Metric, "metric", data.get("metric", {"name": "loss"}))
         checks.one_of("metric.goal", metric.goal, ("minimize", "maximize"))
     with at("early_terminate"):
         early = _early(data.get("early_terminate"))
@@ -203,9 +213,11 @@ def _command(command: Any) -> tuple[Path, tuple[str, ...]]:
 def _section(cls: type, name: str, given: Any) -> Any:
     if not isinstance(given, Mapping):
         raise ValueError(f"{name} must be a mapping, got {given!r}.")
-    known = list(cls.__dataclass_fields__)  # type: ignore[attr-defined]
     for key in given:
-        checks.one_of(f"a key of {name}", key, known)
+        checks.one_of(f"a key of {name}", key, [x.name for x in fields(cls)])
+    for x in fields(cls):
+        if x.default is MISSING and x.name not in given:
+            raise ValueError(f"{name} must have {x.name!r}, found {dict(given)}.")
     return cls(**given)
 
 
@@ -214,11 +226,19 @@ def _early(given: Any) -> Hyperband | None:
         return None
     if not isinstance(given, Mapping) or given.get("type") != "hyperband":
         raise ValueError(f"early_terminate must have type: hyperband, got {given!r}.")
-    # `s`, the number of brackets, and `strict` follow from the others in Optuna.
+    if "min_iter" not in given and not {"max_iter", "s"} <= given.keys():
+        raise ValueError(
+            f"early_terminate must have min_iter, or max_iter and s, found {dict(given)}."
+        )
+    # The number of brackets, `s`, and `strict` follow from the others in Optuna.
     rest = {k: v for k, v in given.items() if k not in ("type", "s", "strict")}
     found = _section(Hyperband, "early_terminate", rest)
-    checks.integer("min_iter", found.min_iter, at_least=1)
     checks.integer("eta", found.eta, at_least=2)
+    if "min_iter" not in given:
+        checks.integer("max_iter", found.max_iter, at_least=1)
+        checks.integer("s", given["s"], at_least=0)
+        found = replace(found, min_iter=max(1, found.max_iter // found.eta ** given["s"]))
+    checks.integer("min_iter", found.min_iter, at_least=1)
     if found.max_iter is not None:
         checks.integer("max_iter", found.max_iter, at_least=found.min_iter)
     return found

@@ -134,7 +134,7 @@ _INTERVAL, _NORMAL = (("min", "max"), ()), ((), ("mu", "sigma"))
 # What each must and may have.
 _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "constant": (("value",), ()),
-    "categorical": (("values",), ("probabilities",)),
+    "categorical": (("values",), ()),
     "categorical_w_probabilities": (("values", "probabilities"), ()),
     "int_uniform": _INTERVAL,
     "uniform": _INTERVAL,
@@ -154,7 +154,7 @@ def _guess(given: Mapping[str, Any]) -> str:
     if "value" in given:
         return "constant"
     if "values" in given:
-        return "categorical"
+        return "categorical_w_probabilities" if "probabilities" in given else "categorical"
     ends = [given.get("min"), given.get("max")]
     return "int_uniform" if all(type(x) is int for x in ends) else "uniform"
 

@@ -47,7 +47,8 @@ def run(
 
     Returns:
       What ``sweep.json`` holds: ``name``, ``metric``, ``goal``, ``best`` (a number, or None) and
-      ``trials``: number, state, overrides, value, error and directory of each.
+      ``trials``: number, state, overrides, settings (of every parameter by dotted name, once they
+      are chosen), value, error and directory of each.
 
     Raises:
       SweepError: the directory or the storage holds another sweep.
@@ -102,6 +103,7 @@ def _results(sweep: Sweep, path: Path, entries: Sequence[Entry]) -> dict[str, An
                 "number": x.number,
                 "state": x.state,
                 "overrides": list(x.overrides or ()),
+                "settings": {} if x.overrides is None else sweep.settings(x.overrides),
                 "value": x.value,
                 "error": x.error,
                 "directory": str(trial_directory(path, x.number).relative_to(path)),
@@ -113,7 +115,8 @@ def _results(sweep: Sweep, path: Path, entries: Sequence[Entry]) -> dict[str, An
 
 def _csv(trials: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(trials[0]))
+    rows = [{k: v for k, v in x.items() if k != "settings"} | x["settings"] for x in trials]
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
-    writer.writerows({**x, "overrides": " ".join(x["overrides"])} for x in trials)
+    writer.writerows({**row, "overrides": " ".join(row["overrides"])} for row in rows)
     return text.getvalue()

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import sys
-import uuid
 from collections.abc import Callable, Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+import dst
 from dst.train import directory, hosts
-from dst.train.config import Config, to_dict
+from dst.train.config import Config
 from dst.train.task import FIGURES
+from dst.train.weights_and_biases import WeightsAndBiases
 
 Line = Mapping[str, Any]
 
@@ -29,6 +30,9 @@ class Logger(Protocol):
 
     def log(self, line: Line) -> None:
         """One record: ``step`` (updates done), ``kind`` (train, eval, topology) and numbers."""
+
+    def show(self, step: int, path: str, mask: np.ndarray) -> None:
+        """The mask of a layer, bool ``[..., inputs, outputs]``, for those that draw pictures."""
 
     def rewind(self, step: int) -> None:
         """The run has gone back to ``step``; later records are forgotten where that can be."""
@@ -54,6 +58,9 @@ class JsonLines:
     def log(self, line: Line) -> None:
         self._waiting.append((json.dumps(line, allow_nan=False) + "\n").encode())
         self._write()
+
+    def show(self, step: int, path: str, mask: np.ndarray) -> None:
+        pass
 
     def rewind(self, step: int) -> None:
         def early(line: bytes) -> bool:
@@ -121,6 +128,9 @@ class Screen:
             else:
                 print(text, flush=True)
 
+    def show(self, step: int, path: str, mask: np.ndarray) -> None:
+        pass
+
     def rewind(self, step: int) -> None:
         pass  # the next record moves the bar back
 
@@ -146,52 +156,6 @@ def _bar(steps: int, start: int) -> Any:
     return bar
 
 
-class WeightsAndBiases:
-    """A W&B run. A run that is resumed goes on there under the identity it began with.
-
-    The service keeps what it was told: after a rollback, or where a killed run has been past its
-    checkpoint, the first records of a step stay there, while ``metrics.jsonl`` has the later ones.
-    """
-
-    def __init__(self, config: Config, where: Path):
-        import wandb
-
-        identity = where / "wandb" / "id"
-        if not identity.is_file():
-            identity.parent.mkdir(exist_ok=True)
-            directory.write(identity, uuid.uuid4().hex[:8])
-        self._run = wandb.init(
-            project=config.wandb.project,
-            name=config.name,
-            id=identity.read_text(encoding="utf-8"),
-            resume="allow",
-            mode=config.wandb.mode,
-            dir=where,
-            config=to_dict(config),
-            # Without a network it would wait for ever; `wandb sync` sends what is on disk.
-            settings=wandb.Settings(finish_timeout=300),
-        )
-
-    def log(self, line: Line) -> None:
-        values = {f"{line['kind']}/{k}": v for k, v in line.items() if k not in ("kind", "step")}
-        self._run.log(values, step=line["step"])
-
-    def rewind(self, step: int) -> None:
-        pass
-
-    def close(self, summary: Line | None) -> None:
-        if summary is None:
-            self._run.finish(exit_code=1)
-            return
-        import wandb
-
-        layers = summary["layers"]
-        rows = [[str(v) if k == "shape" else v for k, v in row.items()] for row in layers]
-        self._run.log({"layers": wandb.Table(columns=list(layers[0]), data=rows)})
-        self._run.summary.update({k: v for k, v in summary.items() if isinstance(v, (int, float))})
-        self._run.finish()
-
-
 class Tolerated:
     """A logger whose failures are told once and do not end the run."""
 
@@ -202,6 +166,10 @@ class Tolerated:
     def log(self, line: Line) -> None:
         if self._logger:
             self._try(self._logger.log, line)
+
+    def show(self, step: int, path: str, mask: np.ndarray) -> None:
+        if self._logger:
+            self._try(self._logger.show, step, path, mask)
 
     def rewind(self, step: int) -> None:
         if self._logger:
@@ -234,11 +202,13 @@ class Loggers:
     def __init__(self, config: Config, where: Path, start: int):
         self._all: list[Logger] = []
         self._summary: Line | None = None
+        self._draws, self._steps = config.wandb.mode != "disabled", config.train.steps
+        self._tenth = 10 * start // self._steps  # of training: the last one with a picture
         if not hosts.first():
             return
         self._file = JsonLines(where / directory.METRICS, start)
         self._all.append(self._file)
-        if config.wandb.mode != "disabled":
+        if self._draws:
             service = Tolerated("Weights & Biases", lambda: WeightsAndBiases(config, where))
             self._all.append(service)
         self._all.append(Screen(config.train.steps, start))
@@ -256,6 +226,27 @@ class Loggers:
         line = {k: v for k, v in found.items() if math.isfinite(v)}
         for logger in self._all:
             logger.log({"step": step, "kind": kind, **line})
+
+    def show(self, step: int, opt_state: Any, *, always: bool = False) -> None:
+        """The mask of the first sparse layer, where a logger draws it: at most once in each tenth
+        of training. In all processes.
+
+        Args:
+          step: updates done.
+          opt_state: after them.
+          always: whether this one is drawn in any case.
+        """
+        tenth = 10 * step // self._steps
+        if not self._draws or not (always or tenth > self._tenth):
+            return
+        self._tenth = tenth
+        masks = dst.masks(opt_state)
+        if not masks:
+            return
+        path = next(iter(masks))
+        mask = np.asarray(hosts.gathered(masks[path]))
+        for logger in self._all:
+            logger.show(step, path, mask)
 
     def rewind(self, step: int) -> None:
         """The run has gone back to ``step``."""

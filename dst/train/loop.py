@@ -136,10 +136,12 @@ def _run(
     costs = made.costs()
     rollback = Rollback(settings.on_nonfinite, saved)
     with checkpoint.Writer(saved, settings.keep, settings.keep_best) as writer:
-        if at is None:
+        if new := at is None:
             at = _first(made, where)
             writer.save(at.step, at.state, _position(at))
         with logs.Loggers(made.config, where, at.step) as told:
+            if new:
+                told.show(at.step, at.state.opt_state, always=True)
             while at.step < stop:
                 try:
                     with closing(made.batches(at.drawn)) as batches:
@@ -156,6 +158,7 @@ def _run(
                 raise Stopped(f"stopped by {request.name} after step {at.step} of {stop}")
             if stop < settings.steps:
                 return None
+            told.show(at.step, at.state.opt_state, always=True)
             seconds = time.perf_counter() - began
             last = at.state._replace(opt_state=hosts.gathered(at.state.opt_state))
 
@@ -219,6 +222,7 @@ def _steps(
         leaving = at.step == stop or signals.any_process_wants_to_stop(request, agree=logs_now)
         if topology:
             told.log(at.step, "topology", observe(at.state))
+            told.show(at.step, at.state.opt_state)
             owed = owes(at.state, due)
         if logs_now:
             watch.look()
