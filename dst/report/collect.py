@@ -31,8 +31,8 @@ class Trial:
         sweep has noted; ``failed`` or ``pruned``.
       error: why it failed, or an empty text.
       run: its files; None where there are none.
-      settings: of the resolved config by dotted key; or, where there is none, of the parameters that
-        the sweep has noted.
+      settings: of the resolved config by dotted key; where there is none, the parameters that the
+        sweep has noted.
     """
 
     name: str
