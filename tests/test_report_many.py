@@ -87,7 +87,11 @@ def make_sweep(where: Path) -> Path:
                     {
                         "number": len(rows),
                         "state": "done",
-                        "overrides": [f"method.name={method}", f"method.sparsity={sparsity}"],
+                        "settings": {
+                            "method.name": method,
+                            "method.sparsity": sparsity,
+                            "seed": seed,
+                        },
                         "value": accuracy,
                         "error": None,
                         "directory": f"trials/{number}",
@@ -235,7 +239,7 @@ def test_every_trial_is_listed_with_its_state_and_its_error(toy):
     assert evil in text and text.count("What is missing") == 1
     assert "2 runs, 00002, 00003: summary.json is missing" in text
     assert "00002: metrics.jsonl holds no metrics yet" in text
-    # Overrides tell the settings of a trial that has not begun.
+    # The sweep tells the settings of a trial that has not begun.
     assert rows(target.with_suffix(".csv"))[5]["method.sparsity"] == "0.95"
 
 
@@ -393,6 +397,19 @@ def chromium(tmp_path):
         pytest.skip("no Chromium here: apt-get install chromium")
     with browser.Browser(tmp_path / "profile") as found:
         yield found
+
+
+@pytest.mark.evidence
+def test_the_browser_hears_of_errors_and_of_requests(chromium, tmp_path):
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        """<meta http-equiv="Content-Security-Policy" content="script-src 'none'">
+        <script>1</script><img src="other.png">"""
+    )
+    chromium.open(bad, width=390)
+    assert any("Content Security Policy" in text for text in chromium.errors)
+    assert any("ERR_FILE_NOT_FOUND" in text for text in chromium.errors)
+    assert chromium.requests == [bad.as_uri(), (tmp_path / "other.png").as_uri()]
 
 
 @pytest.mark.evidence

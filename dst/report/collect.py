@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,14 @@ class Trial:
     """One run among those compared.
 
     Attributes:
-      name: in the report.
+      name: in the report: its path from the directory that all of them are in.
       path: of the run directory, which may not be there yet.
       state: ``done``; ``running`` on this machine; ``unfinished``; ``waiting`` or ``lost`` as the
         sweep has noted; ``failed`` or ``pruned``.
       error: why it failed, or an empty text.
       run: its files; None where there are none.
-      settings: of the resolved config, or the overrides of a trial that has none; flat.
+      settings: of the resolved config by dotted key; where there is none, the parameters that the
+        sweep has noted.
     """
 
     name: str
@@ -120,11 +121,12 @@ def collect(paths: Sequence[str | os.PathLike[str]]) -> Runs:
     found = Runs(where[0].resolve().name if alone else "", alone)
     for path in where:
         if is_sweep(path):
-            _read_sweep(path, found, prefix="" if alone else f"{path}/")
+            _read_sweep(path, found)
         else:
-            run = reading.read(path, masks=False)
-            found.trials.append(_trial(str(path), path, {}, run))
-    found.trials = list({trial.path.resolve(): trial for trial in found.trials}.values())
+            found.trials.append(_trial(path, {}, reading.read(path, masks=False)))
+    once = {trial.path.resolve(): trial for trial in found.trials}
+    above = os.path.commonpath([path.parent for path in once]) if once else ""
+    found.trials = [replace(x, name=os.path.relpath(path, above)) for path, x in once.items()]
     found.name = found.name or f"Comparison of {len(found.trials)} runs"
     _gather_notes(found)
     return found
@@ -138,7 +140,7 @@ def flat(config: Any, key: str = "") -> dict[str, Any]:
     return {name: value for part in parts for name, value in part.items()}
 
 
-def _read_sweep(where: Path, found: Runs, prefix: str) -> None:
+def _read_sweep(where: Path, found: Runs) -> None:
     about = _mapping(where / FILE, found, "what was varied is told by the runs alone.")
     results = _mapping(
         where / RESULTS,
@@ -169,7 +171,7 @@ def _read_sweep(where: Path, found: Runs, prefix: str) -> None:
         if run is None and path not in listed:
             found.notes.append(f"{path} holds no file of a run; it is left out.")
             continue
-        found.trials.append(_trial(f"{prefix}{path.name}", path, listed.get(path, {}), run))
+        found.trials.append(_trial(path, listed.get(path, {}), run))
     if not found.trials:
         found.notes.append(f"{where} has no trials yet.")
 
@@ -191,23 +193,19 @@ def _mapping(path: Path, found: Runs, consequence: str) -> Mapping[str, Any]:
     return {}
 
 
-def _trial(name: str, path: Path, row: Mapping[str, Any], run: Run | None) -> Trial:
-    config = run.config if run else {}
-    if not config:
-        overrides = row.get("overrides")
-        for text in overrides if isinstance(overrides, list) else ():
-            try:
-                config = plain.merged(config, plain.override(str(text)))
-            except ValueError:
-                continue
+def _trial(path: Path, row: Mapping[str, Any], run: Run | None) -> Trial:
+    noted = row.get("settings")
+    settings = flat(run.config) if run else {}
+    if not settings and isinstance(noted, Mapping):
+        settings = {str(key): value for key, value in noted.items()}
     error = row.get("error")
     return Trial(
-        name=name,
+        name=path.name,
         path=path,
         state=_state(path, str(row.get("state", "waiting")), run),
         error=error if isinstance(error, str) else "",
         run=run,
-        settings=flat(config),
+        settings=settings,
     )
 
 

@@ -95,7 +95,7 @@ def against_setting(it: Compared) -> Plot | None:
     title = f"{it.title} against {it.x_words}"
     caption = seeds_said(it)
     if it.layout.rest:
-        rest = ", ".join(of.short(key, it.keys) for key in it.layout.rest)
+        rest = " and ".join(of.short(key, it.keys) for key in it.layout.rest)
         caption = f"Points of one colour differ in {rest}. {caption}"
     if any(group.number(it.layout.x) is None for group in it.ended()):
         caption = f"Level lines: {it.x_words} does not apply. {caption}"
@@ -126,8 +126,9 @@ def pareto(it: Compared, cost: str, words: str) -> Plot | None:
     _vertical(axes, it, at[:, 1].tolist())
     title = f"{it.title} against {words}"
     names = [of.described(found[n].settings, it.keys, it.keys) for n in best]
-    said = "; ".join(names[:6]) + ("; ..." if len(names) > 6 else "")
-    caption = f"Means over seeds. On the front, cheapest first: {said}."
+    most = 2 if it.layout.rest else 6
+    more = f"; and {len(names) - most} more" if len(names) > most else ""
+    caption = f"Means over seeds. On the front, cheapest first: {'; '.join(names[:most])}{more}."
     return Plot(title, plots.themed(figure, title), tuple(legend), caption)
 
 
@@ -201,10 +202,9 @@ def _line(axes: Axes, it: Compared, some: list[Group], tone: str, style: str) ->
     y = np.array([group.mean(it.name) for group in some], dtype=float)
     half = np.array([group.half(it.name) or math.nan for group in some])
     axes.plot(x, y, style or " ", marker="o", markersize=4.5, color=tone, linewidth=1.6)
-    if style and np.isfinite(half).sum() > 1:
+    axes.errorbar(x, y, half, color=tone, linestyle="", linewidth=1, alpha=0.6)
+    if style:
         axes.fill_between(x, y - half, y + half, color=tone, alpha=0.16, linewidth=0)
-    else:
-        axes.errorbar(x, y, half, color=tone, linestyle="", linewidth=1.2)
     for group, place in zip(some, x, strict=True):
         _single(axes, np.full(len(group.values(it.name)), place), group.values(it.name), tone)
 
@@ -224,11 +224,11 @@ def _single(axes: Axes, x: np.ndarray, y: np.ndarray, tone: str) -> None:
 def _side_by_side(it: Compared) -> Plot:
     """Where no number varies: a row per line."""
     rows = [(label, some[0]) for label, some in it.lines().items() if some[0] in it.ended()]
-    height = 0.75 + 0.32 * len(rows)
+    height = 0.5 + 0.32 * len(rows)
     figure, axes = plots.canvas((plots.SIZE[0], height))
     longest = max(len(label) for label, _ in rows)
     left = min(0.5, 0.06 + 0.019 * longest)
-    figure.subplots_adjust(left=left, bottom=0.5 / height, top=1 - 0.06 / height)
+    figure.subplots_adjust(left=left, bottom=0.3 / height, top=1 - 0.06 / height)
     for i, (_, group) in enumerate(rows):
         values, mean = group.values(it.name), group.mean(it.name) or 0.0
         axes.errorbar(mean, i, xerr=group.half(it.name), color=colour(i), marker="o", markersize=6)

@@ -132,9 +132,9 @@ def short(key: str, keys: Sequence[str]) -> str:
 
 
 def worded(value: Any) -> str:
-    """A setting as text."""
+    """A setting as text; numbers drawn at random have more digits than anyone wants to read."""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.15g}" if len(f"{value:.15g}") <= 7 else f"{value:.3g}"
     if isinstance(value, list):
         return ", ".join(map(worded, value))
     return "none" if value is None else str(value)

@@ -125,8 +125,9 @@ def settings(found: Runs, it: Compared) -> list[str]:
     for key in [*it.keys, of.SEED]:
         some = [trial.settings[key] for trial in found.trials if key in trial.settings]
         values = list(dict.fromkeys(map(of.worded, sorted(some, key=_order))))
-        shown = ", ".join(values[:6]) + (f", ... {values[-1]}" if len(values) > 6 else "")
-        result.append(f"{of.short(key, it.keys)}: {shown or 'unknown'}")
+        if len(values) > 6:  # too many to read: from the least to the greatest
+            values = [f"{values[0]} to {values[-1]}"]
+        result.append(f"{of.short(key, it.keys)}: {', '.join(values) or 'unknown'}")
     return result
 
 
@@ -141,9 +142,7 @@ def tiles(found: Runs, it: Compared) -> list[Tile]:
     return [
         _best(it),
         Tile("Runs", f"{len(found.trials)}", said),
-        Tile(
-            "Groups", f"{len(it.groups)}", f"of runs that differ in their seed only: {seeds} each"
-        ),
+        Tile("Settings", f"{len(it.groups)}", f"{seeds} seed{'s' * (seeds != '1')} each"),
         Tile("Time", duration(sum(known) if known else None), "sum over all runs"),
     ]
 
@@ -171,7 +170,7 @@ def efficiency(it: Compared) -> Section:
 def progress(it: Compared) -> Section:
     """Curves over steps."""
     shown = tuple(p for kind in curves.kinds(it) if (p := curves.draw(it, kind)))
-    text = "A line is the mean over seeds, at the steps that all of them logged."
+    text = "A line is the mean over the seeds of one setting, at the steps that all of them logged."
     return Section("Over training", text if shown else "There are no curves yet.", shown)
 
 

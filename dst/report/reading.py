@@ -281,7 +281,7 @@ def _read_summary(where: Path, run: Run) -> None:
     text = _text(
         where / SUMMARY,
         run,
-        "the run has not finished; the key figures are those of the last logged steps.",
+        "the run has not finished, and there are no figures but the last logged ones.",
     )
     if text is None:
         return
