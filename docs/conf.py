@@ -28,7 +28,7 @@ nitpicky = True
 # Types of other libraries: their sites are not linked, so that a build needs no network.
 nitpick_ignore_regex = [(r"py:.*", r"(?!dst\.(?!_typing|train|report|lottery|sweep)).*")]
 
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 # Notebooks are shown as they lie; `make docs EXECUTE=1` runs them, and shows what comes out.
 nb_execution_mode = "force" if os.environ.get("DST_DOCS_EXECUTE") else "off"
@@ -45,6 +45,7 @@ napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Returns"]
 
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_title = f"dst {release}"

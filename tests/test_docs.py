@@ -43,11 +43,18 @@ def blocks(page, *languages):
     return [(code, needs) for _, needs, language, code in found if language in languages]
 
 
+@pytest.fixture(scope="module")
+def generated():
+    """Names of the pages that a build makes."""
+    return {links.GENERATED / x for x in generate.pages()}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_to_files_or_to_addresses(page):
+def test_links_lead_to_files_or_to_addresses(page, generated):
     for target in links.links(page.read_text()):
         if links.inside(target):
-            assert (page.parent / unquote(target.partition("#")[0])).exists(), target
+            file = Path(os.path.normpath(page.parent / unquote(target.partition("#")[0])))
+            assert file.exists() or file in generated, target
         elif not target.startswith("#"):
             parts = urlsplit(target)
             assert parts.scheme == "https" and "." in parts.netloc, target
@@ -126,6 +133,9 @@ def test_every_method_has_a_page_with_its_formula_its_keys_and_its_source():
         assert re.search(rf"auto(class|function):: dst\.{thing.__name__}$", page, re.MULTILINE)
         for field in schema.defaults(option):
             assert f"| `{field}` |" in page, (key, field)
+        (shortest,) = re.findall(r"```yaml\nmethod: (.*)\n```", page)
+        found = config.METHOD.read(plain.override(f"method={shortest}")["method"], "method")
+        assert found.name == key and found.value.rule(10_000)
         assert "Checked against" in schema.paragraphs(thing), key
 
 

@@ -11,16 +11,26 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import generate
 import links
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from reference import PAPER
 
 
 def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (_math, None), (_math, None))
     app.connect("config-inited", lambda app, config: generate.write())
     app.connect("source-read", _source_read)
     app.connect("include-read", _include_read)
     app.connect("autodoc-process-docstring", _docstring)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _math(writer: Any, node: nodes.Element) -> None:
+    """Formulas as MathML, which browsers show without a program from elsewhere."""
+    block = isinstance(node, nodes.math_block)
+    writer.body.append(tex2mathml(node.astext(), as_block=block))
+    raise nodes.SkipNode
 
 
 def _source_read(app: Any, name: str, source: list[str]) -> None:

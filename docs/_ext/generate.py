@@ -21,7 +21,20 @@ from dst.train.config import METHOD
 
 def write() -> None:
     """Writes all pages, and removes those of earlier builds that are none any more."""
-    pages = {
+    found = pages()
+    for name, text in found.items():
+        file = GENERATED / name
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+    for file in GENERATED.rglob("*"):
+        if file.is_file() and str(file.relative_to(GENERATED)) not in found:
+            file.unlink()
+
+
+def pages() -> dict[str, str]:
+    """The text of every page, by its name below ``docs/generated``."""
+    found = {
         "configuration.md": reference.page(),
         "recipes.md": reference.recipes(),
         "command-line.md": command_line(),
@@ -29,17 +42,10 @@ def write() -> None:
         "experiments/index.md": _index("Experiments", "experiments", evidence.titles()),
         "notebooks/index.md": _index("Notebooks", "notebooks", _notebook_titles()),
     }
-    pages |= {f"methods/{name}.md": method(name) for name in METHOD.options}
-    pages |= {f"experiments/{name}.md": _experiment(name) for name in evidence.titles()}
-    pages |= {f"notebooks/{name}.ipynb": _notebook(name) for name in _notebook_titles()}
-    for name, text in pages.items():
-        file = GENERATED / name
-        if not file.exists() or file.read_text(encoding="utf-8") != text:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
-    for file in GENERATED.rglob("*"):
-        if file.is_file() and str(file.relative_to(GENERATED)) not in pages:
-            file.unlink()
+    found |= {f"methods/{name}.md": method(name) for name in METHOD.options}
+    found |= {f"experiments/{name}.md": _experiment(name) for name in evidence.titles()}
+    found |= {f"notebooks/{name}.ipynb": _notebook(name) for name in _notebook_titles()}
+    return found
 
 
 def methods() -> str:

@@ -63,11 +63,12 @@ def page() -> str:
 
 def method(name: str) -> str:
     """The keys of a method in a config, after the shortest way to write it."""
-    option = METHOD.options[name]
-    needed = [k for k, v in schema.defaults(option).items() if v == "required"]
-    shortest = "".join(f", {k}: 0.9" if k == "sparsity" else f", {k}: ..." for k in needed)
+    given = schema.defaults(METHOD.options[name])
+    shortest = f"name: {name}"
+    shortest += ", sparsity: 0.9" if given.get("sparsity") == "required" else ""
+    shortest += ", every: 100" if given.get("every", "") is None else ""
     arm = next(x for x in _METHODS if _name(x) == name)
-    return f"```yaml\nmethod: {{name: {name}{shortest}}}\n```\n\n{_table(arm)}"
+    return f"```yaml\nmethod: {{{shortest}}}\n```\n\n{_table(arm)}"
 
 
 def method_object(name: str) -> Any:
