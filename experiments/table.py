@@ -35,7 +35,6 @@ FIGURES = {
     "explored": ("R_s", 1, 3),
     "active": ("active weights", 1, 0),
     "training_cost": ("training cost", 1, 3),
-    "compute": ("compute, dense steps", 1, 0),
 }
 COLORS = ["#2a6f97", "#c1121f", "#8d99ae", "#f4a261", "#588157", "#6d597a"]
 
@@ -65,8 +64,6 @@ def figures(run: Path) -> dict[str, float]:
     found["active"] = sum(x["active"] for x in found["layers"] if len(x["shape"]) > 1)
     if all(x["explored"] is None for x in found["layers"]):
         del found["explored"]  # a dense network has tried nothing else
-    if "training_cost" in found:
-        found["compute"] = found["training_cost"] * found["steps"]
     return {k: scale * found[k] for k, (_, scale, _) in FIGURES.items() if k in found}
 
 
@@ -93,8 +90,6 @@ def table(found: Mapping[Setting, Mapping[str, Spread]]) -> str:
     """A row for every setting."""
     keys = [key for key, _ in next(iter(found))]
     names = [n for n in FIGURES if len({x[n] for x in found.values() if n in x}) > 1]
-    if "train.steps" not in keys:  # says what the training cost says
-        names = [n for n in names if n != "compute"]
     heads = list(map(short, keys))
     rows = []
     for chosen, values in found.items():
@@ -136,8 +131,8 @@ def picture(
             axes.errorbar(
                 places, means, yerr=errors, marker="o", ms=4, lw=1.2, capsize=2, color=color
             ).set_label(name)
-        axes.set_xscale("log")
         if x not in FIGURES:
+            axes.set_xscale("log")
             ticks = sorted({place for course in courses.values() for place, _ in course})
             axes.set_xticks(ticks, [f"{place:g}" for place in ticks])
             axes.minorticks_off()
