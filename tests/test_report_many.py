@@ -166,6 +166,9 @@ def test_the_horizontal_axis_is_sparsity_or_the_number_of_most_values(tmp_path):
     assert layout(a, d).x == "method.sparsity"
     assert layout(a, e) == groups.Layout("optimizer.learning_rate", ("method.name",), ())
     assert layout(d, e).x == "method.sparsity"
+    f = make(tmp_path / "f", "set", every=20)
+    assert layout(d, make(tmp_path / "g", "set", sparsity=0.8, every=20)).line == ("method.name",)
+    assert groups.following(collect.collect([d, f]).trials) == ["method.every"]
     assert layout(a) == groups.Layout(None, (), ())
 
 

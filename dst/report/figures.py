@@ -255,7 +255,7 @@ def _vertical(axes: Axes, it: Compared, values: list[float]) -> None:
     axes.set_ylim(low - room, high + room)
     if it.figure.share:
         plots.percents(axes, np.array(axes.get_ylim()))
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=plots.TICKS))
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
 def _horizontal(axes: Axes, key: str, words: str, values: np.ndarray) -> None:

@@ -74,13 +74,25 @@ class Layout:
 def varying(trials: Sequence[Trial]) -> list[str]:
     """Dotted keys that tell runs apart, without the seed and what follows from another key.
 
-    What cannot change the mathematics (names, devices, logging) is left out; so is a setting that
-    only a ``name`` in its section decides on, as the options that one method has and another not.
+    What cannot change the mathematics (names, devices, logging) is left out; so is a setting,
+    except for the sparsity, that follows from the ``name`` in its section, as the options of a
+    method.
     """
+    found, known = _differing(trials)
+    return [key for key in found if not _follows(key, found, known)]
+
+
+def following(trials: Sequence[Trial]) -> list[str]:
+    """Dotted keys that all runs have, with values that follow from another key."""
+    found, known = _differing(trials)
+    shared = [key for key in found if all(key in settings for settings in known)]
+    return [key for key in shared if _follows(key, found, known)]
+
+
+def _differing(trials: Sequence[Trial]) -> tuple[list[str], list[Mapping[str, Any]]]:
     known = [trial.settings for trial in trials if trial.settings]
     keys = dict.fromkeys(key for settings in known for key in settings if not _free(key))
-    found = [k for k in keys if k != SEED and len({_text(s, k) for s in known}) > 1]
-    return [key for key in found if not _follows(key, found, known)]
+    return [k for k in keys if k != SEED and len({_text(s, k) for s in known}) > 1], known
 
 
 def common(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -173,6 +185,7 @@ def _follows(key: str, keys: Sequence[str], known: Sequence[Mapping[str, Any]]) 
     name = f"{key.partition('.')[0]}.name"
     if name == key or name not in keys:
         return False
-    numbers = all(reading.number(settings.get(key)) is not None for settings in known)
+    if key == SPARSITY and all(key in settings for settings in known):
+        return False
     pairs = {(_text(settings, name), _text(settings, key)) for settings in known}
-    return not numbers and len(pairs) == len({first for first, _ in pairs})
+    return len(pairs) == len({first for first, _ in pairs})

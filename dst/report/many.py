@@ -128,6 +128,9 @@ def settings(found: Runs, it: Compared) -> list[str]:
         if len(values) > 6:  # too many to read: from the least to the greatest
             values = [f"{values[0]} to {values[-1]}"]
         result.append(f"{of.short(key, it.keys)}: {', '.join(values) or 'unknown'}")
+    for key in of.following(found.trials):
+        name = f"{key.partition('.')[0]}.name"
+        result.append(f"{of.short(key, it.keys)}: goes with the {of.short(name, it.keys)}")
     return result
 
 

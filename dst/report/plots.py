@@ -313,7 +313,7 @@ def percents(axes: Axes, values: np.ndarray) -> None:
     if high - low < 0.02:  # a flat line should look flat
         middle = (low + high) / 2
         axes.set_ylim(max(middle - 0.02, -0.002), min(middle + 0.02, 1.002))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=TICKS))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # 2.5 would be rounded
     bottom, top = axes.get_ylim()
     digits = 0 if top - bottom > 0.06 else 1
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.{digits}f} %"))
