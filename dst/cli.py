@@ -118,8 +118,25 @@ def _parser() -> argparse.ArgumentParser:
     launch.add_argument("arguments", nargs=argparse.REMAINDER, metavar="train|resume ...")
     launch.set_defaults(command=_launch)
 
-    report = commands.add_parser("report", help="write a run's report again")
-    report.add_argument("run", type=Path, metavar="RUN_DIR")
+    report = commands.add_parser(
+        "report",
+        help="write the report of a run, a sweep, a study, or one that compares several runs",
+        epilog="Reports are single HTML files that open offline. Those of sweeps and of several "
+        "runs have their data beside them, as CSV.",
+    )
+    report.add_argument(
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="a directory that train, sweep or lottery wrote; several: runs and sweeps, compared",
+    )
+    report.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.html",
+        help="report.html in DIR unless given; of several, comparison.html here",
+    )
     report.set_defaults(command=_report)
 
     commands.add_parser("methods", help="list the methods").set_defaults(command=_methods)
@@ -258,6 +275,7 @@ def _sweep(args: argparse.Namespace) -> int:
             f"{' '.join(best['overrides'])}"
         )
     print(f"results: {where / sweep.RESULTS}")
+    _compare([where])
     return FAILED if failed else 0
 
 
@@ -277,19 +295,31 @@ def _launch(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from dst.train import directory
+    from dst.report import collect
 
-    directory.check_run(args.run)
-    return _write_report(args.run)
+    collect.check(args.paths, args.out)
+    if len(args.paths) == 1 and not collect.is_sweep(args.paths[0]):
+        return _write_report(args.paths[0], args.out)
+    for path in args.paths:
+        if _is_study(path):
+            return _fail(f"{path} is a study: `dst report {path}` shows it alone", BAD_INPUT)
+    return _compare(args.paths, args.out)
 
 
-def _write_report(where: Path) -> int:
+def _compare(paths: Sequence[Path], out: Path | None = None) -> int:
+    from dst.report import many
+
+    print(f"report: {many.write_report(paths, out)}")
+    return 0
+
+
+def _write_report(where: Path, out: Path | None = None) -> int:
     if _is_study(where):
         from dst.lottery import report as room
     else:
         from dst.report import run as room  # type: ignore[no-redef]
 
-    print(f"report: {room.write_report(where)}")
+    print(f"report: {room.write_report(where, out=out)}")
     return 0
 
 

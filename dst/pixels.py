@@ -18,8 +18,9 @@ def matrix(mask: np.ndarray) -> np.ndarray:
     return mask.reshape(-1, mask.shape[-1])
 
 
-def per_input(mask: np.ndarray) -> np.ndarray | None:
-    """Active connections of every input, where the inputs form a square picture.
+def per_pixel(mask: np.ndarray) -> np.ndarray | None:
+    """Active connections of every pixel, where the inputs form a square picture, grey or of three
+    colours.
 
     Args:
       mask: bool ``[inputs, outputs]``.
@@ -27,10 +28,11 @@ def per_input(mask: np.ndarray) -> np.ndarray | None:
     Returns:
       int ``[side, side]``; None where the inputs form none.
     """
-    side = math.isqrt(len(mask))
-    if mask.ndim != 2 or side * side != len(mask) or side < 3:
-        return None
-    return mask.sum(axis=1).reshape(side, side)
+    for colours in (1, 3):
+        side = math.isqrt(len(mask) // colours)
+        if mask.ndim == 2 and side * side * colours == len(mask) and side >= 3:
+            return mask.sum(axis=1).reshape(side, side, colours).sum(axis=-1)
+    return None
 
 
 def mixed(weighted: Sequence[tuple[np.ndarray, Colour]]) -> np.ndarray:

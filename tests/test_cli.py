@@ -33,7 +33,7 @@ print(list(xla_bridge._backends))
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["trian"], ["train"], ["train", "x.yaml", "--overwrit3"], ["report", "a", "b"]],
+    [[], ["trian"], ["train"], ["train", "x.yaml", "--overwrit3"], ["report"]],
 )
 def test_unknown_arguments_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -109,6 +109,7 @@ def test_a_sweep_is_its_runs_and_a_failed_one_stops_no_other(tmp_path, capsys):
     results = json.loads((tmp_path / "runs/toy/sweep.json").read_text())
     assert [x["state"] for x in results["trials"]] == ["done", "failed"]
     assert results["best"] == 0 and "best: trial 0, accuracy" in found.out
+    assert found.out.endswith("report: runs/toy/report.html\n")
     with (tmp_path / "runs/toy/sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [x["data.batch_size"] for x in rows] == ["64", "5000"]

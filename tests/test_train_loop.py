@@ -13,8 +13,7 @@ from dst import cli
 from dst.report import reading
 from dst.report.run import tiles
 from dst.train import checkpoint, config, directory, loop, setup
-from tests.faults import dst as command
-from tests.faults import ended, records
+from tests.faults import records
 from tests.training import CONFIGS, assert_same, small, states_in, write_small
 
 EMA = ("optimizer.ema=0.9", "optimizer.accumulate=2")
@@ -182,15 +181,3 @@ def test_every_config_can_be_set_up(path):
 def test_every_config_runs(path, tmp_path):
     loop.train(config.load(path, ["mesh.data=1"]), tmp_path / "run", until=2)
     assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [0, 2]
-
-
-@pytest.mark.evidence
-def test_weights_and_biases_records_offline(tmp_path):
-    pytest.importorskip("wandb")
-    path = str(write_small(tmp_path))
-    run = tmp_path / "run"
-    process = command("train", path, "wandb.mode=offline", "--dir", run)
-    assert ended(process)[0] == 0
-    (record,) = (run / "wandb").glob("offline-run-*/*.wandb")
-    assert record.stat().st_size > 1000
-    assert (run / "summary.json").exists()

@@ -7,18 +7,21 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from matplotlib.image import imread
 from safetensors.numpy import load_file
 
 import dst
 from dst import pixels
-from dst.train import config, directory, logs
+from dst.train import config, directory, logs, loop
+from dst.train.sections import Wandb
 from tests.agents import IDENTITY, started
-from tests.faults import records
+from tests.faults import before_step, records, row
 from tests.test_sweep_file import write
 from tests.training import small, write_small
 
@@ -66,8 +69,8 @@ def test_pixels_are_the_mask():
     np.testing.assert_array_equal(image[..., 3] == 255, mask)
     assert image[mask][:, :3].tolist() == [list(pixels.ACTIVE)] * int(mask.sum())
     assert pixels.enlarged(image, 100).shape == (9 * 25, 4 * 25, 4)
-    np.testing.assert_array_equal(pixels.per_input(mask).ravel(), mask.sum(1))
-    assert pixels.per_input(mask[:8]) is None and pixels.per_input(mask[:, :, None]) is None
+    np.testing.assert_array_equal(pixels.per_pixel(mask).ravel(), mask.sum(1))
+    assert pixels.per_pixel(mask[:8]) is None and pixels.per_pixel(mask[:, :, None]) is None
 
 
 def _trained(folder: Path, *arguments: str, **environment: str) -> None:
@@ -198,3 +201,26 @@ def test_a_run_of_an_agent_belongs_to_its_sweep(tmp_path, monkeypatch):
     assert values == pytest.approx(told, rel=1e-6) and len(values) >= 2
     # Continued by hand, it is the same run.
     assert (run / "wandb/id").read_text() == IDENTITY["WANDB_RUN_ID"]
+
+
+@pytest.mark.evidence
+def test_a_service_that_is_killed_costs_the_run_nothing_else(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
+    made = small(tmp_path, "train.log_every=1")
+    loop.train(made, tmp_path / "alone")
+    killed = []
+
+    def kill() -> None:
+        for process in psutil.Process().children(recursive=True):
+            if "wandb-core" in process.name():
+                process.kill()
+                killed.append(process)
+
+    with before_step(monkeypatch, {20: kill}):
+        loop.train(replace(made, wandb=Wandb(mode="offline")), tmp_path / "run")
+    assert killed and (tmp_path / "run" / directory.SUMMARY).is_file()
+    assert records(tmp_path / "run") == records(tmp_path / "alone")
+    told = [x for x in capfd.readouterr().err.splitlines() if "warning: Weights & Biases" in x]
+    assert len(told) == 1
+    row("W&B's own process killed", f"the run ends; {told[0]}", "what W&B had not written")

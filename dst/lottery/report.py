@@ -25,9 +25,11 @@ _REMAINING = plots.Shares("remaining weights")
 
 
 def write_report(
-    where: str | os.PathLike[str], others: Sequence[str | os.PathLike[str]] = ()
+    where: str | os.PathLike[str],
+    others: Sequence[str | os.PathLike[str]] = (),
+    out: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Writes ``<where>/report.html``, whole or not at all, and returns its path.
+    """Writes the report of a study, whole or not at all, and returns its path.
 
     The report holds everything it shows and asks for nothing from outside.
 
@@ -35,6 +37,7 @@ def write_report(
       where: the directory of a study; it may still be running.
       others: directories of the same study with other seeds: lines are then means over all, and
         the single studies are drawn faintly.
+      out: the file; None: ``<where>/report.html``.
 
     Raises:
       DirectoryError: no study there, or none of whose runs has finished.
@@ -43,7 +46,7 @@ def write_report(
     results = [study.read(path) for path in (where, *others)]
     with plots.style():
         html = render(results, (Path(where) / directory.CONFIG).read_text(encoding="utf-8"))
-    path = Path(where) / REPORT
+    path = Path(out or Path(where) / REPORT)
     directory.write(path, html)
     return path
 

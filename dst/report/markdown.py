@@ -1,8 +1,24 @@
-"""Figures in Markdown: what stands between two marker comments is made by a program."""
+"""Figures in Markdown: tables, and what a program writes between two marker comments."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table.
+
+    >>> print(table(["method", "R_s"], [["RigL", 0.27], ["SET", 0.41]]))
+    | method | R_s |
+    |---|---|
+    | RigL | 0.27 |
+    | SET | 0.41 |
+    """
+    lines = ["|" + "---|" * len(heads)]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return "\n".join([f"| {' | '.join(heads)} |", *lines])
 
 
 def write_between(path: Path, name: str, text: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.image import imsave
 
-from dst.pixels import ACTIVE, LARGEST, enlarged, matrix, mixed, per_input
+from dst.pixels import ACTIVE, LARGEST, enlarged, matrix, mixed, per_pixel
 from dst.report.plots import Key, Plot, histogram
 
 # Mid tones, visible on light and on dark paper; the style sheet has the same as --p-*.
@@ -59,7 +59,7 @@ def look(path: str, before: np.ndarray | None, after: np.ndarray | None) -> Mask
     inputs, outputs = matrix(known[0]).shape
     wide = max(inputs, outputs) > 2 * min(inputs, outputs)
     maps, said = _pixels(first, last) if len(shape) == 2 else ((), "")
-    return MaskView(path, wide, maps, said, *_matrices(first, last), degrees=_degrees(first, last))
+    return MaskView(path, wide, maps, said, *_matrices(first, last), degrees=degrees(first, last))
 
 
 def png(weighted: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> str:
@@ -126,26 +126,26 @@ def _matrices(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[
 
 
 def _pixels(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[Plot, ...], str]:
-    """Active connections per input, where the inputs are the pixels of a square picture."""
-    counts = [
-        (title, per_input(m))
-        for title, m in (("Before training", first), ("After training", last))
-        if m is not None
+    """Active connections per input, where the inputs are the pixels of a square picture, grey or
+    of three colours."""
+    known = [
+        (t, m) for t, m in (("Before training", first), ("After training", last)) if m is not None
     ]
-    grids = [(title, grid) for title, grid in counts if grid is not None]
+    grids = [(title, grid) for title, m in known if (grid := per_pixel(m)) is not None]
     if not grids:
         return (), ""
-    inputs, side = grids[0][1].size, len(grids[0][1])
+    inputs, side = len(known[0][1]), len(grids[0][1])
     top = max(int(n.max()) for _, n in grids)
     plots, said = [], []
     for title, grid in grids:
         n = grid.ravel()
         legend = (Key("", f"{int(n.min())} to {int(n.max())} connections per pixel"),)
         plots.append(Plot(title, _map(grid, top, f"{title}, connections per pixel"), legend))
-        quarter = np.sort(n)[::-1][: max(1, inputs // 4)].sum() / max(1, int(n.sum()))
+        quarter = np.sort(n)[::-1][: max(1, n.size // 4)].sum() / max(1, int(n.sum()))
         said.append(f"{100 * quarter:.0f} % of all connections {title.lower()}")
     text = (
-        f"The {inputs:,} inputs as a picture of {side} × {side} pixels: the fuller its colour, the "
+        f"The {inputs:,} inputs as a picture of {side} × {side} pixels"
+        f"{', three colours each' if inputs > side * side else ''}: the fuller its colour, the "
         "more active connections a pixel has. The busiest quarter of the pixels holds "
         f"{', '.join(said)}; spread evenly it would hold 25 %."
     )
@@ -176,16 +176,28 @@ def _map(grid: np.ndarray, top: int, label: str) -> Markup:
     )
 
 
-def _degrees(first: np.ndarray | None, last: np.ndarray | None) -> tuple[Plot, ...]:
-    if last is None:
+def degrees(first: np.ndarray | None, last: np.ndarray | None, whose: str = "") -> tuple[Plot, ...]:
+    """How many active connections outputs and inputs have, before and after training.
+
+    Args:
+      first, last: bool masks ``[..., inputs, outputs]``; None where a file is missing.
+      whose: is added to the titles.
+    """
+    if last is None or last.ndim < 2 or not last.size:
         return ()
+    if first is not None and first.shape != last.shape:
+        first = None
     plots = []
     for title, unit, axis in (
         ("Connections per output", "output", 0),
         ("Connections per input", "input", 1),
     ):
-        before = None if first is None else first.sum(axis=axis)
-        plots.append(histogram(title, unit, before, last.sum(axis=axis)))
+        before, after = (
+            None if mask is None else mask.reshape(-1, mask.shape[-1]).sum(axis=axis)
+            for mask in (first, last)
+        )
+        assert after is not None
+        plots.append(histogram(f"{title}{whose}", unit, before, after))
     return tuple(plots)
 
 

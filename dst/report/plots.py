@@ -23,8 +23,8 @@ SERIES = tuple(f"#0400{i:02x}" for i in range(1, 9))
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
     colour: f"s{i}" for i, colour in enumerate(SERIES, start=1)
 }
-_SIZE = (4.5, 2.75)  # inches; small, so that the text stays readable on a phone
-_TICKS = [1, 2, 2.5, 5, 10]  # round numbers
+SIZE = (4.5, 2.75)  # inches; small, so that the text stays readable on a phone
+TICKS = [1, 2, 2.5, 5, 10]  # round numbers
 _POINTS = 1500  # of one line; more cannot be seen
 
 
@@ -55,6 +55,7 @@ class Line:
       x, y: steps and values.
       colour: one of the stand-ins.
       faint: for raw values behind an average.
+      alpha: opacity of a line that is not faint.
       points: marks every value.
       holds: a value holds until the next one, as what only topology steps change.
     """
@@ -64,6 +65,7 @@ class Line:
     y: np.ndarray
     colour: str
     faint: bool = False
+    alpha: float = 1.0
     points: bool = False
     width: float = 1.6
     dashed: bool = False
@@ -162,13 +164,13 @@ def lines(
     shown = [line for line in some if np.isfinite(line.y).any()]
     if not shown:
         return None
-    figure, axes = _canvas()
+    figure, axes = canvas()
     for line in shown:
         axes.plot(
             *thinned(line),
             color=line.colour,
             linewidth=1.0 if line.faint else line.width,
-            alpha=0.3 if line.faint else 1.0,
+            alpha=0.3 if line.faint else line.alpha,
             linestyle="--" if line.dashed else "-",
             drawstyle="steps-post" if line.holds else "default",
             marker="o" if line.points else "",
@@ -178,11 +180,11 @@ def lines(
     values = np.concatenate([line.y[np.isfinite(line.y)] for line in shown])
     if may_log and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(_short))
+        axes.yaxis.set_major_formatter(FuncFormatter(short))
         axes.tick_params(axis="y", which="minor", length=0)
         caption = f"{caption} Logarithmic axis.".strip()
     if percent:
-        _percent(axes, values)
+        percents(axes, values)
     if marks is not None and marks.size:
         axes.plot(
             marks,
@@ -206,12 +208,12 @@ def exchange(
     title: str, steps: np.ndarray, grown: np.ndarray, dropped: np.ndarray, until: float | None
 ) -> Plot:
     """Connections grown (upwards) and dropped (downwards) at every topology step."""
-    figure, axes = _canvas()
+    figure, axes = canvas()
     width = 0.8 * float(np.min(np.diff(steps))) if steps.size > 1 else 1.0
     axes.bar(steps, np.nan_to_num(grown), width, color=SERIES[1], linewidth=0)
     axes.bar(steps, -np.nan_to_num(dropped), width, color=SERIES[7], linewidth=0)
     axes.axhline(0, color=MUTED, linewidth=0.8)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _short(abs(v))))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: short(abs(v))))
     _steps(axes, until)
     legend = (Key(variable(SERIES[1]), "grown"), Key(variable(SERIES[7]), "dropped"))
     return Plot(title, themed(figure, title), legend, "Connections changed at every topology step.")
@@ -223,7 +225,7 @@ def histogram(title: str, unit: str, before: np.ndarray | None, after: np.ndarra
     low, high = int(both.min()), int(both.max())
     width = max(1, -(-(high - low + 1) // 30))
     edges = np.arange(low, high + width + 1, width) - 0.5
-    figure, axes = _canvas()
+    figure, axes = canvas()
     counts, _ = np.histogram(after, edges)
     axes.stairs(counts, edges, fill=True, color=SERIES[0], alpha=0.55, linewidth=0)
     legend = [Key(variable(SERIES[0]), "after training")]
@@ -231,8 +233,8 @@ def histogram(title: str, unit: str, before: np.ndarray | None, after: np.ndarra
         counts, _ = np.histogram(before, edges)
         axes.stairs(counts, edges, color=INK, linewidth=1.3)
         legend.insert(0, Key(variable(INK), "before training"))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=_TICKS))
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_TICKS))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=TICKS))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=TICKS))
     axes.set_xlabel(f"active connections of one {unit}")
     caption = f"How many {unit}s have how many active connections."
     return Plot(title, themed(figure, title), tuple(legend), caption)
@@ -268,8 +270,9 @@ def themed(figure: Figure, label: str) -> Markup:
     return Markup(re.sub(r"\n\s*", "\n", svg).strip())
 
 
-def _canvas() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE)
+def canvas(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+    """An empty figure with axes, in this module's style; ``size`` in inches."""
+    figure = Figure(figsize=size)
     # Fixed margins: figures align with each other, and need no second drawing to be laid out.
     figure.subplots_adjust(left=0.15, right=0.945, bottom=0.18, top=0.96)
     figure.patch.set_visible(False)
@@ -283,13 +286,13 @@ def _canvas() -> tuple[Figure, Axes]:
     axes.xaxis.label.set_color(MUTED)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_TICKS))
-    axes.xaxis.set_major_formatter(FuncFormatter(_short))
-    axes.yaxis.set_major_formatter(FuncFormatter(_short))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=TICKS))
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
+    axes.yaxis.set_major_formatter(FuncFormatter(short))
     return figure, axes
 
 
-def _short(value: float, _: object = None) -> str:
+def short(value: float, _: object = None) -> str:
     """``0.05``, ``4,000``, ``25k``, ``1.5M``: what fits beside an axis."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:g}M"
@@ -304,12 +307,13 @@ def _steps(axes: Axes, until: float | None, label: str = "step") -> None:
         axes.set_xlim(-0.02 * until, 1.02 * until)
 
 
-def _percent(axes: Axes, values: np.ndarray) -> None:
+def percents(axes: Axes, values: np.ndarray) -> None:
+    """A vertical axis of fractions in percent."""
     low, high = float(values.min()), float(values.max())
     if high - low < 0.02:  # a flat line should look flat
         middle = (low + high) / 2
         axes.set_ylim(max(middle - 0.02, -0.002), min(middle + 0.02, 1.002))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_TICKS))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=TICKS))
     bottom, top = axes.get_ylim()
     digits = 0 if top - bottom > 0.06 else 1
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.{digits}f} %"))

@@ -168,8 +168,17 @@ def _count(row: Mapping[str, Any], key: str) -> int | None:
     return None if value is None else int(value)
 
 
-def read(run_dir: str | os.PathLike[str]) -> Run:
+def is_run(path: Path) -> bool:
+    """Whether a directory holds a file of a run, be it damaged."""
+    return any((path / name).is_file() for name in (CONFIG, METRICS, SUMMARY))
+
+
+def read(run_dir: str | os.PathLike[str], *, masks: bool = True) -> Run:
     """Reads a run directory.
+
+    Args:
+      run_dir: the directory.
+      masks: whether to read masks, too.
 
     Raises:
       FileNotFoundError: no such directory, or one that holds no file of a run.
@@ -180,7 +189,7 @@ def read(run_dir: str | os.PathLike[str]) -> Run:
             f"expected a run directory, found no directory at {where}. "
             "Give the directory that `dst train` wrote, for example runs/<name>."
         )
-    if not any((where / name).is_file() for name in (CONFIG, METRICS, SUMMARY)):
+    if not is_run(where):
         raise FileNotFoundError(
             f"{where} is no run directory: expected {CONFIG}, {METRICS} or {SUMMARY} in it, found "
             "none of them. Give the directory that `dst train` wrote, for example runs/<name>."
@@ -189,7 +198,8 @@ def read(run_dir: str | os.PathLike[str]) -> Run:
     _read_config(where, run)
     _read_metrics(where, run)
     _read_summary(where, run)
-    _read_masks(where, run)
+    if masks:
+        _read_masks(where, run)
     return run
 
 
@@ -271,7 +281,7 @@ def _read_summary(where: Path, run: Run) -> None:
     text = _text(
         where / SUMMARY,
         run,
-        "the run has not finished; the key figures are those of the last logged steps.",
+        "the run has not finished, and there are no figures but the last logged ones.",
     )
     if text is None:
         return

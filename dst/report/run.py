@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from dst.report import pictures, plots, reading
 from dst.report.reading import Run
-from dst.report.words import count, duration, figure, percent, shape
+from dst.report.tables import metrics_csv
+from dst.report.words import count, duration, figure, percent, shape, write
 from dst.train.task import FIGURES
 
 REPORT = "report.html"
@@ -32,7 +33,6 @@ _QUESTIONS = {
     "bits_per_byte": "With how few bits per byte does {model} predict {data}",
 }
 _RS = Markup("R<sub>s</sub>")
-_SAME = 5e-4  # a sparsity that moves less than this does not change
 _MANY = 8  # layers that still get a colour of their own
 
 
@@ -54,8 +54,11 @@ class Section:
     plots: tuple[plots.Plot, ...] = ()
 
 
-def write_report(run_dir: str | os.PathLike[str]) -> Path:
-    """Writes ``<run_dir>/report.html``, whole or not at all, and returns its path.
+def write_report(
+    run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
+) -> Path:
+    """Writes the report of a run, whole or not at all, and returns its path; the logged metrics lie
+    beside it as CSV.
 
     The report holds everything it shows: it asks for nothing from outside and opens offline. It is
     made from the files of the run directory alone; what is missing or damaged is named in it. The
@@ -63,6 +66,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
 
     Args:
       run_dir: the directory that ``dst train`` wrote.
+      out: the file; None: ``<run_dir>/report.html``.
 
     Raises:
       FileNotFoundError: no such directory, or one that holds no file of a run.
@@ -74,11 +78,9 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     run = reading.read(run_dir)
     with plots.style():
         html = render(run)
-    target = Path(run_dir) / REPORT
-    part = target.with_name(target.name + ".part")
-    # Names may hold bytes that are no text; a report is UTF-8 all the same.
-    part.write_text(html, encoding="utf-8", errors="replace")
-    os.replace(part, target)
+    target = Path(out or Path(run_dir) / REPORT)
+    write(target.with_suffix(".csv"), metrics_csv(run))
+    write(target, html)
     return target
 
 
@@ -92,7 +94,7 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "count": count, "shape": shape}
-    layers = run.layers()
+    layers, masks = run.layers(), mask_view(run)
     return environment.get_template("report.html.j2").render(
         run=run,
         question=question(run),
@@ -104,8 +106,9 @@ def render(run: Run) -> str:
         layers=layers,
         sparse=[row for row in layers if row.sparse],
         matrices=[row for row in layers if row.sparse or len(row.shape) > 1],
-        changing=_changing_sparsity(run),
-        masks=mask_view(run),
+        over_time=_per_layer(run, "sparsity", "Sparsity over time", "all sparse layers"),
+        masks=masks,
+        degrees=_degrees(run, masks),
         versions=_versions(run),
     )
 
@@ -113,7 +116,7 @@ def render(run: Run) -> str:
 def question(run: Run) -> str:
     """What the run asks, in one sentence: model, data, method, sparsity."""
     data = run.section("data").get("name") or "its data"
-    start = _QUESTIONS[run.headline()].format(model=_model(run), data=data)
+    start = _QUESTIONS[run.headline()].format(model=model_words(run), data=data)
     if run.dense():
         return f"{start} with all of its weights in use?"
     name = str(run.section("method").get("name") or "the method")
@@ -126,7 +129,8 @@ def question(run: Run) -> str:
     )
 
 
-def _model(run: Run) -> str:
+def model_words(run: Run) -> str:
+    """The model with its sizes, as ``mlp (hidden 300, 100)``."""
     section = run.section("model")
     name = section.pop("name", None)
     if not name:
@@ -293,15 +297,6 @@ def exchange(run: Run) -> Section:
     return Section(title, total, (bars, churn) if churn else (bars,))
 
 
-def _changing_sparsity(run: Run) -> plots.Plot | None:
-    keys = ["sparsity", *(f"sparsity/{path}" for path in run.paths())]
-    values = [run.series(key, "topology", "eval")[1] for key in keys]
-    finite = [v[np.isfinite(v)] for v in values]
-    if not any(v.size and np.ptp(v) > _SAME for v in finite):
-        return None
-    return _per_layer(run, "sparsity", "Sparsity over time", "all sparse layers")
-
-
 def _per_layer(run: Run, key: str, title: str, together: str) -> plots.Plot | None:
     """One line per layer and one for all of them."""
     kinds = ("topology", "eval")
@@ -332,6 +327,16 @@ def mask_view(run: Run) -> pictures.MaskView | None:
         if view is not None:
             return view
     return None
+
+
+def _degrees(run: Run, shown: pictures.MaskView | None) -> list[plots.Plot]:
+    """In- and out-degrees of the layers without pictures, of the first few."""
+    paths = [path for path in run.paths() if shown and path != shown.path]
+    return [
+        plot
+        for path in paths[:_MANY]
+        for plot in pictures.degrees(run.initial.get(path), run.final.get(path), f" of {path}")
+    ]
 
 
 def _versions(run: Run) -> str:

@@ -24,11 +24,13 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DBAPIError
 
 from dst.sweep.file import Sweep, SweepError
 
 BEAT = 10.0  # seconds between signs of life
 DEAD = 60.0  # seconds without one
+_PAUSES = (0.2, 0.5, 1.0, 2.0)  # seconds between attempts to open a database
 _HOST = socket.gethostname()
 _ENDS = {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
 
@@ -202,9 +204,20 @@ def _open(storage: str | Path) -> optuna.storages.BaseStorage:
     if isinstance(storage, Path):
         return JournalStorage(JournalFileBackend(str(storage)))
     try:
-        return optuna.storages.RDBStorage(storage)
+        return _database(storage)
+    except ModuleNotFoundError:  # of a driver: the command line says where they come from
+        raise
     except Exception as error:  # of whichever driver the URL names
         raise SweepError(f"{storage} cannot be opened: {error}") from error
+
+
+def _database(url: str) -> optuna.storages.BaseStorage:
+    for pause in _PAUSES:
+        try:
+            return optuna.storages.RDBStorage(url)
+        except DBAPIError:  # workers that make the tables of a new database at the same time
+            time.sleep(pause)
+    return optuna.storages.RDBStorage(url)
 
 
 def _sampler(sweep: Sweep) -> optuna.samplers.BaseSampler:

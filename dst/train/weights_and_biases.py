@@ -14,23 +14,26 @@ from dst import pixels
 from dst.train import directory
 from dst.train.config import Config, to_dict
 
-_WIDTH = 480  # of a picture, at least
+_WIDTH = 480  # of a picture, about
 _PER_LAYER = ("density", "explored", "dropped", "grown")
 
 
 def from_agent() -> list[str]:
     """Overrides that an agent's run begins with: it reports to W&B, unless ``WANDB_MODE`` says how
     much. Other runs have none."""
-    if "WANDB_SWEEP_ID" not in os.environ:
+    if not _by_agent():
         return []
     return [f"wandb.mode={os.environ.get('WANDB_MODE', 'online')}"]
 
 
 def own_name(name: str) -> str:
     """The name of a run's directory: of an agent's runs, which share a config, each has its own."""
-    if "WANDB_SWEEP_ID" not in os.environ:
-        return name
-    return f"{name}-{os.environ['WANDB_RUN_ID']}"
+    return f"{name}-{os.environ['WANDB_RUN_ID']}" if _by_agent() else name
+
+
+def _by_agent() -> bool:
+    """Whether an agent has started this process."""
+    return {"WANDB_SWEEP_ID", "WANDB_RUN_ID"} <= os.environ.keys()
 
 
 class WeightsAndBiases:
@@ -51,7 +54,7 @@ class WeightsAndBiases:
     def __init__(self, config: Config, where: Path):
         import wandb
 
-        identity, agent = where / "wandb" / "id", "WANDB_SWEEP_ID" in os.environ
+        identity, agent = where / "wandb" / "id", _by_agent()
         identity.parent.mkdir(exist_ok=True)
         known = identity.read_text(encoding="utf-8") if identity.is_file() else uuid.uuid4().hex[:8]
         self._wandb = wandb
@@ -79,7 +82,7 @@ class WeightsAndBiases:
         if len(connections) > connections.shape[1]:  # the longer axis lies
             connections, across, down = connections.T, down, across
         found = {"mask": (connections, f"{across} from left to right, {down} from top to bottom")}
-        grid = pixels.per_input(mask)
+        grid = pixels.per_pixel(mask)
         if grid is not None:
             text = f"{grid.min()} to {grid.max()} connections per input pixel"
             found["input pixels"] = grid, text

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dst.report.markdown import write_between
+from dst.report import markdown
 from dst.train import config, loop
 
 HERE = Path(__file__).parent
@@ -40,10 +40,9 @@ def run(method: str, seed: int, where: Path) -> dict:
 
 def table(found: dict[str, list[dict]]) -> str:
     """Mean, standard deviation and distance from static training, as Markdown."""
-    lines = [
-        "| method | accuracy, % | std | seeds | standard errors above static | active | R_s |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    heads = ["method", "accuracy, %", "std", "seeds"]
+    heads += ["standard errors above static", "active", "R_s"]
+    rows = []
     static = [100 * s["accuracy"] for s in found["static"]]
     for method, summaries in found.items():
         scores = [100 * s["accuracy"] for s in summaries]
@@ -54,8 +53,8 @@ def table(found: dict[str, list[dict]]) -> str:
         active = sum(x["active"] for x in layers) if layers else "all"
         tried = statistics.mean(s["explored"] for s in summaries) if layers else 1.0
         cells = [method, f"{mean:.2f}", f"{std:.2f}", len(scores), apart, active, f"{tried:.3f}"]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown.table(heads, rows)
 
 
 def picture(found: dict[str, list[dict]], path: Path) -> None:
@@ -95,7 +94,7 @@ def main() -> None:
             )
     text = table(found)
     print(text)
-    write_between(HERE / "README.md", "table", text)
+    markdown.write_between(HERE / "README.md", "table", text)
     picture(found, HERE / "accuracy.svg")
 
 

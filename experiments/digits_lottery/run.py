@@ -11,7 +11,6 @@ over all seeds stands in the first study's directory.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dst.lottery import load, resume, run, write_report
-from dst.report.markdown import write_between
+from dst.report import markdown
+from dst.report.spread import spread
 from dst.train import directory
 
 HERE = Path(__file__).parent
@@ -37,20 +37,15 @@ def accuracies(studies: Sequence[dict[str, Any]], number: int, column: str) -> l
     return [100 * row[column]["accuracy"] for row in rows if column in row]
 
 
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard error."""
-    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
-
-
 def table(studies: Sequence[dict[str, Any]]) -> str:
     """A row per round: remaining weights, and accuracy of the ticket and of its controls."""
     heads = ["round", "active", "remaining", *(label for label, _ in COLUMNS.values())]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    rows = []
     for i, row in enumerate(studies[0]["rows"]):
         found = [accuracies(studies, i, column) for column in COLUMNS]
-        cells = ["{:.2f} ± {:.2f}".format(*spread(x)) if x else "" for x in found]
-        lines.append(f"| {i} | {row['remaining']} | {row['share']:.1%} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cells = [spread(x).words() if x else "" for x in found]
+        rows.append([i, row["remaining"], f"{row['share']:.1%}", *cells])
+    return markdown.table(heads, rows)
 
 
 def picture(studies: Sequence[dict[str, Any]], path: Path) -> None:
@@ -98,7 +93,7 @@ def main() -> None:
     print(table(studies))
     print(write_report(paths[0], paths[1:]))
     if not args.overrides:
-        write_between(HERE / "README.md", "table", table(studies))
+        markdown.write_between(HERE / "README.md", "table", table(studies))
         picture(studies, HERE / "accuracy.svg")
 
 

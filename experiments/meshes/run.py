@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 import dst
-from dst.report.markdown import write_between
+from dst.report import markdown
 from dst.train import config, setup
 
 HERE = Path(__file__).parent
@@ -106,20 +106,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--compute", nargs="+", default=["float32", "bfloat16"])
     options = parser.parse_args()
-    lines = [
-        f"| compute | method | mesh | losses of the first {FIRST} steps differ by | first topology "
-        "step with other masks | overlap after it | overlap at the end | last 50 losses, 1 device "
-        "| the same, mesh | counts |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ["compute", "method", "mesh", f"losses of the first {FIRST} steps differ by"]
+    heads += ["first topology step with other masks", "overlap after it", "overlap at the end"]
+    heads += ["last 50 losses, 1 device", "the same, mesh", "counts"]
+    rows = []
     for compute in options.compute:
         for method in METHODS:
             alone = course(method, ALONE, compute)
             for mesh in [mesh for mesh in MESHES if mesh != ALONE]:
-                cells = [compute, method, mesh, *row(course(method, mesh, compute), alone)]
-                lines.append(f"| {' | '.join(cells)} |")
-                print(lines[-1], flush=True)
-    write_between(HERE / "README.md", "table", "\n".join(lines))
+                rows.append([compute, method, mesh, *row(course(method, mesh, compute), alone)])
+                print(*rows[-1], sep=" | ", flush=True)
+    markdown.write_between(HERE / "README.md", "table", markdown.table(heads, rows))
 
 
 if __name__ == "__main__":

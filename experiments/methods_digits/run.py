@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import optax
 from flax import nnx
@@ -29,7 +30,8 @@ from matplotlib.figure import Figure
 import dst
 import dst.flops
 import dst.nnx
-from dst.report.markdown import write_between
+from dst.report import markdown
+from dst.report.spread import spread
 from dst.train import config, optim, state
 from dst.train.data import digits
 from dst.train.data.dataset import indices
@@ -167,11 +169,10 @@ def method_records(name: str, seeds: int, where: Path) -> list[dict]:
 def cells(records: list[dict], sparsity: float) -> tuple[str, str, str]:
     """Accuracy with its standard error, cost and R_s of one method at one sparsity."""
     some = [r for r in records if r["sparsity"] == sparsity] or records
-    scores = [100 * r["accuracy"] for r in some]
-    error = statistics.stdev(scores) / len(scores) ** 0.5
+    scores = spread(100 * r["accuracy"] for r in some)
     cost = statistics.mean(r["training_cost"] for r in some)
     tried = statistics.mean(r["explored"] for r in some)
-    return f"{statistics.mean(scores):.2f} ± {error:.2f}", f"{cost:.3f}", f"{tried:.2f}"
+    return scores.words(), f"{cost:.3f}", f"{tried:.2f}"
 
 
 def table(found: dict[str, list[dict]]) -> str:
@@ -179,11 +180,8 @@ def table(found: dict[str, list[dict]]) -> str:
     heads = ["method"]
     for s in SPARSITIES:
         heads += [f"{s:.0%}: accuracy, %", "cost", "R_s"]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for name, records in found.items():
-        row = [name, *(c for s in SPARSITIES for c in cells(records, s))]
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
+    rows = ([name, *(c for s in SPARSITIES for c in cells(x, s))] for name, x in found.items())
+    return markdown.table(heads, rows)
 
 
 def picture(found: dict[str, list[dict]], path: Path) -> None:
@@ -193,9 +191,8 @@ def picture(found: dict[str, list[dict]], path: Path) -> None:
     colors = ["#8ecae6", "#2a6f97", "#c1121f"]
     for s, color in zip(SPARSITIES, colors, strict=True):
         some = [[r for r in x if r["sparsity"] == s] or x for x in found.values()]
-        wrong = [[100 - 100 * r["accuracy"] for r in x] for x in some]
-        errors = [statistics.stdev(x) / len(x) ** 0.5 for x in wrong]
-        means = [statistics.mean(x) for x in wrong]
+        wrong = [spread(100 - 100 * r["accuracy"] for r in x) for x in some]
+        means, errors = zip(*wrong, strict=True)
         axes.errorbar(means, range(len(means)), xerr=errors, fmt="o", color=color, label=f"{s:.0%}")
     axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()
@@ -206,7 +203,8 @@ def picture(found: dict[str, list[dict]], path: Path) -> None:
     axes.legend(title="sparsity", frameon=False)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
@@ -222,7 +220,7 @@ def main() -> None:
     found = {name: method_records(name, options.seeds, options.dir) for name in names}
     print(table(found))
     if not options.only:
-        write_between(HERE / "README.md", "table", table(found))
+        markdown.write_between(HERE / "README.md", "table", table(found))
         picture(found, HERE / "accuracy.svg")
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import jax
 
-from dst.report.markdown import write_between
+from dst.report import markdown
+from dst.report.spread import spread
 from dst.train import config, loop
 
 HERE = Path(__file__).parent
@@ -60,13 +61,12 @@ def run(name: str, method: dict, seed: int, where: Path) -> dict:
     return loop.finish(config.load(HERE / "base.yaml", changes), target)
 
 
-def row(name: str, found: list[dict]) -> str:
+def row(name: str, found: list[dict]) -> list[str]:
     """Mean and standard error of the bits per byte, cost and R_s."""
-    bits = [x["bits_per_byte"] for x in found]
-    error = statistics.stdev(bits) / len(bits) ** 0.5
+    bits = spread(x["bits_per_byte"] for x in found)
     explored = "" if name == "dense" else f"{statistics.mean(x['explored'] for x in found):.2f}"
     cost = statistics.mean(x["training_cost"] for x in found)
-    return f"| {name} | {statistics.mean(bits):.3f} ± {error:.3f} | {cost:.3f} | {explored} |"
+    return [name, bits.words(3), f"{cost:.3f}", explored]
 
 
 def main() -> None:
@@ -81,20 +81,21 @@ def main() -> None:
     jax.config.update("jax_compilation_cache_dir", str(options.dir.absolute() / "compiled"))
     seeds = range(options.seeds)
     dense = [run("dense", {"name": "dense"}, seed, options.dir) for seed in seeds]
-    lines = []
+    tables = []
     for sparsity in SPARSITIES:
-        head = f"| {sparsity:.0%} sparsity | bits per byte | training cost | R_s |"
-        lines += ["", head, "|---|---|---|---|", row("dense", dense)]
+        rows = [row("dense", dense)]
         for method, settings in METHODS.items():
             plain = {"sparsity": sparsity, **settings(sparsity)}
             name = f"{method}-{sparsity:g}".lower()
             for old, new in ((" ", "-"), (",", ""), ("/", "-"), ("%", ""), ("(", ""), (")", "")):
                 name = name.replace(old, new)
             name = name.replace("&", "-and-")
-            lines.append(row(method, [run(name, plain, seed, options.dir) for seed in seeds]))
-    text = "\n".join(lines[1:])
+            rows.append(row(method, [run(name, plain, seed, options.dir) for seed in seeds]))
+        heads = [f"{sparsity:.0%} sparsity", "bits per byte", "training cost", "R_s"]
+        tables.append(markdown.table(heads, rows))
+    text = "\n\n".join(tables)
     print(text)
-    write_between(HERE / "README.md", "table", text)
+    markdown.write_between(HERE / "README.md", "table", text)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import dst
-from dst.report.markdown import write_between
+from dst.report import markdown
 from dst.train import config, directory, loop
 
 HERE = Path(__file__).parent
@@ -60,10 +60,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error(f"--seeds must be at least 2, got {options.seeds}: a spread needs two runs.")
-    lines = [
-        "| pattern | method | test loss | std | accuracy, % | std | invalid groups |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    heads = ["pattern", "method", "test loss", "std", "accuracy, %", "std", "invalid groups"]
+    rows = []
     for pattern, (n, m) in PATTERNS.items():
         for method, settings in METHODS.items():
             name = f"{method} {n}-{m}".lower().replace(",", "").replace(" ", "-")
@@ -82,9 +80,10 @@ def main() -> None:
                 f"{statistics.stdev(scores):.2f}",
                 str(wrong),
             ]
-            lines.append(f"| {' | '.join(cells)} |")
-    print("\n".join(lines))
-    write_between(HERE / "README.md", "table", "\n".join(lines))
+            rows.append(cells)
+    text = markdown.table(heads, rows)
+    print(text)
+    markdown.write_between(HERE / "README.md", "table", text)
 
 
 if __name__ == "__main__":

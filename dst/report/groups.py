@@ -1,0 +1,178 @@
+"""Runs that differ in their seed only, what tells such groups apart, and figures over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from dst.report import reading
+from dst.report.collect import Trial
+from dst.train.changes import FREE
+
+SEED = "seed"
+SPARSITY = "method.sparsity"
+LINES = 8  # lines that can still be told apart by colour
+_LEAST = 3  # seeds for an interval; that of two is 13 times as wide as they are apart
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed only.
+
+    Attributes:
+      settings: what tells the group from others, by dotted key; a key may be absent.
+      trials: its runs.
+    """
+
+    settings: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+
+    def values(self, name: str) -> np.ndarray:
+        """A final figure of every run that has it."""
+        found = (trial.figure(name) for trial in self.trials)
+        return np.array([x for x in found if x is not None], dtype=float)
+
+    def mean(self, name: str) -> float | None:
+        """The mean of a figure over seeds; None where no run has it."""
+        values = self.values(name)
+        return float(values.mean()) if values.size else None
+
+    def half(self, name: str) -> float | None:
+        """Half the width of the 95 % t interval of the mean; None below three seeds."""
+        values = self.values(name)
+        if values.size < _LEAST:
+            return None
+        error = values.std(ddof=1) / math.sqrt(values.size)
+        return float(stdtrit(values.size - 1, 0.975) * error)
+
+    def number(self, key: str) -> float | None:
+        """A setting that is a number."""
+        return reading.number(self.settings.get(key))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is drawn where.
+
+    Attributes:
+      x: the key on the horizontal axis; None where no number varies.
+      line: keys that tell lines apart.
+      rest: keys of numbers that are neither.
+    """
+
+    x: str | None
+    line: tuple[str, ...]
+    rest: tuple[str, ...]
+
+
+def varying(trials: Sequence[Trial]) -> list[str]:
+    """Dotted keys that tell runs apart, without the seed and what follows from another key.
+
+    What cannot change the mathematics (names, devices, logging) is left out; so is a setting that
+    only a ``name`` in its section decides on, as the options that one method has and another not.
+    """
+    known = [trial.settings for trial in trials if trial.settings]
+    keys = dict.fromkeys(key for settings in known for key in settings if not _free(key))
+    found = [k for k in keys if k != SEED and len({_text(s, k) for s in known}) > 1]
+    return [key for key in found if not _follows(key, found, known)]
+
+
+def common(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Settings that all runs with a config share, by dotted key."""
+    known = [trial.settings for trial in trials if trial.run and trial.settings]
+    if not known:
+        return {}
+    return {k: v for k, v in known[0].items() if len({_text(s, k) for s in known}) == 1}
+
+
+def grouped(trials: Sequence[Trial], keys: Sequence[str]) -> list[Group]:
+    """Groups of runs with the same values of these keys, in the order of their values."""
+    found: dict[tuple[str, ...], list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(tuple(_text(trial.settings, k) for k in keys), []).append(trial)
+    groups = [
+        Group({k: some[0].settings[k] for k in keys if k in some[0].settings}, tuple(some))
+        for some in found.values()
+    ]
+    return sorted(groups, key=lambda group: [_order(group.settings, key) for key in keys])
+
+
+def layout(groups: Sequence[Group], keys: Sequence[str]) -> Layout:
+    """Sparsity lies on the horizontal axis if it varies, or else the number of most values; the
+    others tell lines apart, unless these become too many."""
+    values = {key: {x.number(key) for x in groups} - {None} for key in keys}
+    numbers = [key for key in keys if len(values[key]) > 1]
+    x = SPARSITY if SPARSITY in numbers else None
+    if x is None and numbers:
+        x = max(numbers, key=lambda key: len(values[key]))
+    others = tuple(key for key in keys if key != x)
+    if len({line_of(group, others) for group in groups}) <= LINES:
+        return Layout(x, others, ())
+    rest = tuple(key for key in others if key in numbers)
+    return Layout(x, tuple(key for key in others if key not in rest), rest)
+
+
+def line_of(group: Group, keys: Sequence[str]) -> tuple[str, ...]:
+    """What a group shares with the others of its line."""
+    return tuple(_text(group.settings, key) for key in keys)
+
+
+def short(key: str, keys: Sequence[str]) -> str:
+    """A key in words: ``method``, ``sparsity``, ``learning rate``; longer where two are alike."""
+    parts = key.split(".")
+    last = parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
+    alike = [k for k in keys if k != key and k.split(".")[-1] == parts[-1] != "name"]
+    return (" ".join(parts) if alike else last).replace("_", " ")
+
+
+def worded(value: Any) -> str:
+    """A setting as text; numbers drawn at random have more digits than anyone wants to read."""
+    if isinstance(value, float):
+        return f"{value:.15g}" if len(f"{value:.15g}") <= 7 else f"{value:.3g}"
+    if isinstance(value, list):
+        return ", ".join(map(worded, value))
+    return "none" if value is None else str(value)
+
+
+def described(settings: Mapping[str, Any], keys: Sequence[str], among: Sequence[str]) -> str:
+    """Settings in words, ``rigl, drop fraction 0.3``; texts need no name."""
+    found = []
+    for key in keys:
+        value = settings.get(key)
+        if isinstance(value, str):
+            found.append(value)
+        elif key in settings:
+            found.append(f"{short(key, among)} {worded(value)}")
+    return ", ".join(found)
+
+
+def _free(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in FREE)
+
+
+def _text(settings: Mapping[str, Any], key: str) -> str:
+    """A value that can be compared; an absent one is unlike all others, and 1 is like 1.0."""
+    if key not in settings:
+        return ""
+    number = reading.number(settings[key])
+    return repr(number) if number is not None else json.dumps(settings[key], default=str)
+
+
+def _order(settings: Mapping[str, Any], key: str) -> tuple[int, float, str]:
+    number = reading.number(settings.get(key))
+    return (1, 0.0, _text(settings, key)) if number is None else (0, number, "")
+
+
+def _follows(key: str, keys: Sequence[str], known: Sequence[Mapping[str, Any]]) -> bool:
+    name = f"{key.partition('.')[0]}.name"
+    if name == key or name not in keys:
+        return False
+    numbers = all(reading.number(settings.get(key)) is not None for settings in known)
+    pairs = {(_text(settings, name), _text(settings, key)) for settings in known}
+    return not numbers and len(pairs) == len({first for first, _ in pairs})

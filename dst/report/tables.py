@@ -1,0 +1,192 @@
+"""Tables of a report on many runs: for people as HTML that can be sorted, for programs as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from dst.report import curves, reading
+from dst.report import groups as of
+from dst.report.collect import Trial
+from dst.report.figures import Compared
+from dst.report.reading import Run
+from dst.report.words import count, duration, figure, percent
+from dst.train.directory import CONFIG
+
+_FIGURES = {
+    "sparsity": "sparsity, measured",
+    "sparsity_model": "of the model",
+    "explored": "explored",
+    "training_cost": "training cost",
+    "forward_cost": "forward cost",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+      text: that is shown.
+      value: that rows are sorted by; empty where it is unknown.
+      link: relative address, or empty.
+      code: whether the text is a command.
+    """
+
+    text: str
+    value: str
+    link: str = ""
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Heads and rows; the first cell of a row names it."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+def command(trial: Trial) -> str:
+    """What repeats a run, from where the report was asked for; empty without a config."""
+    path = trial.path / CONFIG
+    return f"dst train {shlex.quote(str(path))}" if path.is_file() else ""
+
+
+def runs(it: Compared, trials: Sequence[Trial], beside: Path) -> Table:
+    """All runs, in whatever state.
+
+    Args:
+      it: how they are compared.
+      trials: the runs.
+      beside: the directory that the report lies in, from where links lead.
+    """
+    heads = ["run", "report", "state", *(of.short(k, it.keys) for k in it.keys), of.SEED]
+    heads += [it.figure.words, *_FIGURES.values(), "steps", "time", "repeat"]
+    return Table(heads, [list(_run(it, trial, beside)) for trial in trials])
+
+
+def groups(it: Compared) -> Table:
+    """Means over seeds."""
+    heads = [*(of.short(k, it.keys) for k in it.keys), "seeds", f"mean {it.figure.words}"]
+    heads += ["± (95 %)", *_FIGURES.values()]
+    rows = []
+    for group in it.groups:
+        mean, half = group.mean(it.name), group.half(it.name)
+        row = [_setting(group.settings, key) for key in it.keys]
+        row += [_number(group.values(it.name).size), _figure(it, mean), _figure(it, half)]
+        row += [_share(group.mean(name)) for name in _FIGURES]
+        rows.append(row)
+    return Table(heads, rows)
+
+
+def runs_csv(it: Compared, trials: Sequence[Trial]) -> str:
+    """One line per run: settings that vary, and every number of its summary."""
+    numbers = dict.fromkeys(
+        key
+        for trial in trials
+        for key, value in (trial.run.summary if trial.run else {}).items()
+        if reading.number(value) is not None
+    )
+    keys = [*it.keys, of.SEED]
+    heads = ["run", "state", *keys, *numbers, "directory", "command", "error"]
+    lines = [
+        [
+            trial.name,
+            trial.state,
+            *(_plain(trial.settings.get(key)) for key in keys),
+            *((trial.run.summary if trial.run else {}).get(name) for name in numbers),
+            trial.path,
+            command(trial),
+            trial.error,
+        ]
+        for trial in trials
+    ]
+    return _csv(heads, lines)
+
+
+def curves_csv(it: Compared) -> str:
+    """One line per point of the report's curves, none left out, none smoothed."""
+    keys = list(it.keys)
+    lines = [
+        [*(_plain(x.group.settings.get(k)) for k in keys), x.runs, x.ended, kind.title, step, value]
+        for kind in curves.kinds(it)
+        for x in curves.curves(it, kind)
+        for step, value in zip(x.steps.tolist(), x.values.tolist(), strict=True)
+    ]
+    return _csv([*keys, "runs", "ended", "curve", "step", "mean"], lines)
+
+
+def metrics_csv(run: Run) -> str:
+    """One line per line of a run's ``metrics.jsonl``, one column per key."""
+    heads = list(dict.fromkeys(["step", "kind", *(key for line in run.lines for key in line)]))
+    return _csv(heads, [[line.get(key) for key in heads] for line in run.lines])
+
+
+def _csv(heads: Sequence[Any], lines: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _run(it: Compared, trial: Trial, beside: Path) -> Iterable[Cell]:
+    address = quote(os.fsencode(os.path.relpath(trial.path, beside)))
+    yield Cell(trial.name, trial.name, f"{address}/" if trial.path.is_dir() else "")
+    written = (trial.path / "report.html").is_file()
+    yield Cell("report", "1", f"{address}/report.html") if written else _none()
+    yield Cell(trial.state, trial.state)
+    for key in [*it.keys, of.SEED]:
+        yield _setting(trial.settings, key)
+    summary = trial.run.summary if trial.run else {}
+    yield _figure(it, trial.figure(it.name))
+    for name in _FIGURES:
+        yield _share(trial.figure(name))
+    steps = reading.number(summary.get("steps"))
+    if steps is None and trial.run:
+        steps = trial.run.last_step()
+    yield _number(steps)
+    seconds = reading.number(summary.get("seconds"))
+    yield Cell(duration(seconds), _value(seconds))
+    again = command(trial)
+    yield Cell(again, again, code=True) if again else _none()
+
+
+def _setting(settings: Mapping[str, Any], key: str) -> Cell:
+    if key not in settings:
+        return _none()
+    value = settings[key]
+    number = reading.number(value)
+    return Cell(of.worded(value), of.worded(value) if number is None else repr(number))
+
+
+def _figure(it: Compared, value: float | None) -> Cell:
+    return Cell(figure(value, it.figure.share), _value(value))
+
+
+def _share(value: float | None) -> Cell:
+    return Cell(percent(value), _value(value))
+
+
+def _number(value: float | None) -> Cell:
+    return Cell(count(value), _value(value))
+
+
+def _none() -> Cell:
+    return Cell("–", "")
+
+
+def _value(value: float | None) -> str:
+    return "" if value is None else repr(float(value))
+
+
+def _plain(value: Any) -> Any:
+    return "" if value is None else of.worded(value) if isinstance(value, list) else value

@@ -1,0 +1,94 @@
+"""Laws of the experiments: what their tables say is what their runs have come to."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from dst.report import markdown
+from dst.report.spread import spread
+from tests.training import ROOT
+
+
+def loaded(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+table = loaded(ROOT / "experiments" / "table.py")
+
+
+def made_up(folder: Path, state: str = "done") -> Path:
+    """A sweep of two windows by two lengths by two seeds, with known figures."""
+    trials = []
+    for stop, at_end in (("50%", 0.9), ("75%", 0.8)):
+        for steps in (100, 200):
+            for seed in (0, 1):
+                number = len(trials)
+                run = folder / f"trials/{number:05d}"
+                run.mkdir(parents=True)
+                summary = {
+                    "accuracy": at_end + 0.02 * seed,
+                    "explored": 1.0,
+                    "training_cost": 0.5 if stop == "50%" else 0.6,
+                    "steps": steps,
+                    "layers": [
+                        {"shape": [7, 2], "active": 7, "explored": 1.0},
+                        {"shape": [5], "active": 5, "explored": None},
+                    ],
+                }
+                (run / "summary.json").write_text(json.dumps(summary))
+                chosen = {"method": {"start": "5%", "stop": stop}, "train.steps": steps}
+                settings = {**chosen, "seed": seed}
+                trial = {"number": number, "state": state, "settings": settings}
+                trials.append({**trial, "directory": f"trials/{number:05d}"})
+    (folder / "sweep.json").write_text(json.dumps({"trials": trials}))
+    return folder
+
+
+def test_a_spread_is_mean_and_standard_error():
+    found = spread(iter([1.0, 2.0, 6.0]))
+    assert found.mean == 3.0
+    assert found.error == pytest.approx(math.sqrt(((-2) ** 2 + (-1) ** 2 + 3**2) / 2 / 3))
+    assert found.words(1) == "3.0 ± 1.5"
+    with pytest.raises(ValueError, match="at least 2 values, got 1"):
+        spread([1.0])
+
+
+def test_rows_are_settings_and_figures_that_never_differ_are_left_out(tmp_path):
+    lines = table.table(table.read(made_up(tmp_path))).splitlines()
+    heads = "| start | stop | steps | accuracy, % | training cost |"
+    assert lines[0] == heads
+    assert lines[2:] == [
+        "| 5% | 50% | 100 | 91.00 ± 1.00 | 0.500 |",
+        "| 5% | 50% | 200 | 91.00 ± 1.00 | 0.500 |",
+        "| 5% | 75% | 100 | 81.00 ± 1.00 | 0.600 |",
+        "| 5% | 75% | 200 | 81.00 ± 1.00 | 0.600 |",
+    ]
+
+
+def test_table_and_picture_stand_in_the_folder(tmp_path):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    readme = folder / "README.md"
+    readme.write_text("before\n<!-- table -->\nold\n<!-- /table -->\nafter\n")
+    found = table.read(made_up(tmp_path / "sweep"))
+    markdown.write_between(readme, "table", table.table(found))
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- table -->\n| start |") and text.endswith("after\n")
+    assert "old" not in text
+    table.picture(found, "training_cost", ["method.stop"], "accuracy", folder / "table.svg")
+    drawn = (folder / "table.svg").read_text()
+    assert "stop 50%" in drawn and "stop 75%" in drawn and "training cost" in drawn
+    assert len(drawn) < 60_000
+
+
+def test_a_sweep_that_is_not_done_has_no_table(tmp_path):
+    with pytest.raises(ValueError, match=r"trials \[0, 1, 2, 3, 4, 5, 6, 7\]"):
+        table.read(made_up(tmp_path, state="waiting"))
