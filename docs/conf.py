@@ -32,7 +32,7 @@ myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 # Notebooks are shown as they lie; `make docs EXECUTE=1` runs them, and shows what comes out.
 nb_execution_mode = "force" if os.environ.get("DST_DOCS_EXECUTE") else "off"
-nb_execution_timeout = 600
+nb_execution_timeout = 600  # seconds a cell
 nb_execution_raise_on_error = True
 
 autodoc_member_order = "bysource"

@@ -20,6 +20,8 @@ from dst.train.config import METHOD, Config
 PAPER = re.compile(r"arXiv (\d{4}\.\d{5})")
 _WORDS = {"integer": "integer", "number": "number", "string": "string", "boolean": "true or false"}
 _ALLOCATION, _STRUCTURE = (schema._choice(x) for x in (str | Allocator, Structure))
+# What only the user knows, as an example shows it where a method has no default for it.
+_YOURS = {"sparsity": 0.9, "backward_sparsity": 0.8, "every": 100, "lift": "50%"}
 _METHODS = METHOD.json_schema()["anyOf"]
 _SHARED = {"allocation": _ALLOCATION, "structure": _STRUCTURE}
 
@@ -64,9 +66,8 @@ def page() -> str:
 def method(name: str) -> str:
     """The keys of a method in a config, after the shortest way to write it."""
     given = schema.defaults(METHOD.options[name])
-    shortest = f"name: {name}"
-    shortest += ", sparsity: 0.9" if given.get("sparsity") == "required" else ""
-    shortest += ", every: 100" if given.get("every", "") is None else ""
+    shown = [f"{k}: {v}" for k, v in _YOURS.items() if given.get(k, "") in ("required", None)]
+    shortest = ", ".join([f"name: {name}", *shown])
     arm = next(x for x in _METHODS if _name(x) == name)
     return f"```yaml\nmethod: {{{shortest}}}\n```\n\n{_table(arm)}"
 
