@@ -60,7 +60,11 @@ def command(storage: str | None, *more: str) -> list[str]:
 def attempts(folder: Path, storage: str | None) -> list[optuna.trial.FrozenTrial]:
     """What the storage holds of trials that somebody has taken."""
     opened = book.Book(sweep.load("toy.yaml"), storage or folder / "runs/toy/journal.log")
-    return [x for x in opened._trials() if x.state != TrialState.WAITING]
+    found = [x for x in opened._trials() if x.state != TrialState.WAITING]
+    if isinstance(opened._storage, optuna.storages.RDBStorage):
+        opened._storage.remove_session()
+        opened._storage.engine.dispose()  # the server is about to go
+    return found
 
 
 def take_all(storage: str | Path, ready: object, taken: object) -> None:

@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,10 @@ from safetensors.numpy import load_file
 
 import dst
 from dst import pixels
-from dst.train import config, directory, logs, loop
-from dst.train.sections import Wandb
+from dst.train import config, directory, logs
 from tests.agents import IDENTITY, started
-from tests.faults import before_step, records, row
+from tests.faults import dst as command
+from tests.faults import ended, records, row, until
 from tests.test_sweep_file import write
 from tests.training import small, write_small
 
@@ -204,23 +203,22 @@ def test_a_run_of_an_agent_belongs_to_its_sweep(tmp_path, monkeypatch):
 
 
 @pytest.mark.evidence
-def test_a_service_that_is_killed_costs_the_run_nothing_else(tmp_path, monkeypatch, capfd):
+def test_a_service_that_is_killed_costs_the_run_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
-    made = small(tmp_path, "train.log_every=1")
-    loop.train(made, tmp_path / "alone")
-    killed = []
-
-    def kill() -> None:
-        for process in psutil.Process().children(recursive=True):
-            if "wandb-core" in process.name():
-                process.kill()
-                killed.append(process)
-
-    with before_step(monkeypatch, {20: kill}):
-        loop.train(replace(made, wandb=Wandb(mode="offline")), tmp_path / "run")
-    assert killed and (tmp_path / "run" / directory.SUMMARY).is_file()
-    assert records(tmp_path / "run") == records(tmp_path / "alone")
-    told = [x for x in capfd.readouterr().err.splitlines() if "warning: Weights & Biases" in x]
+    write_small(tmp_path)
+    long = ["train.steps=3000", "train.log_every=10", "train.checkpoint_every=1000"]
+    environment = {"WANDB_DATA_DIR": str(tmp_path)}
+    process = command("train", "small.yaml", *long, "wandb.mode=offline", **environment)
+    run = tmp_path / "runs/small"
+    until(process, run, 100)
+    cores = psutil.Process(process.pid).children(recursive=True)
+    killed = [x for x in cores if "wandb-core" in x.name()]
+    for core in killed:
+        core.kill()
+    code, _, err = ended(process)
+    assert killed and code == 0, err
+    assert [x["step"] for x in records(run) if x["kind"] == "train"] == [*range(10, 3001, 10)]
+    told = [x for x in err.splitlines() if "warning: Weights & Biases" in x]
     assert len(told) == 1
-    row("W&B's own process killed", f"the run ends; {told[0]}", "what W&B had not written")
+    row("W&B's own process killed", f"exit 0; {told[0]}", "what W&B had not written")
