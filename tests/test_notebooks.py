@@ -101,7 +101,8 @@ def test_cells_have_ids_and_the_first_is_a_heading(path):
 
 @every_notebook
 def test_files_that_notebooks_link_to_exist(path):
-    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     linked = [x for x in re.findall(r"\]\(([^)]+)\)", text) if not x.startswith("https://")]
     assert linked
     assert [x for x in linked if not (path.parent / x).exists()] == []
@@ -109,7 +110,8 @@ def test_files_that_notebooks_link_to_exist(path):
 
 @every_notebook
 def test_notebooks_run_in_a_fast_mode(path, tmp_path):
-    check(path, tmp_path / "anywhere", fast=True, minutes=1 / 3)
+    # 20 s where nobody else computes; processors that are shared count up to three times that.
+    check(path, tmp_path / "anywhere", fast=True, minutes=1)
 
 
 @pytest.mark.evidence
