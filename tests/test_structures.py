@@ -177,7 +177,8 @@ AXES = {
 }
 
 
-@pytest.mark.parametrize("name", rest_is_evidence("nm"))
+@pytest.mark.evidence
+@pytest.mark.parametrize("name", STRUCTURES)
 def test_modules_say_which_axes_a_structure_reads(name):
     model = Zoo()
     method = dst.Static(0.5, "uniform", structure=STRUCTURES[name])

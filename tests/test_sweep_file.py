@@ -62,6 +62,18 @@ def test_a_grid_has_every_combination_once(tmp_path):
     assert {x.optimizer.learning_rate for x in configs} == {1e-3}
 
 
+def test_values_are_checked_together(tmp_path):
+    # Over a dense config `rigl` alone would lack its sparsity.
+    path = write(tmp_path, FILE + "      every: {value: 10}\n")
+    dense = (tmp_path / "small.yaml").read_text().splitlines()
+    dense = ["method: {name: dense}" if x.startswith("method:") else x for x in dense]
+    (tmp_path / "small.yaml").write_text("\n".join(dense))
+    assert len(sweep.load(path).trials()) == 12
+    path.write_text(path.read_text().replace("[0.5, 0.9]", "[1.5, 0.9]"))
+    with pytest.raises(sweep.SweepError, match=r"line 13: .*sparsity"):
+        sweep.load(path)
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_sweep_can_be_read(path, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jax import lax
 
 import dst
 from dst import cli, sweep
-from dst.sweep import merge
+from dst.sweep import merge, vectorised
 from dst.sweep.sweep import FILE as KEPT
 from dst.train import config, loop
 from tests.faults import records
@@ -103,19 +104,40 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("cadences", "expected"),
+    [
+        ([10, 5, 10, 5], [[0, 2], [1, 3]]),
+        ([10, 5, 10, 8], [[0, 2], [1, 3]]),
+        ([10, 5, 10, 10], [[0, 2, 3, 1]]),
+        ([10, 8, 5], [[0, 1, 2]]),
+    ],
+)
+def test_lanes_that_change_topology_at_the_same_steps_go_together(cadences, expected):
+    def made(every):
+        train = SimpleNamespace(train=SimpleNamespace(steps=40))
+        return SimpleNamespace(setup=SimpleNamespace(config=train, fires=lambda t: t % every == 0))
+
+    group = [made(every) for every in cadences]
+    found = vectorised._in_step(group)
+    assert [[group.index(x) for x in part] for part in found] == expected
+
+
 def results(folder):
     return json.loads((folder / "runs/toy/sweep.json").read_text())
 
 
 def test_trials_in_one_program_are_the_runs_that_they_are_alone(tmp_path, capsys):
-    write(tmp_path, GRID.replace("grid", "random\nrun_cap: 4"))
+    # Four cadences: lanes of one cadence would be a program of their own.
+    text = GRID.replace("[10, 5]", "[10, 8, 5, 4]")
+    write(tmp_path, text.replace("grid", "random\nrun_cap: 4"))
     assert cli.main(["sweep", "toy.yaml", "--engine", "vectorised"]) == 0
     assert "one program: trials 0, 1, 2, 3" in capsys.readouterr().out
     found = results(tmp_path)
     assert [x["state"] for x in found["trials"]] == ["done"] * 4
     chosen = found["trials"][1:]
-    # Among them both values of every one: seed, sparsity, cadence and learning rate.
-    assert len({setting for trial in chosen for setting in trial["overrides"]}) == 8
+    # Among them both seeds, sparsities and learning rates, and three cadences.
+    assert len({setting for trial in chosen for setting in trial["overrides"]}) == 9
     for trial in chosen:
         run, alone = (
             tmp_path / "runs/toy" / trial["directory"],
@@ -148,6 +170,7 @@ def test_trials_in_one_program_are_the_runs_that_they_are_alone(tmp_path, capsys
                 assert one["learning_rate"] == pytest.approx(other["learning_rate"], rel=1e-6)
 
 
+@pytest.mark.evidence
 def test_what_cannot_be_merged_trains_alone_and_the_reason_is_told(tmp_path, capsys):
     start = GRID[: GRID.index("  seed")]
     write(tmp_path, start + "  optimizer.weight_decay: {values: [0, 0.1]}\n")
@@ -158,6 +181,7 @@ def test_what_cannot_be_merged_trains_alone_and_the_reason_is_told(tmp_path, cap
     assert [x["state"] for x in results(tmp_path)["trials"]] == ["done"] * 2
 
 
+@pytest.mark.evidence
 def test_a_trial_that_fails_leaves_the_others_alone(tmp_path, capsys):
     text = GRID.replace("[0.8, 0.6]", "[0.8]").replace("[10, 5]", "[10]").replace("[0, 1]", "[0]")
     text = text.replace("[3e-3, 1e-3]", "[3e-3, 1e30, 1e-3, 2e-3]")

@@ -268,8 +268,8 @@ def _check_count(sweep: Sweep) -> None:
 
 
 def _check_values(sweep: Sweep, at: Any, command: Any) -> None:
-    """The config with the first value of every parameter, one after the other; then with each of
-    the other values alone."""
+    """The config with the first values of all parameters; then with each of the other values
+    alone."""
     few = {
         name: x.values if isinstance(x, space.Values) else (x.at(0.0), x.at(1.0))
         for name, x in sweep.parameters.items()
@@ -278,13 +278,21 @@ def _check_values(sweep: Sweep, at: Any, command: Any) -> None:
     def check(values: Mapping[Path_, Any]) -> None:
         config.load(sweep.config, [*sweep.fixed, *_overrides(values)])
 
-    first: dict[Path_, Any] = {}
-    with command:
+    first = {name: values[0] for name, values in few.items()}
+    try:
         check(first)
-    for name, values in few.items():
-        first[name] = values[0]
-        with at(name):
-            check(first)
+    except ConfigError as error:  # which one is to blame: what it names, or what came last
+        for name in first:
+            if f": {'.'.join(name)} " in str(error):
+                with at(name):
+                    raise
+        with command:
+            check({})
+        some: dict[Path_, Any] = {}
+        for name, value in first.items():
+            some[name] = value
+            with at(name):
+                check(some)
     for name, values in few.items():
         for value in values[1:]:
             with at(name):

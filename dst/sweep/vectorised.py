@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -136,7 +137,8 @@ class Vectorised:
         alone += [(why, group[0].trial.claim) for why, group in groups if len(group) == 1]
         for why, claims in groupby(alone, lambda x: x[0]):
             self._tell(f"not merged: {_listed(x.number for _, x in claims)}: {why}")
-        return [group for _, group in groups if len(group) > 1], [claim for _, claim in alone]
+        together = [part for _, group in groups if len(group) > 1 for part in _in_step(group)]
+        return together, [claim for _, claim in alone]
 
     def _train(self, group: list[Made], show: Callable[[], None]) -> None:
         together = lanes.Lanes(Program([x.trace for x in group if x.trace]), len(group))
@@ -276,16 +278,33 @@ def _groups(made: list[Made], alive: Callable[[], None]) -> list[tuple[str, list
     return groups
 
 
+def _in_step(group: list[Made]) -> list[list[Made]]:
+    """A group, divided by when topology steps are: lanes that do the same at the same time wait
+    for nobody, and need no programs for some of them. Those that are alone in that go together."""
+    parts: dict[tuple[int, ...], list[Made]] = {}
+    for one in group:
+        steps = range(one.setup.config.train.steps)
+        parts.setdefault(tuple(filter(one.setup.fires, steps)), []).append(one)
+    divided = [part for part in parts.values() if len(part) > 1]
+    rest = [part[0] for part in parts.values() if len(part) == 1]
+    if len(rest) == 1 and divided:
+        divided[-1] += rest
+    elif rest:
+        divided.append(rest)
+    return divided
+
+
 def _listed(numbers: Iterable[int]) -> str:
     found = list(numbers)
     return f"trial{'s' * (len(found) > 1)} {', '.join(map(str, found))}"
 
 
 def _kind(data: Any) -> Any:
-    """Plain data with the word ``number`` in the place of every number."""
+    """Plain data with the word ``number`` in the place of every number and percentage."""
     if isinstance(data, dict):
         return {key: _kind(value) for key, value in data.items()}
     number = isinstance(data, int | float) and not isinstance(data, bool)
+    number |= isinstance(data, str) and re.fullmatch(r"[0-9.]+%", data) is not None
     return "number" if number else data
 
 
