@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
@@ -280,18 +280,24 @@ def _groups(made: list[Made], alive: Callable[[], None]) -> list[tuple[str, list
 
 def _in_step(group: list[Made]) -> list[list[Made]]:
     """A group, divided by when topology steps are: lanes that do the same at the same time wait
-    for nobody, and need no programs for some of them. Those that are alone in that go together."""
-    parts: dict[tuple[int, ...], list[Made]] = {}
-    for one in group:
-        steps = range(one.setup.config.train.steps)
-        parts.setdefault(tuple(filter(one.setup.fires, steps)), []).append(one)
-    divided = [part for part in parts.values() if len(part) > 1]
+    for nobody, and need no programs for some of them."""
+    whole = range(group[0].setup.config.train.steps)
+    when = [tuple(filter(one.setup.fires, whole)) for one in group]
+    return [[group[i] for i in part] for part in _alike(when)]
+
+
+def _alike(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Places of the same key; those of keys that only one has go together, or with the last."""
+    parts: dict[Hashable, list[int]] = {}
+    for i, key in enumerate(keys):
+        parts.setdefault(key, []).append(i)
+    found = [part for part in parts.values() if len(part) > 1]
     rest = [part[0] for part in parts.values() if len(part) == 1]
-    if len(rest) == 1 and divided:
-        divided[-1] += rest
+    if len(rest) == 1 and found:
+        found[-1] += rest
     elif rest:
-        divided.append(rest)
-    return divided
+        found.append(rest)
+    return found
 
 
 def _listed(numbers: Iterable[int]) -> str:

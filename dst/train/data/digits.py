@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Digits:
         checks.integer("batch_size", self.batch_size, at_least=1)
 
 
+@cache  # trials of a sweep share it
 def load() -> Dataset:
     """1437 images to train on, 360 to test; 8 x 8 pixels.
 
