@@ -214,9 +214,12 @@ def test_wandb_accepts_the_same_files_and_plans_the_same_grid(tmp_path, monkeypa
     monkeypatch.chdir(ROOT)
     for name in grids:
         ours = [
-            dict(plain.override(x).popitem() for x in trial) for trial in sweep.load(name).trials()
+            plain.merged({}, *map(plain.override, trial)) for trial in sweep.load(name).trials()
         ]
-        theirs = [{k: x["value"] for k, x in trial.items()} for trial in found["trials"][name]]
+        theirs = [  # where dotted names stay dotted
+            plain.merged({}, *(plain.override(f"{k}={x['value']!r}") for k, x in trial.items()))
+            for trial in found["trials"][name]
+        ]
         assert sorted(map(_key, ours)) == sorted(map(_key, theirs))
     print(f"{len(files)} sweep files accepted, {len(cases)} cases as listed; refused or not:")
     for name, (_, reason) in differ.items():
