@@ -36,7 +36,7 @@ train: $(STAMP) ## train a 90 % sparse network on digits with RigL and write its
 	$(BIN)/dst train configs/digits/rigl.yaml --dir runs/digits-rigl --overwrite
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(STAMP) ## measure selection, masked steps and topology steps on this machine
 	$(BIN)/python benchmarks/bench.py
@@ -48,7 +48,7 @@ check: $(STAMP) ## lint, formatting and types
 
 # -q is in pyproject.toml; a second one would hide the totals.
 evidence: $(STAMP) ## run the slow proofs and list what they proved
-	$(BIN)/python -m pytest -n 2 -m evidence -rA --no-header
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m evidence -rA --no-header
 
 # EXECUTE=1 runs the notebooks too, which takes minutes; without it they are shown as they lie.
 docs: $(STAMP) ## build the site from pages and docstrings; EXECUTE=1 runs its notebooks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from dst.budget import best_of_all
 from dst.rule import Rule
 from dst.scores import COMPARABLE, Connections, uniform
 from dst.selection import top_k_masks
+from dst.structure import Layout
 
 
 def chosen(
@@ -33,7 +35,7 @@ def chosen(
         return []
     if masks is not None:
         return [jnp.asarray(masks[p.leaf.path], bool) for p in flat.plans]
-    layouts = [p.layout for p in flat.plans]
+    layouts = tuple(p.layout for p in flat.plans)
     dense = all((p.initial == p.layout.units).all() for p in flat.plans)
     ranked = isinstance(allocator(rule.first_allocation or rule.allocation), Global)
     if initial == "random" and ranked and not dense:
@@ -41,52 +43,72 @@ def chosen(
             "a global allocation ranks weights, so connections cannot start at random. Start from "
             "a dense network (initial='magnitude'), or use 'erk' or 'uniform'."
         )
+    weights, seed = flat.sparse, jnp.asarray(seed, jnp.uint32)
+    competition = allocator(rule.allocation)
+    if initial == "magnitude" and isinstance(competition, Global):
+        units = sum(int(p.initial.sum()) for p in flat.plans)
+        stacked = tuple(p.leaf.stacked for p in flat.plans)
+        return _compete(weights, units, competition, flat.sparse_paths, stacked, layouts)
     groups = [tuple(x.split[a] for a in x.groups) for x in layouts]
     due = [
         np.broadcast_to(p.initial.reshape(p.initial.shape + (1,) * (len(g) - p.initial.ndim)), g)
         for p, g in zip(flat.plans, groups, strict=True)
     ]
+    return _draw(seed, weights, due, initial, flat.sparse_paths, layouts)
 
-    # One program to compile, where the parts would be dozens; the same for every seed and sparsity.
-    @jax.jit
-    def draw(seed: Array, weights: list[Array], counts: list[Array]) -> list[Array]:
-        if initial == "magnitude":
-            scores = [jnp.abs(x.astype(jnp.float32)) for x in weights]
-        else:
-            keys = state.keys(flat, seed, 0)
-            scores = [uniform(key, x) for key, x in zip(keys, weights, strict=True)]
-        pooled = [x.pool(s) for x, s in zip(layouts, scores, strict=True)]
-        competition = allocator(rule.allocation)
-        if initial == "magnitude" and isinstance(competition, Global):
-            k = sum(int(p.initial.sum()) for p in flat.plans)
-            units = best_of_all(
-                _compared(competition, flat, weights), layouts, k, competition.floor
+
+# Programs of the module, not of a call: dozens of parts compile as one, and once for all
+# transformations that differ in seed and sparsity only.
+@partial(jax.jit, static_argnames=("initial", "paths", "layouts"))
+def _draw(
+    seed: Array,
+    weights: list[Array],
+    counts: list[Array],
+    initial: str,
+    paths: tuple[str, ...],
+    layouts: tuple[Layout, ...],
+) -> list[Array]:
+    """Masks of so many units per group, at random or those with the largest weights."""
+    if initial == "magnitude":
+        scores = [jnp.abs(x.astype(jnp.float32)) for x in weights]
+    else:
+        scores = list(map(uniform, state.keys(paths, seed, 0), weights))
+    pooled = [x.pool(s) for x, s in zip(layouts, scores, strict=True)]
+    axes = [x.group_axes for x in layouts]
+    units = top_k_masks(pooled, counts, [None] * len(pooled), axes)
+    return [x.spread(u, w) for x, u, w in zip(layouts, units, weights, strict=True)]
+
+
+@partial(jax.jit, static_argnames=("allocation", "paths", "stacked", "layouts"))
+def _compete(
+    weights: list[Array],
+    units: Array,
+    allocation: Global,
+    paths: tuple[str, ...],
+    stacked: tuple[int, ...],
+    layouts: tuple[Layout, ...],
+) -> list[Array]:
+    """Masks of the best units of all leaves, by what they compete with before there are
+    gradients."""
+    scored = [
+        layout.pool(
+            COMPARABLE[allocation.score](
+                Connections(
+                    weight=w.astype(jnp.float32),
+                    grad=jnp.zeros_like(w, jnp.float32),
+                    active=jnp.ones_like(w, bool),
+                    explored=jnp.ones_like(w, bool),
+                    key=key,
+                    stacked=axes,
+                )
             )
-            return [x.spread(u, w) for x, u, w in zip(layouts, units, weights, strict=True)]
-        axes = [x.group_axes for x in layouts]
-        units = top_k_masks(pooled, counts, [None] * len(pooled), axes)
-        return [x.spread(u, w) for x, u, w in zip(layouts, units, weights, strict=True)]
-
-    return draw(jnp.asarray(seed, jnp.uint32), flat.sparse, due)
-
-
-def _compared(allocation: Global, flat: state.Flat, weights: list[Array]) -> list[Array]:
-    """What layers compete with before there is a gradient."""
-    everything = [
-        Connections(
-            weight=w.astype(jnp.float32),
-            grad=jnp.zeros_like(w, jnp.float32),
-            active=jnp.ones_like(w, bool),
-            explored=jnp.ones_like(w, bool),
-            key=key,
-            stacked=p.leaf.stacked,
         )
-        for p, w, key in zip(flat.plans, weights, state.keys(flat, jnp.uint32(0), 0), strict=True)
+        for layout, w, key, axes in zip(
+            layouts, weights, state.keys(paths, jnp.uint32(0), 0), stacked, strict=True
+        )
     ]
-    return [
-        p.layout.pool(COMPARABLE[allocation.score](x))
-        for p, x in zip(flat.plans, everything, strict=True)
-    ]
+    best = best_of_all(scored, layouts, units, allocation.floor)
+    return [x.spread(u, w) for x, u, w in zip(layouts, best, weights, strict=True)]
 
 
 def placed_like(mask: Array, leaf: Any) -> Array:

@@ -25,7 +25,7 @@ def init(
 ) -> SparsifyState:
     """The state before the first step; arguments as in :func:`update`."""
     seed = jnp.asarray(seed, jnp.uint32)
-    keys = state.keys(flat, seed, 0)
+    keys = state.keys(flat.sparse_paths, seed, 0)
     weights = [p.astype(jnp.float32) for p in flat.sparse]
     start = [latent.start(w, p.leaf, k) for w, p, k in zip(weights, flat.plans, keys, strict=True)]
     fixed = [

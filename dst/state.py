@@ -98,6 +98,7 @@ class Flat:
         self.at = [i for i, path in enumerate(self.paths) if path in plan.sparse]
         self.plans: list[LeafPlan] = [plan.sparse[self.paths[i]] for i in self.at]
         self.sparse = [self.leaves[i] for i in self.at]
+        self.sparse_paths = tuple(p.leaf.path for p in self.plans)
 
     def of(self, nodes: Any) -> list[Any]:
         """The sparse leaves of a tree like the parameters."""
@@ -180,10 +181,9 @@ def count_active(plan: LeafPlan, chosen: Array) -> Array:
     return totals([chosen], axes)[0]
 
 
-def keys(flat: Flat, seed: Array, draw: Array | int) -> list[Array]:
-    """One key per sparse leaf; independent of devices, of other leaves and of the default PRNG."""
+def keys(paths: Sequence[str], seed: Array, draw: Array | int) -> list[Array]:
+    """One key per leaf; independent of devices, of other leaves and of the default PRNG."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), draw)
-    paths = [p.leaf.path for p in flat.plans]
     return [jax.random.fold_in(key, zlib.crc32(path.encode())) for path in paths]
 
 

@@ -12,14 +12,14 @@ import numpy as np
 import optax
 from jax import lax
 
-from dst import checks, clock, moments, pullback, tree
+from dst import checks, clock, memory, moments, pullback, tree
 from dst import initial as initial_masks
 from dst import state as states
 from dst._typing import Array
 from dst.budget import Due
 from dst.latent import Latent
 from dst.plan import Plan, make
-from dst.rule import INITIAL, Rule, Seen
+from dst.rule import INITIAL, Rule
 from dst.scores import Connections
 from dst.state import Flat, SparsifyState, TopologyLog
 from dst.topology import Change, drop_and_grow
@@ -114,7 +114,7 @@ def sparsify(
             list(placed),
             shares=plan(params).shares,
             decays=moments.decays(inner, params, rule, flat),
-            memory=_first_memory(rule, flat),
+            memory=memory.first(rule, flat),
             inner_state=inner.init(params),
         )
 
@@ -128,7 +128,7 @@ def sparsify(
     ) -> tuple[Any, SparsifyState]:
         _require(params)
         flat = Flat(params, plan(params))
-        state = _observe(rule, flat, grads, state)
+        state = memory.observe(rule, flat, grads, state)
         plain = partial(_plain_step, inner, rule, flat, extra)
         changing = partial(_topology_step, inner, rule, flat, extra)
         if rule.cadence is None or not flat.plans:
@@ -294,7 +294,7 @@ def _project(keep: Array, weight: Array, update: Array) -> Array:
 def _changes(
     rule: Rule, flat: Flat, masks: list[Array], grads: Any, state: SparsifyState
 ) -> list[Change]:
-    keys = states.keys(flat, state.hyper.seed, state.count + 1)
+    keys = states.keys(flat.sparse_paths, state.hyper.seed, state.count + 1)
     leaves = [
         Connections(
             weight=p.astype(jnp.float32),
@@ -303,9 +303,9 @@ def _changes(
             explored=states.explored(m),
             key=key,
             stacked=plan.leaf.stacked,
-            memory=memory,
+            memory=remembered,
         )
-        for plan, p, g, m, key, memory in zip(
+        for plan, p, g, m, key, remembered in zip(
             flat.plans,
             flat.sparse,
             flat.of(grads),
@@ -334,26 +334,3 @@ def _forgotten(rule: Rule, change: Change) -> Array:
     if rule.forget == "grown":
         return change.reset
     return change.reset | (change.active & (jnp.sum(change.grown) > 0))
-
-
-def _first_memory(rule: Rule, flat: Flat) -> Any:
-    if rule.memory is None:
-        return flat.map(lambda p: optax.MaskedNode())
-    init = rule.memory.init
-    return flat.tree([init(x.astype(jnp.float32)) for x in flat.sparse])
-
-
-def _observe(rule: Rule, flat: Flat, grads: Any, state: SparsifyState) -> SparsifyState:
-    """The state after the rule's memory has seen the gradients of this step."""
-    if rule.memory is None:
-        return state
-    left = clock.steps_left(state.count, state.hyper)
-    remembered = [
-        rule.memory.observe(
-            memory, Seen(g.astype(jnp.float32), p.astype(jnp.float32), states.active(m), left)
-        )
-        for memory, g, p, m in zip(
-            flat.of(state.memory), flat.of(grads), flat.sparse, flat.masks(state.masks), strict=True
-        )
-    ]
-    return state._replace(memory=flat.tree(remembered))

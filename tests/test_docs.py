@@ -19,7 +19,7 @@ import pytest
 import reference
 
 import dst
-from dst import cli, sweep
+from dst import cli, commands, sweep
 from dst.lottery import config as lottery
 from dst.train import config, plain, schema
 
@@ -80,7 +80,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
             exec(compile(code, name(page), "exec"), names)
 
 
-def commands(page):
+def lines_of(page):
     """Every ``dst ...`` line of a page's blocks, and every ``dst COMMAND ...`` within its text."""
     text = page.read_text()
     lines = [line for code, _ in blocks(page, "", "sh", "bash") for line in code.splitlines()]
@@ -89,10 +89,10 @@ def commands(page):
     return [shlex.split(x, comments=True) for x in lines if re.match(r"dst [a-z]", x.strip())]
 
 
-@pytest.mark.parametrize("page", [x for x in PAGES if commands(x)], ids=name)
+@pytest.mark.parametrize("page", [x for x in PAGES if lines_of(x)], ids=name)
 def test_the_commands_of_a_page_are_accepted(page, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for words in commands(page):
+    for words in lines_of(page):
         if ">" in words:
             words = words[: words.index(">")]
         args, rest = cli._parser().parse_known_args(words[1:])
@@ -101,9 +101,9 @@ def test_the_commands_of_a_page_are_accepted(page, monkeypatch):
         if not file.startswith("configs/"):
             continue
         overrides = [x for x in [*getattr(args, "overrides", []), *rest] if x != "..."]
-        if args.command is cli._sweep:
+        if args.command is commands.sweep:
             assert sweep.load(file).trials()
-        elif args.command is cli._lottery:
+        elif args.command is commands.lottery:
             lottery.load(file, overrides)
         else:
             config.load(file, overrides)

@@ -17,12 +17,12 @@ LAYERS = [
     {"checks", "_typing", "tree", "sums", "selection"},
     {"allocation", "scores", "schedule", "structure"},
     {"rule", "budget", "latent", "topology", "plan"},
-    {"state", "clock", "initial", "moments", "pullback", "transform", "invariants"},
+    {"state", "clock", "initial", "memory", "moments", "pullback", "transform", "invariants"},
     {"methods", "contrib", "view", "prune", "sensitivity", "explain"},
     {"nnx", "occupation", "origins", "tracing", "flops", "export", "pixels"},
     {"models"},
     {"train"},
-    {"sweep", "report", "lottery", "cli"},
+    {"sweep", "report", "lottery", "commands", "cli"},
 ]
 LAYER_OF = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}
 FACADE = 4  # `import dst` itself shows layers 0 to 4
@@ -85,7 +85,7 @@ loaded = heavy & {name.split(".")[0] for name in sys.modules}
 assert not loaded, loaded
 rooms = {name.split(".")[1] for name in sys.modules if name.startswith("dst.")}
 higher = {"nnx", "occupation", "origins", "tracing", "flops", "export", "pixels"}
-higher |= {"models", "train", "sweep", "report", "lottery", "cli"}
+higher |= {"models", "train", "sweep", "report", "lottery", "commands", "cli"}
 assert not rooms & higher, rooms
 
 from jax._src import xla_bridge

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dst import cli, sweep
+from dst import cli, commands, sweep
 from dst.train import config
 from dst.train.sections import Wandb
 from tests.agents import IDENTITY, started
@@ -30,7 +30,7 @@ def trained(monkeypatch, command, environment):
     with monkeypatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        patch.setattr(cli, "_run", lambda where, source, start: start(Loop()) or 0)
+        patch.setattr(commands, "_run", lambda where, source, start: start(Loop()) or 0)
         assert cli.main(command[1:]) == 0
     return found[0]
 

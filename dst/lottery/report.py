@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dst.lottery import study
 from dst.lottery.connectivity import STABLE
-from dst.report import plots
-from dst.report.run import REPORT, percent
+from dst.report import page, plots
+from dst.report.run import REPORT
+from dst.report.words import percent
 from dst.train import directory
 
 _LABELS = {
@@ -62,14 +62,8 @@ def render(results: Sequence[Mapping[str, Any]], config: str) -> str:
     if len(kinds) > 1:
         raise ValueError(f"one report shows studies of one kind, got {sorted(kinds)}.")
     figures, question = _FIGURES[kinds.pop()](results)
-    environment = Environment(
-        loader=PackageLoader("dst.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("study.html.j2").render(
+    return page.fill(
+        "study.html.j2",
         name=results[0]["name"],
         question=question,
         chips=_chips(results),

@@ -12,9 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from dst.report import collect, curves, figures, plots, tables
+from dst.report import collect, curves, figures, page, plots, tables
 from dst.report import groups as of
 from dst.report.collect import Runs
 from dst.report.figures import Compared
@@ -78,17 +76,11 @@ def render(found: Runs, it: Compared, target: Path, csv: str) -> str:
       target: the file that the text is for: links are relative to it.
       csv: that the report offers to be saved.
     """
-    environment = Environment(
-        loader=PackageLoader("dst.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     # The policy of the page lets this script run, and no other.
     script = files("dst.report").joinpath("sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("many.html.j2").render(
+    return page.fill(
+        "many.html.j2",
         found=found,
         question=question(found, it),
         settings=settings(found, it),

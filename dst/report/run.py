@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dst.report import pictures, plots, reading
+from dst.report import page, pictures, plots, reading
 from dst.report.reading import Run
 from dst.report.tables import metrics_csv
-from dst.report.words import count, duration, figure, percent, shape, write
+from dst.report.words import count, duration, figure, percent, write
 from dst.train.task import FIGURES
 
 REPORT = "report.html"
@@ -86,16 +85,9 @@ def write_report(
 
 def render(run: Run) -> str:
     """The report as HTML text; to be called under :func:`dst.report.plots.style`."""
-    environment = Environment(
-        loader=PackageLoader("dst.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "count": count, "shape": shape}
     layers, masks = run.layers(), mask_view(run)
-    return environment.get_template("report.html.j2").render(
+    return page.fill(
+        "report.html.j2",
         run=run,
         question=question(run),
         settings=settings(run),

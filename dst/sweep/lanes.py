@@ -96,18 +96,33 @@ class Program:
         for other in traces[1:]:
             compare(first, other)
         self._merged = {t: merge.merged([x.steps[t] for x in traces]) for t in first.steps}
+        self._hyper: dict[int, Any] = {}
         self._one = jax.jit(self._together, static_argnames="topology")
         self._several = jax.jit(self._together_several)
 
     def step(self, lanes: Sequence[int], calls: Sequence[Any], topology: bool) -> list[Any]:
         """:func:`dst.train.step.make` for some of the runs; ``calls`` are its arguments."""
-        lanes, calls = self._padded(lanes, calls)
-        return self._one(self._columns(lanes), calls, topology=topology)
+        return self._call(partial(self._one, topology=topology), lanes, calls)
 
     def steps(self, lanes: Sequence[int], calls: Sequence[Any], n: int) -> list[Any]:
         """:func:`dst.train.step.several` for some of the runs."""
-        lanes, calls = self._padded(lanes, calls)
-        return self._several(self._columns(lanes), calls, n)
+        return self._call(partial(self._several, n=n), lanes, calls)
+
+    def _call(self, program: Any, lanes: Sequence[int], calls: Sequence[Any]) -> list[Any]:
+        own = [state.opt_state.hyper for state, *_ in calls]
+        for lane, hyper in zip(lanes, own, strict=True):
+            if lane not in self._hyper:  # of one size, for one program; no update changes it
+                self._hyper[lane] = clock.longer(hyper, self._rows)
+        wide = [
+            (_scheduled(state, self._hyper[lane]), *batch)
+            for lane, (state, *batch) in zip(lanes, calls, strict=True)
+        ]
+        lanes, wide = self._padded(lanes, wide)
+        found = program(self._columns(lanes), wide)
+        return [
+            (_scheduled(state, hyper), *figures)
+            for hyper, (state, *figures) in zip(own, found, strict=False)
+        ]
 
     def _padded(self, lanes: Sequence[int], calls: Sequence[Any]) -> tuple[list[int], list[Any]]:
         """As many as a program was compiled for, most of the time: all, a half, a quarter, ..."""
@@ -127,8 +142,8 @@ class Program:
     def _together(self, columns: Any, calls: Sequence[Any], topology: bool) -> list[Any]:
         states, inputs, labels = zip(*calls, strict=True)
         batches = jnp.stack(inputs), jnp.stack(labels)
-        new, metrics = self._mapped(columns, self._stacked(states), *batches, topology)
-        return [(self._alone(new, states, i), _row(metrics, i)) for i in range(len(calls))]
+        new, metrics = self._mapped(columns, _stacked(states), *batches, topology)
+        return [(_row(_scheduled(new, None), i), _row(metrics, i)) for i in range(len(calls))]
 
     def _together_several(self, columns: Any, calls: Sequence[Any], n: Any) -> list[Any]:
         def one(state: Any, inputs: Any, labels: Any, *, topology: bool) -> Any:
@@ -136,11 +151,9 @@ class Program:
 
         states, inputs, labels = zip(*calls, strict=True)
         batches = jnp.stack(inputs, axis=1), jnp.stack(labels, axis=1)
-        found = step.several(one)(self._stacked(states), *batches, n)
-        new, metrics, losses = found
-        return [
-            (self._alone(new, states, i), _row(metrics, i), losses[:, i]) for i in range(len(calls))
-        ]
+        new, metrics, losses = step.several(one)(_stacked(states), *batches, n)
+        new = _scheduled(new, None)
+        return [(_row(new, i), _row(metrics, i), losses[:, i]) for i in range(len(calls))]
 
     def _mapped(self, columns: Any, state: Any, inputs: Any, labels: Any, topology: bool) -> Any:
         def one(row: Any, *args: Any) -> Any:
@@ -149,19 +162,19 @@ class Program:
         found = self._merged[topology]
         return jax.vmap(one)(columns[topology], state, inputs, labels)
 
-    def _stacked(self, states: Sequence[TrainState]) -> TrainState:
-        return jax.tree.map(lambda *x: jnp.stack(x), *(_widened(x, self._rows) for x in states))
-
-    def _alone(self, new: TrainState, before: Sequence[TrainState], i: int) -> TrainState:
-        own = _row(new, i)
-        hyper = before[i].opt_state.hyper  # no update changes it
-        return own._replace(opt_state=own.opt_state._replace(hyper=hyper))
-
 
 def _widened(state: TrainState, rows: int) -> TrainState:
     """With tables of at least so many rows."""
-    sparse = state.opt_state
-    return state._replace(opt_state=sparse._replace(hyper=clock.longer(sparse.hyper, rows)))
+    return _scheduled(state, clock.longer(state.opt_state.hyper, rows))
+
+
+def _scheduled(state: TrainState, hyper: Any) -> TrainState:
+    """With another schedule."""
+    return state._replace(opt_state=state.opt_state._replace(hyper=hyper))
+
+
+def _stacked(states: Sequence[TrainState]) -> TrainState:
+    return jax.tree.map(lambda *x: jnp.stack(x), *states)
 
 
 def _row(tree: Any, i: int) -> Any:
