@@ -110,7 +110,6 @@ METHODS |= LATENT
 # Units and groups lie on one device each, or (the last two) on several.
 WHOLE, DIVIDED = ((40, 24), (64, 16)), ((8, 4), (12, 8))
 SHORT_MORE = [
-    ("nm", "both", "explicit"),
     ("block", "both", "auto"),
     ("constant-fan-in", "both", "explicit"),
     ("sr-ste", "columns", "auto"),
@@ -197,6 +196,7 @@ def test_masks_do_not_depend_on_the_default_generator(method):
         np.testing.assert_array_equal(np.asarray(mask), expected[path])
 
 
+@pytest.mark.evidence
 def test_masks_of_a_sharded_vmap_equal_one_run_at_a_time():
     seeds = range(4)
     mesh = mesh_of("auto")
