@@ -120,17 +120,19 @@ def results(folder):
     return json.loads((folder / "runs/toy/sweep.json").read_text())
 
 
-def test_trials_in_one_program_are_the_runs_that_they_are_alone(tmp_path, capsys):
-    # Four cadences: lanes of one cadence would be a program of their own.
-    text = GRID.replace("[10, 5]", "[10, 8, 5, 6]")
-    write(tmp_path, text.replace("grid", "random\nrun_cap: 4"))
+# Lanes of several cadences, which do not change topology at the same steps; of two, and of four,
+# where two go on while others wait. Their settings differ in so many values.
+@pytest.mark.parametrize(
+    ("count", "values"), [(2, 8), pytest.param(4, 12, marks=pytest.mark.evidence)]
+)
+def test_trials_in_one_program_are_the_runs_that_they_are_alone(count, values, tmp_path, capsys):
+    text = GRID.replace("[10, 5]", "[10, 8, 5, 6]").replace("{values: [0, 1]}", "{min: 0, max: 99}")
+    write(tmp_path, text.replace("grid", f"random\nrun_cap: {count}"))
     assert cli.main(["sweep", "toy.yaml", "--engine", "vectorised"]) == 0
-    assert "one program: trials 0, 1, 2, 3" in capsys.readouterr().out
-    found = results(tmp_path)
-    assert [x["state"] for x in found["trials"]] == ["done"] * 4
-    chosen = found["trials"][1:]
-    # Among them both seeds, sparsities and learning rates, and three cadences.
-    assert len({setting for trial in chosen for setting in trial["overrides"]}) == 9
+    assert f"one program: trials {', '.join(map(str, range(count)))}\n" in capsys.readouterr().out
+    chosen = results(tmp_path)["trials"]
+    assert [x["state"] for x in chosen] == ["done"] * count
+    assert len({setting for trial in chosen for setting in trial["overrides"]}) == values
     for trial in chosen:
         run, alone = (
             tmp_path / "runs/toy" / trial["directory"],
