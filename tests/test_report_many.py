@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dst import cli
-from dst.report import collect, curves, figures, groups, many
+from dst.report import collect, curves, figures, groups, many, tables
 from dst.sweep import sweep as sweeps
 from dst.train.directory import DirectoryError
 from tests import browser
@@ -216,6 +216,14 @@ def test_what_has_not_ended_counts_in_no_figure(toy):
     group = many.compared(collect.collect([toy])).groups[0]
     assert len(group.trials) == 3 and group.values("accuracy").size == 1
     assert before == pytest.approx(0.91) and group.mean("accuracy") == pytest.approx(0.92)
+
+
+def test_the_table_of_runs_has_the_settings_of_each(kept):
+    found = collect.collect([kept])
+    table = tables.runs(many.compared(found), found.trials, kept)
+    for key, head in (("method.name", "method"), ("method.sparsity", "sparsity"), ("seed", "seed")):
+        column = [row[table.heads.index(head)].text for row in table.rows]
+        assert column == [groups.worded(trial.settings[key]) for trial in found.trials]
 
 
 def test_every_trial_is_listed_with_its_state_and_its_error(toy):

@@ -16,6 +16,7 @@ import pytest
 
 from dst import cli, sweep
 from dst.sweep import book
+from dst.sweep.file import MEASURED
 from dst.sweep.sweep import FILE as KEPT
 from dst.train import config, loop
 from tests.faults import records
@@ -57,16 +58,35 @@ def test_two_workers_never_have_one_trial(tmp_path):
     assert _book(tmp_path).claim() is None
 
 
+def test_of_the_same_attempt_twice_the_older_counts(tmp_path):
+    first, second = _book(tmp_path), _book(tmp_path)
+    claim = first.claim()
+    second._write(claim.number, 0, claim.overrides)  # as a worker that read before the first wrote
+    assert [x.state for x in second.entries()] == ["running", "waiting"]
+    assert second.claim().number == 1 and second.claim() is None
+
+
+@pytest.mark.parametrize(("silent", "state"), [(0.5, "running"), (1.5, "lost")])
+def test_a_worker_elsewhere_is_dead_after_a_silence(silent, state, tmp_path):
+    found = _book(tmp_path)
+    claim = found.claim()
+    claim._set("worker", ["another-host", 1])
+    claim._set("seen", time.time() - silent * book.DEAD)
+    assert found.entries()[0].state == state
+
+
 @pytest.mark.parametrize(
-    "sign", [("seen", 0.0), ("worker", [socket.gethostname(), 2**30])], ids=lambda x: x[0]
+    ("sign", "state"),
+    [(("seen", 0.0), "stopped"), (("worker", [socket.gethostname(), 2**30]), "lost")],
+    ids=["given back", "killed"],
 )
-def test_what_a_dead_worker_had_is_taken_by_one(sign, tmp_path):
+def test_what_a_dead_worker_had_is_taken_by_one(sign, state, tmp_path):
     first, second, third = (_book(tmp_path) for _ in range(3))
     lost = first.claim()
     assert second.claim().number == 1
     assert third.claim() is None
     lost._set(*sign)
-    assert [x.state for x in third.entries()] == ["lost", "running"]
+    assert [x.state for x in third.entries()] == [state, "running"]
     again = [second.claim(), third.claim()]
     assert [x.number for x in again if x is not None] == [0]
     assert [x.state for x in first.entries()] == ["running", "running"]
@@ -118,6 +138,10 @@ def test_a_sweep_is_its_runs_and_a_failed_one_stops_no_other(tmp_path, capsys):
     alone = config.load("small.yaml", ["seed=0", "method.sparsity=0.8"])
     loop.train(alone, tmp_path / "alone")
     trial = tmp_path / "runs/toy/trials/00000"
+    figures = json.loads((trial / "summary.json").read_text())
+    numbers = {k for k, x in figures.items() if isinstance(x, int | float)}
+    ema = {x for x in MEASURED if x.startswith("ema_")}
+    assert numbers == set(MEASURED) - ema - {"bits_per_byte"}
     assert records(trial) == records(tmp_path / "alone")
     assert_same(states_in(trial)[40], states_in(tmp_path / "alone")[40])
     # Again: nothing is repeated, and another file is not mixed in.

@@ -152,7 +152,8 @@ BAD = {
     "what a distribution has not": ("{value: 1e-3}", "{value: 1, max: 3}", 9, ["'max'"]),
     "the wrong way round": ("{value: 1e-3}", "{min: 3, max: 2}", 9, ["min must be below max"]),
     "probabilities": ("{values: [0, 1, 2]}", "{values: [0, 1], probabilities: [1, 1]}", 8, ["sum"]),
-    "too many trials": ("method: grid", "method: grid\nrun_cap: 5", 6, ["12 trials", "5"]),
+    "too many trials": ("method: grid", "method: grid\nrun_cap: 11", 6, ["12 trials", "11"]),
+    "a figure that there is not": ("name: accuracy", "name: acuracy", 6, ["'accuracy'", "mean"]),
     "trials without end": ("method: grid", "method: random", 5, ["run_cap"]),
     "another goal": ("maximize", "best", 6, ["'maximize'"]),
     "another end": (

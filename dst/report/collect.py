@@ -27,8 +27,8 @@ class Trial:
     Attributes:
       name: in the report: its path from the directory that all of them are in.
       path: of the run directory, which may not be there yet.
-      state: ``done``; ``running`` on this machine; ``unfinished``; ``waiting`` or ``lost`` as the
-        sweep has noted; ``failed`` or ``pruned``.
+      state: ``done``; ``running`` on this machine; ``unfinished``; ``waiting``, ``stopped`` or
+        ``lost`` as the sweep has noted; ``failed`` or ``pruned``.
       error: why it failed, or an empty text.
       run: its files; None where there are none.
       settings: of the resolved config by dotted key; where there is none, the parameters that the

@@ -23,7 +23,7 @@ from dst.train import plain
 
 COMPARISON = "comparison.html"
 _COSTS = (("training_cost", "training FLOPs"), ("forward_cost", "inference FLOPs"))
-_STATES = ("done", "running", "unfinished", "waiting", "lost", "pruned", "failed")
+_STATES = ("done", "running", "unfinished", "waiting", "stopped", "lost", "pruned", "failed")
 
 
 def write_report(
@@ -179,7 +179,9 @@ def _best(it: Compared) -> Tile:
     where = of.described(best.settings, it.keys, it.keys)
     n = best.values(it.name).size
     mean = f"mean of {n} seeds" if n > 1 else ""
-    return Tile(f"Best {it.figure.words}", value, "; ".join(x for x in (where, mean) if x))
+    equal = sum(group.mean(it.name) == best.mean(it.name) for group in ended) - 1
+    others = f"{equal} more just as good" if equal else ""
+    return Tile(f"Best {it.figure.words}", value, "; ".join(x for x in (where, others, mean) if x))
 
 
 def _order(value: object) -> tuple[int, float, str]:

@@ -30,6 +30,7 @@ from dst.sweep.file import Sweep, SweepError
 
 BEAT = 10.0  # seconds between signs of life
 DEAD = 60.0  # seconds without one
+_GIVEN_BACK = 0.0  # the last sign of life of who stops in order
 _PAUSES = (0.2, 0.5, 1.0, 2.0)  # seconds between attempts to open a database
 _HOST = socket.gethostname()
 _ENDS = {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
@@ -41,8 +42,8 @@ class Entry:
 
     Attributes:
       number: in the plan, from 0.
-      state: ``waiting``, ``running``, ``lost`` (its worker is dead), ``done``, ``pruned`` or
-        ``failed``.
+      state: ``waiting``, ``running``, ``stopped`` (given back, to be continued), ``lost`` (its
+        worker is dead), ``done``, ``pruned`` or ``failed``.
       overrides: of the config; None before a Bayesian search has chosen them.
       value: of the metric.
       error: why it failed.
@@ -194,7 +195,7 @@ class Claim:
 
     def given_back(self) -> None:
         """It was stopped, and waits to be continued."""
-        self._set("seen", 0.0)
+        self._set("seen", _GIVEN_BACK)
 
     def _set(self, key: str, value: Any) -> None:
         self._storage.set_trial_user_attr(self._id, key, value)
@@ -241,7 +242,7 @@ def _entry(trial: FrozenTrial) -> Entry:
     attrs, state = trial.user_attrs, trial.state
     names = {
         TrialState.WAITING: "waiting",
-        TrialState.RUNNING: "lost" if _lost(trial) else "running",
+        TrialState.RUNNING: _running(trial),
         TrialState.COMPLETE: "done",
         TrialState.PRUNED: "pruned",
         TrialState.FAIL: "failed",
@@ -254,6 +255,12 @@ def _entry(trial: FrozenTrial) -> Entry:
         value=trial.value if state == TrialState.COMPLETE else None,
         error=attrs.get("error"),
     )
+
+
+def _running(trial: FrozenTrial) -> str:
+    if not _lost(trial):
+        return "running"
+    return "stopped" if trial.user_attrs.get("seen") == _GIVEN_BACK else "lost"
 
 
 def _lost(trial: FrozenTrial) -> bool:

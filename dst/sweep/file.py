@@ -19,11 +19,18 @@ from dst.sweep import space
 from dst.sweep.space import Distribution
 from dst.train import config, plain
 from dst.train.config import ConfigError
+from dst.train.task import SCORES
 
 ARGUMENTS = "${args_no_hyphens}"
 # What W&B reads and has no meaning here.
 _THEIRS = ("program", "description", "project", "entity")
 _KEYS = ("name", "command", "method", "metric", "parameters", "early_terminate", "run_cap")
+# What `summary.json` has as numbers; which scores there are depends on data and optimizer.
+MEASURED = (
+    *SCORES,
+    *("sparsity", "sparsity_model", "explored", "training_cost", "forward_cost"),
+    *("average_density", "topology_steps", "steps", "seconds"),
+)
 _MANY = 100_000  # trials of a grid: more are a mistake
 
 Path_ = tuple[str, ...]
@@ -156,6 +163,7 @@ def load(path: str | Path) -> Sweep:
     with at("metric"):
         metric = _section(Metric, "metric", data.get("metric", {"name": "loss"}))
         checks.one_of("metric.goal", metric.goal, ("minimize", "maximize"))
+        checks.one_of("metric.name", metric.name, MEASURED)
     with at("early_terminate"):
         early = _early(data.get("early_terminate"))
     with at("run_cap"):

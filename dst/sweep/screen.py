@@ -57,10 +57,10 @@ class Screen:
             ended = len(_ended(entries)) - self._ended_before
             self._live.update(status(self._sweep, entries, now - self._began, ended))
             return
-        for entry in _ended(entries):
-            if entry.number not in self._told:
-                self._told.add(entry.number)
-                self.tell(f"{line(entry)} | {tally(entries)}")
+        new = [entry for entry in _ended(entries) if entry.number not in self._told]
+        for entry in new:
+            self._told.add(entry.number)
+            self.tell(line(entry) + (f" | {tally(entries)}" if entry is new[-1] else ""))
 
     def tell(self, text: str) -> None:
         """A line that stays."""
@@ -118,7 +118,7 @@ def _ended(entries: Sequence[Entry]) -> list[Entry]:
 def tally(entries: Sequence[Entry]) -> str:
     """How many trials there are in each state, as ``48 trials: 3 running, 45 done``."""
     states = Counter(x.state for x in entries)
-    order = ("running", "waiting", "lost", "done", "pruned", "failed")
+    order = ("running", "waiting", "stopped", "lost", "done", "pruned", "failed")
     return f"{len(entries)} trials: " + ", ".join(f"{states[x]} {x}" for x in order if states[x])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import dst
 from dst.train.state import TrainState
-from dst.train.task import FIGURES, headline
+from dst.train.task import FIGURES, SCORES, headline
 from dst.view import aligned
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -46,9 +46,8 @@ def make(
                 "grown_total": total("grown", row.path) if sparse else None,
             }
         )
-    scores = [f"{prefix}{name}" for prefix in ("", "ema_") for name in (*FIGURES, "loss")]
     return {
-        **{name: final[name] for name in scores if name in final},
+        **{name: final[name] for name in SCORES if name in final},
         "sparsity": final["sparsity"],
         "sparsity_model": final["sparsity_model"],
         "explored": final["explored"],

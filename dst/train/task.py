@@ -65,6 +65,10 @@ FIGURES = {
 }
 
 
+# The same of a network whose weights are averages come after them.
+SCORES = tuple(f"{prefix}{name}" for prefix in ("", "ema_") for name in (*FIGURES, "loss"))
+
+
 def headline(names: Iterable[str]) -> str:
     """The one figure to show of those that a record has; ``accuracy`` where it has none."""
     names = set(names)
