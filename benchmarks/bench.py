@@ -24,20 +24,15 @@ import numpy as np
 import optax
 
 import dst
-from dst.train import (
-    architectures,
-    checkpoint,
-    config,
-    data,
-    devices,
-    optim,
-    setup,
-    state,
-    step,
-    task,
-)
+from dst.train import data, setup, state, step
+from dst.train import optimizer as optim
+from dst.train.config import models as architectures
+from dst.train.config import run as config
+from dst.train.config.schema import Section
 from dst.train.data import augment, stream, tfds
-from dst.train.schema import Section
+from dst.train.distributed import mesh as devices
+from dst.train.objectives import task
+from dst.train.records import checkpoint
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (784, 1024, 1024, 1024, 10)

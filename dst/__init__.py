@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from dst.allocation import Allocation, ErdosRenyi, Global, Uniform
-from dst.explain import Explanation, explain
-from dst.invariants import InvariantError, apply_masks, check_invariants
-from dst.latent import Latent
+from dst.core.selection import top_k_mask
+from dst.engine.sparsify import SparseTransformation, sparsify
+from dst.engine.state import SparsifyState
+from dst.inspect.explain import Explanation, explain
+from dst.inspect.invariants import InvariantError, apply_masks, check_invariants
+from dst.inspect.metrics import compare, explored, masks, metrics, rows, table
+from dst.inspect.sensitivity import EqualIncrease, Sensitivity, sensitivity
 from dst.methods import (
     ACDC,
     ASP,
@@ -43,13 +46,11 @@ from dst.methods import (
     set_itop,
     smet,
 )
-from dst.prune import prune
-from dst.rule import Memory, Rule, Seen
-from dst.schedule import Cadence, constant, cosine, cubic, linear
-from dst.selection import top_k_mask
-from dst.sensitivity import EqualIncrease, Sensitivity, sensitivity
-from dst.state import SparsifyState
-from dst.structure import (
+from dst.rules.allocation import Allocation, ErdosRenyi, Global, Uniform
+from dst.rules.latent import Latent
+from dst.rules.rule import Memory, Rule, Seen
+from dst.rules.schedule import Cadence, constant, cosine, cubic, linear
+from dst.rules.structure import (
     NM,
     Block,
     ConstantFanIn,
@@ -58,16 +59,15 @@ from dst.structure import (
     OutputChannel,
     Unstructured,
 )
-from dst.transform import SparseTransformation, sparsify
-from dst.view import compare, explored, masks, metrics, rows, table
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "load_masks": "dst.export",
-    "load_weights": "dst.export",
-    "save_masks": "dst.export",
-    "save_weights": "dst.export",
+    "load_masks": "dst.io.safetensors",
+    "load_weights": "dst.io.safetensors",
+    "prune": "dst.oneshot.magnitude",
+    "save_masks": "dst.io.safetensors",
+    "save_weights": "dst.io.safetensors",
 }
 _MODULES = ("flops", "nnx")
 

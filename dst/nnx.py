@@ -10,11 +10,13 @@ import numpy as np
 import optax
 from flax import nnx
 
-from dst import flops, invariants, view
+from dst import flops
+from dst.core.tree import lookup
+from dst.engine.sparsify import sparsify
+from dst.inspect import invariants
+from dst.inspect import metrics as view
 from dst.methods import FromMasks
-from dst.rule import Rule
-from dst.transform import sparsify
-from dst.tree import lookup
+from dst.rules.rule import Rule
 
 __all__ = ["Mask", "Optimizer", "axes", "check_invariants", "costs", "detach", "masks"]
 

@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 
 from dst.report import markdown
 from dst.report.spread import Spread, spread
-from dst.sweep import RESULTS
-from dst.train import directory
+from dst.studies.sweep import RESULTS
+from dst.train.records import run_dir as directory
 
 Setting = tuple[tuple[str, Any], ...]
 

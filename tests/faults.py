@@ -19,8 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dst.train import checkpoint, directory, logs, setup
+from dst.train import setup
 from dst.train.data import stream
+from dst.train.records import checkpoint
+from dst.train.records import loggers as logs
+from dst.train.records import run_dir as directory
 from tests.training import ROOT
 
 
@@ -204,7 +207,8 @@ class Forked:
 def _go_on(path: Path, overrides: Sequence[str], run: Path) -> None:
     import jax
 
-    from dst.train import config, loop
+    from dst.train import loop
+    from dst.train.config import run as config
 
     for name in ("min_compile_time_secs", "min_entry_size_bytes"):
         jax.config.update(f"jax_persistent_cache_{name}", 0)

@@ -19,8 +19,8 @@ from flax.training.train_state import TrainState
 
 import dst
 import dst.nnx
-from dst.state import find
-from dst.tree import flatten
+from dst.core.tree import flatten
+from dst.engine.state import find
 
 SHAPES = {"hidden/kernel": (8, 16), "out/kernel": (16, 4)}
 SPARSITY = 0.75

@@ -14,7 +14,7 @@ from flax.training.train_state import TrainState
 
 import dst
 import dst.nnx
-from dst.tree import flatten
+from dst.core.tree import flatten
 from tests.runs import QUICK
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

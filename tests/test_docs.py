@@ -19,9 +19,13 @@ import pytest
 import reference
 
 import dst
-from dst import cli, commands, sweep
-from dst.lottery import config as lottery
-from dst.train import config, plain, schema
+from dst import cli
+from dst.cli import commands
+from dst.studies import sweep
+from dst.studies.lottery import config as lottery
+from dst.train.config import overrides as plain
+from dst.train.config import run as config
+from dst.train.config import schema
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -180,7 +184,7 @@ def test_every_public_name_is_documented():
     documented = set(re.findall(r"auto\w+:: dst\.([\w.]+)", api))
     documented |= {reference.method_object(key).__name__ for key in config.METHOD.options}
     assert set(dst.__all__) | set(dst._LAZY) <= documented
-    for part in ("nnx", "flops", "scores", "models"):
+    for part in ("nnx", "flops", "rules.scores", "models"):
         module = importlib.import_module(f"dst.{part}")
         whole = f"automodule:: dst.{part}" in api
         assert whole or {f"{part}.{x}" for x in module.__all__} <= documented

@@ -15,7 +15,7 @@ from flax import nnx
 
 import dst
 import dst.nnx
-from dst.state import find
+from dst.engine.state import find
 from tests.runs import QUICK, NnxNet, X, error, forward, initial_params, quick
 
 RIGL = dst.RigL(0.75, allocation="uniform", every=2, stop=100)

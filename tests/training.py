@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dst.train import checkpoint, config, directory, setup
+from dst.train import setup
+from dst.train.config import run as config
+from dst.train.records import checkpoint
+from dst.train.records import run_dir as directory
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -14,9 +14,9 @@ import evidence
 import reference
 from links import GENERATED, ROOT, rewritten
 
-from dst import cli
+from dst.cli import app as cli
 from dst.methods import METHODS, PRESETS
-from dst.train.config import METHOD
+from dst.train.config.run import METHOD
 
 
 def write() -> None:

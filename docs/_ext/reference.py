@@ -8,14 +8,14 @@ import json
 import re
 from typing import Any, get_type_hints
 
-from dst.allocation import Allocator
-from dst.lottery.config import KEY as LOTTERY
-from dst.lottery.config import json_schema as lottery_schema
 from dst.methods import METHODS, PRESETS
-from dst.structure import Structure
-from dst.train import recipes as recipe
-from dst.train import schema
-from dst.train.config import METHOD, Config
+from dst.rules.allocation import Allocator
+from dst.rules.structure import Structure
+from dst.studies.lottery.config import KEY as LOTTERY
+from dst.studies.lottery.config import json_schema as lottery_schema
+from dst.train.config import recipes as recipe
+from dst.train.config import schema
+from dst.train.config.run import METHOD, Config
 
 PAPER = re.compile(r"arXiv (\d{4}\.\d{5})")
 _WORDS = {"integer": "integer", "number": "number", "string": "string", "boolean": "true or false"}
@@ -158,7 +158,7 @@ def _type(entry: dict[str, Any]) -> str:
     if "enum" in entry:
         return ", ".join(f"`{x}`" for x in entry["enum"])
     if "anyOf" in entry:
-        # dst.schedule.Duration is int | str, in this order.
+        # dst.rules.schedule.Duration is int | str, in this order.
         return " or ".join(map(_type, entry["anyOf"])).replace("integer or string", "duration")
     if entry["type"] == "array":
         return f"list: {_type(entry['items'])}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dst import scores
-from dst.allocation import Allocator
-from dst.methods._durations import check_cadence
-from dst.rule import Rule, fires
-from dst.schedule import Cadence, Duration, Schedule, cadence
-from dst.structure import Structure, Unstructured
+from dst.rules import scores
+from dst.rules.allocation import Allocator
+from dst.rules.durations import check_cadence
+from dst.rules.rule import Rule, fires
+from dst.rules.schedule import Cadence, Duration, Schedule, cadence
+from dst.rules.structure import Structure, Unstructured
 
 _RULE = "AC/DC alternates every 5 of 100 epochs, from epoch 10 to the last compression at 85."
 

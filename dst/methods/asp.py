@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dst.rule import Rule, fires
-from dst.structure import NM
+from dst.rules.rule import Rule, fires
+from dst.rules.structure import NM
 
 
 @dataclass(frozen=True)

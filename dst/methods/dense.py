@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dst.rule import Rule, fires
+from dst.rules.rule import Rule, fires
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from dst._typing import Array
-from dst.allocation import Allocator
-from dst.latent import Latent, View
-from dst.rule import fires
-from dst.scores import uniform
-from dst.structure import Structure, Unstructured
-from dst.tree import Leaf
+from dst.core.tree import Leaf
+from dst.core.typing import Array
+from dst.rules.allocation import Allocator
+from dst.rules.latent import Latent, View
+from dst.rules.rule import fires
+from dst.rules.scores import uniform
+from dst.rules.structure import Structure, Unstructured
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dst.rule import Rule, fires
+from dst.rules.rule import Rule, fires
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from dst import checks, scores
-from dst.allocation import Allocator
-from dst.methods._durations import check_cadence
-from dst.rule import Rule, fires
-from dst.schedule import (
+from dst.core import checks
+from dst.rules import scores
+from dst.rules.allocation import Allocator
+from dst.rules.durations import check_cadence
+from dst.rules.rule import Rule, fires
+from dst.rules.schedule import (
     Duration,
     Schedule,
     cadence,
@@ -21,7 +22,7 @@ from dst.schedule import (
     ramp,
     resolve,
 )
-from dst.structure import Structure, Unstructured
+from dst.rules.structure import Structure, Unstructured
 
 CURVES = {"cubic": cubic, "linear": ramp, "geometric": geometric}
 _RULE = "Gradual pruning starts after some training and ends well before its end."

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dst import checks, scores
-from dst.allocation import Allocator
-from dst.methods._durations import check_cadence, check_drop, drop_schedule
+from dst.core import checks
 from dst.methods.gmp import share_of
-from dst.rule import Rule, fires
-from dst.schedule import Duration, cadence, cubic, resolve
-from dst.structure import Structure, Unstructured
+from dst.rules import scores
+from dst.rules.allocation import Allocator
+from dst.rules.durations import check_cadence, check_drop, drop_schedule
+from dst.rules.rule import Rule, fires
+from dst.rules.schedule import Duration, cadence, cubic, resolve
+from dst.rules.structure import Structure, Unstructured
 
 _RULE = "GraNet prunes every 1000 steps (4000 on ImageNet) for the first part of training."
 

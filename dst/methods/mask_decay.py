@@ -7,13 +7,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dst import checks
-from dst._typing import Array
-from dst.latent import Latent, View
-from dst.methods._durations import check_cadence
-from dst.rule import fires
-from dst.schedule import Duration, Schedule, resolve
-from dst.structure import NM
+from dst.core import checks
+from dst.core.typing import Array
+from dst.rules.durations import check_cadence
+from dst.rules.latent import Latent, View
+from dst.rules.rule import fires
+from dst.rules.schedule import Duration, Schedule, resolve
+from dst.rules.structure import NM
 
 _RULE = "Decay begins after some dense training and ends before the last phase, at a hard mask."
 

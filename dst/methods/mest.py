@@ -8,13 +8,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dst import checks, scores
-from dst._typing import Array
-from dst.allocation import Allocator
-from dst.methods._durations import check_cadence
-from dst.rule import Rule, fires
-from dst.schedule import Cadence, Duration, Schedule, exact, resolve
-from dst.structure import Structure, Unstructured
+from dst.core import checks
+from dst.core.typing import Array
+from dst.rules import scores
+from dst.rules.allocation import Allocator
+from dst.rules.durations import check_cadence
+from dst.rules.rule import Rule, fires
+from dst.rules.schedule import Cadence, Duration, Schedule, exact, resolve
+from dst.rules.structure import Structure, Unstructured
 
 _RULE = "MEST changes topology every 5 epochs: give every=<optimizer steps of 5 epochs>."
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dst import scores
-from dst.allocation import Allocator
-from dst.methods._durations import check_accumulate, check_cadence, check_drop, drop_schedule
-from dst.methods._memory import window
-from dst.rule import Rule, fires
-from dst.schedule import Duration, cadence
-from dst.structure import Structure, Unstructured
+from dst.rules import scores
+from dst.rules.accumulators import window
+from dst.rules.allocation import Allocator
+from dst.rules.durations import check_accumulate, check_cadence, check_drop, drop_schedule
+from dst.rules.rule import Rule, fires
+from dst.rules.schedule import Duration, cadence
+from dst.rules.structure import Structure, Unstructured
 
 _RULE = "RigL changes topology every 100 steps until 75 % of training (25k of 32k on ImageNet)."
 

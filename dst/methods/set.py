@@ -9,14 +9,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dst import checks, scores
-from dst._typing import Array
-from dst.allocation import Allocator
-from dst.methods._durations import check_cadence, check_drop, drop_schedule
-from dst.rule import Rule, fires
-from dst.schedule import Duration, cadence, exact
-from dst.selection import top_k_masks
-from dst.structure import Structure, Unstructured
+from dst.core import checks
+from dst.core.selection import top_k_masks
+from dst.core.typing import Array
+from dst.rules import scores
+from dst.rules.allocation import Allocator
+from dst.rules.durations import check_cadence, check_drop, drop_schedule
+from dst.rules.rule import Rule, fires
+from dst.rules.schedule import Duration, cadence, exact
+from dst.rules.structure import Structure, Unstructured
 
 _RULE = "SET rewires at the end of every epoch: give every=<optimizer steps of one epoch>."
 

@@ -7,16 +7,17 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dst import checks, scores
-from dst._typing import Array
-from dst.allocation import Allocator
-from dst.budget import Due, apportion, exchanged
-from dst.methods._durations import check_cadence, check_drop, drop_schedule, require_unstructured
-from dst.methods._memory import momentum
-from dst.rule import Rule, fires
-from dst.schedule import Duration, cadence
-from dst.structure import Structure, Unstructured
-from dst.sums import exact_sum
+from dst.core import checks
+from dst.core.reductions import exact_sum
+from dst.core.typing import Array
+from dst.rules import scores
+from dst.rules.accumulators import momentum
+from dst.rules.allocation import Allocator
+from dst.rules.counts import Due, apportion, exchanged
+from dst.rules.durations import check_cadence, check_drop, drop_schedule, require_unstructured
+from dst.rules.rule import Rule, fires
+from dst.rules.schedule import Duration, cadence
+from dst.rules.structure import Structure, Unstructured
 
 _RULE = "SNFS prunes and regrows at the end of every epoch: give every=<steps of one epoch>."
 

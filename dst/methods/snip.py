@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dst import scores
-from dst.allocation import Allocator, Global
-from dst.rule import Rule, fires
-from dst.schedule import Cadence
-from dst.structure import Structure, Unstructured
+from dst.rules import scores
+from dst.rules.allocation import Allocator, Global
+from dst.rules.rule import Rule, fires
+from dst.rules.schedule import Cadence
+from dst.rules.structure import Structure, Unstructured
 
 
 @dataclass(frozen=True)

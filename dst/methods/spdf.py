@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dst import scores
-from dst.allocation import Allocator
-from dst.methods._durations import check_cadence
-from dst.rule import Rule, fires
-from dst.schedule import Cadence, Duration, resolve
-from dst.structure import Structure, Unstructured
+from dst.rules import scores
+from dst.rules.allocation import Allocator
+from dst.rules.durations import check_cadence
+from dst.rules.rule import Rule, fires
+from dst.rules.schedule import Cadence, Duration, resolve
+from dst.rules.structure import Structure, Unstructured
 
 _RULE = "SPDF lifts its masks where fine-tuning begins, which only you know."
 

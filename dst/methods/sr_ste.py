@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from dst import checks
-from dst._typing import Array
-from dst.latent import Latent, View
-from dst.rule import fires
-from dst.structure import NM
+from dst.core import checks
+from dst.core.typing import Array
+from dst.rules.latent import Latent, View
+from dst.rules.rule import fires
+from dst.rules.structure import NM
 
 
 @dataclass(frozen=True)

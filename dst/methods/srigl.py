@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dst import checks, scores
-from dst.allocation import Allocator
-from dst.methods._ablation import ablation
-from dst.methods._durations import check_accumulate, check_cadence, check_drop, drop_schedule
-from dst.methods._memory import window
-from dst.rule import Rule, fires
-from dst.schedule import Duration, cadence
-from dst.structure import ConstantFanIn, Structure
+from dst.core import checks
+from dst.rules import scores
+from dst.rules.ablation import ablation
+from dst.rules.accumulators import window
+from dst.rules.allocation import Allocator
+from dst.rules.durations import check_accumulate, check_cadence, check_drop, drop_schedule
+from dst.rules.rule import Rule, fires
+from dst.rules.schedule import Duration, cadence
+from dst.rules.structure import ConstantFanIn, Structure
 
 _RULE = "SRigL changes topology every 100 steps until 75 % of training."
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dst.allocation import Allocator
-from dst.rule import Rule, fires
-from dst.structure import Structure, Unstructured
+from dst.rules.allocation import Allocator
+from dst.rules.rule import Rule, fires
+from dst.rules.structure import Structure, Unstructured
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from dst.latent import Latent
-from dst.methods._durations import check_cadence
-from dst.rule import fires
-from dst.schedule import Duration, resolve
-from dst.structure import NM
+from dst.rules.durations import check_cadence
+from dst.rules.latent import Latent
+from dst.rules.rule import fires
+from dst.rules.schedule import Duration, resolve
+from dst.rules.structure import NM
 
 _RULE = "Decay begins after some dense training and ends before the last phase."
 

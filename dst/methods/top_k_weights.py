@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from dst.allocation import Allocator
-from dst.latent import Latent
-from dst.methods._durations import check_cadence
-from dst.rule import fires
-from dst.schedule import Duration, resolve
-from dst.structure import Structure, Unstructured
+from dst.rules.allocation import Allocator
+from dst.rules.durations import check_cadence
+from dst.rules.latent import Latent
+from dst.rules.rule import fires
+from dst.rules.schedule import Duration, resolve
+from dst.rules.structure import Structure, Unstructured
 
 _RULE = "The authors anneal the density over the first half of training."
 _STAGES = 100

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from dst import checks
-from dst._typing import Array
-from dst.allocation import Allocator
-from dst.latent import Latent, View
-from dst.methods._durations import check_cadence
-from dst.rule import fires
-from dst.schedule import Cadence, Duration, resolve
-from dst.structure import Structure, Unstructured
+from dst.core import checks
+from dst.core.typing import Array
+from dst.rules.allocation import Allocator
+from dst.rules.durations import check_cadence
+from dst.rules.latent import Latent, View
+from dst.rules.rule import fires
+from dst.rules.schedule import Cadence, Duration, resolve
+from dst.rules.structure import Structure, Unstructured
 
 _RULE = "Top-KAST explores throughout; explore_until=X ends it."
 

@@ -1,6 +1,6 @@
 """Names of the axes of weights, given where the weights are made.
 
-A mesh of devices splits axes by their names; dst/train/devices.py says which.
+A mesh of devices splits axes by their names; dst/train/distributed/mesh.py says which.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from dst._typing import Array
+from dst.core.typing import Array
 from dst.models.axes import named
 
 

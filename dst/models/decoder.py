@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import normal, variance_scaling
 
-from dst._typing import Array, Float, Int
+from dst.core.typing import Array, Float, Int
 from dst.models.axes import named
 
 _BASE = 10_000.0  # of the rotary angles, as in the paper

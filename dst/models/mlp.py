@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from dst._typing import Array
+from dst.core.typing import Array
 from dst.models.axes import named
 
 

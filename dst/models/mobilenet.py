@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from dst._typing import Array
+from dst.core.typing import Array
 from dst.models.batchnorm import ConvNorm
 
 # Output channels and stride of each pair.

@@ -13,11 +13,12 @@ from typing import Any
 
 from dst.report import reading
 from dst.report.reading import Run
-from dst.train import directory, plain
-from dst.train.task import FIGURES, Figure, headline
+from dst.train.config import overrides as plain
+from dst.train.objectives.task import FIGURES, Figure, headline
+from dst.train.records import run_dir as directory
 
 FILE, JOURNAL, RESULTS, TRIALS = "sweep.yaml", "journal.log", "sweep.json", "trials"
-_HOLDER = re.compile(r"process (\d+) on (\S+)")  # what `dst.train.directory.lock` writes
+_HOLDER = re.compile(r"process (\d+) on (\S+)")  # what `dst.train.records.run_dir.lock` writes
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dst.report import plots
 from dst.report.groups import SPARSITY, Group, Layout
 from dst.report.plots import SERIES, Key, Plot
 from dst.report.words import percent
-from dst.train.task import Figure
+from dst.train.objectives.task import Figure
 
 _WIDE = 20.0  # from this ratio on, an axis of positive numbers is logarithmic
 _SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)

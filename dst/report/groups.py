@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 
 from dst.report import reading
 from dst.report.collect import Trial
-from dst.train.changes import FREE
+from dst.train.config.resume_overrides import FREE
 
 SEED = "seed"
 SPARSITY = "method.sparsity"

@@ -19,7 +19,7 @@ from dst.report.figures import Compared
 from dst.report.reading import number
 from dst.report.run import REPORT, Section, Tile, model_words
 from dst.report.words import duration, figure, write
-from dst.train import plain
+from dst.train.config import overrides as plain
 
 COMPARISON = "comparison.html"
 _COSTS = (("training_cost", "training FLOPs"), ("forward_cost", "inference FLOPs"))

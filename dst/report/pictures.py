@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.image import imsave
 
-from dst.pixels import ACTIVE, LARGEST, enlarged, matrix, mixed, per_pixel
+from dst.inspect.mask_images import ACTIVE, LARGEST, enlarged, matrix, mixed, per_pixel
 from dst.report.plots import Key, Plot, histogram
 
 # Mid tones, visible on light and on dark paper; the style sheet has the same as --p-*.

@@ -14,8 +14,8 @@ import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from dst.export import load_masks
-from dst.train.task import FIGURES, headline
+from dst.io.safetensors import load_masks
+from dst.train.objectives.task import FIGURES, headline
 
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 INITIAL, FINAL = "masks-initial.safetensors", "masks-final.safetensors"

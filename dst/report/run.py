@@ -14,7 +14,7 @@ from dst.report import page, pictures, plots, reading
 from dst.report.reading import Run
 from dst.report.tables import metrics_csv
 from dst.report.words import count, duration, figure, percent, write
-from dst.train.task import FIGURES
+from dst.train.objectives.task import FIGURES
 
 REPORT = "report.html"
 _METHODS = {

@@ -18,7 +18,7 @@ from dst.report.collect import Trial
 from dst.report.figures import Compared
 from dst.report.reading import Run
 from dst.report.words import count, duration, figure, percent
-from dst.train.directory import CONFIG
+from dst.train.records.run_dir import CONFIG
 
 _FIGURES = {
     "sparsity": "sparsity, measured",

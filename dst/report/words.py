@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dst.train import directory
+from dst.train.records import run_dir as directory
 
 
 def write(path: Path, text: str) -> None:

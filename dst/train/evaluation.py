@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 
 import dst
-from dst._typing import Array
+from dst.core.typing import Array
+from dst.train.objectives.task import Task
 from dst.train.state import Network, TrainState
 from dst.train.step import Metrics
-from dst.train.task import Task
 
 Scores = dict[str, np.float32]
 

@@ -15,16 +15,22 @@ import jax
 import numpy as np
 
 import dst
-from dst.train import changes, checkpoint, directory, hosts, logs, setup, signals, summary
-from dst.train.config import Config, dump, enclosed, load
-from dst.train.costs import RunCosts
+from dst.train import setup
+from dst.train.config import resume_overrides as changes
+from dst.train.config.run import Config, dump, enclosed, load
 from dst.train.data.stream import Batches
-from dst.train.divergence import Diverged, Rollback, Watch
+from dst.train.distributed import processes as hosts
+from dst.train.distributed import signals
+from dst.train.distributed.signals import Stopped
+from dst.train.nonfinite import Diverged, Rollback, Watch
+from dst.train.objectives.task import score
+from dst.train.records import checkpoint, summary
+from dst.train.records import loggers as logs
+from dst.train.records import run_dir as directory
+from dst.train.records.costs import RunCosts
 from dst.train.setup import Setup
-from dst.train.signals import Stopped
 from dst.train.state import TrainState
 from dst.train.step import observe, owes
-from dst.train.task import score
 
 __all__ = ["Diverged", "Stopped", "finish", "resume", "train"]
 
@@ -94,7 +100,7 @@ def resume(
     Args:
       where: its directory.
       overrides: ``key=value``; the run goes on with them and its config is saved with them.
-      changed: whether they may change the mathematics; see :mod:`dst.train.changes`.
+      changed: whether they may change the mathematics; see :mod:`resume_overrides`.
       until, make: as for :func:`train`, as are result and errors.
     """
     directory.check_run(where)

@@ -12,14 +12,17 @@ import jax
 from flax import nnx
 
 import dst
-from dst import export
-from dst._typing import Array
-from dst.plan import Plan
-from dst.train import costs, data, devices, evaluation, optim, state, step
-from dst.train.config import Config, ConfigError
+from dst.core.typing import Array
+from dst.engine.plan import Plan
+from dst.io import safetensors as export
+from dst.train import data, evaluation, state, step
+from dst.train import optimizer as optim
+from dst.train.config.run import Config, ConfigError
+from dst.train.config.schema import Section
 from dst.train.data import stream
+from dst.train.distributed import mesh as devices
 from dst.train.evaluation import Scores
-from dst.train.schema import Section
+from dst.train.records import costs
 from dst.train.state import TrainState
 from dst.train.step import Metrics
 

@@ -13,7 +13,7 @@ from jax import lax
 
 import dst
 from dst import models
-from dst.train.schema import Section
+from dst.train.config.schema import Section
 
 _MODELS = {
     "mlp": models.MLP,

@@ -12,10 +12,10 @@ import optax
 from jax import lax
 
 import dst
-from dst._typing import Array
-from dst.train.devices import Placement
+from dst.core.typing import Array
+from dst.train.distributed.mesh import Placement
+from dst.train.objectives.task import Task
 from dst.train.state import Network, TrainState, variables
-from dst.train.task import Task
 
 Metrics = dict[str, Array]
 

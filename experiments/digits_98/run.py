@@ -18,7 +18,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dst.report import markdown
-from dst.train import config, loop
+from dst.train import loop
+from dst.train.config import run as config
 
 HERE = Path(__file__).parent
 SPARSITY = 0.98

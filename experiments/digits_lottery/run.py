@@ -17,10 +17,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dst.lottery import load, resume, run, write_report
 from dst.report import markdown
 from dst.report.spread import spread
-from dst.train import directory
+from dst.studies.lottery import load, resume, run, write_report
+from dst.train.records import run_dir as directory
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "digits" / "lottery.yaml"

@@ -26,7 +26,8 @@ import numpy as np
 
 import dst
 from dst.report import markdown
-from dst.train import config, setup
+from dst.train import setup
+from dst.train.config import run as config
 
 HERE = Path(__file__).parent
 ALONE = "1"

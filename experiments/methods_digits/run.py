@@ -32,7 +32,9 @@ import dst.flops
 import dst.nnx
 from dst.report import markdown
 from dst.report.spread import spread
-from dst.train import config, optim, state
+from dst.train import optimizer as optim
+from dst.train import state
+from dst.train.config import run as config
 from dst.train.data import digits
 from dst.train.data.dataset import indices
 

@@ -18,7 +18,8 @@ import jax
 
 from dst.report import markdown
 from dst.report.spread import spread
-from dst.train import config, loop
+from dst.train import loop
+from dst.train.config import run as config
 
 HERE = Path(__file__).parent
 SPARSITIES = (0.8, 0.9)

@@ -17,7 +17,9 @@ import numpy as np
 
 import dst
 from dst.report import markdown
-from dst.train import config, directory, loop
+from dst.train import loop
+from dst.train.config import run as config
+from dst.train.records import run_dir as directory
 
 HERE = Path(__file__).parent
 PATTERNS = {"2:4": (2, 4), "1:8": (1, 8)}

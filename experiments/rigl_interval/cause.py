@@ -19,10 +19,11 @@ import jax
 import numpy as np
 
 import dst
-from dst import sweep
 from dst.report import markdown
 from dst.report.spread import spread
-from dst.train import config, setup
+from dst.studies import sweep
+from dst.train import setup
+from dst.train.config import run as config
 
 HERE = Path(__file__).parent
 TRAINED = "weights move at topology steps, too"

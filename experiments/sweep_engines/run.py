@@ -26,11 +26,15 @@ import jax
 import numpy as np
 
 import dst
-from dst import sweep
 from dst.report import markdown
-from dst.sweep import RESULTS
-from dst.sweep.file import Sweep
-from dst.train import checkpoint, config, directory, plain, setup
+from dst.studies import sweep
+from dst.studies.sweep import RESULTS
+from dst.studies.sweep.spec import Sweep
+from dst.train import setup
+from dst.train.config import overrides as plain
+from dst.train.config import run as config
+from dst.train.records import checkpoint
+from dst.train.records import run_dir as directory
 
 HERE = Path(__file__).parent
 SWEEP = HERE.parents[1] / "configs" / "digits" / "sweep.yaml"

@@ -1,4 +1,4 @@
-"""The k best of n by sorting: what ``dst.selection`` must equal without sorting."""
+"""The k best of n by sorting: what ``dst.core.selection`` must equal without sorting."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dst.train.config.schema import Section
 from dst.train.data import digits, stdlib, tfds
 from dst.train.data.dataset import Batch, Dataset, indices
-from dst.train.schema import Section
 
 __all__ = ["Batch", "Dataset", "digits", "indices", "load", "stdlib", "tfds"]
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from dst.train.task import Task
+from dst.train.objectives.task import Task
 
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and labels, with a leading axis of examples
 

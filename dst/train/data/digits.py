@@ -7,9 +7,9 @@ from functools import cache
 
 import numpy as np
 
-from dst import checks
-from dst.train import task
+from dst.core import checks
 from dst.train.data.dataset import Dataset, Images
+from dst.train.objectives import task
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dst import checks
-from dst.train import task
+from dst.core import checks
 from dst.train.data.dataset import Dataset, Windows
+from dst.train.objectives import task
 
 # Tests; tables and prose, which nobody wrote as programs; what only some installations have.
 _LEFT_OUT = {"test", "tests", "encodings", "pydoc_data"}

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dst._typing import Array
+from dst.core.typing import Array
 from dst.train.data.dataset import Batch, Dataset, indices
 
 _AHEAD = 1  # batches that wait on the devices

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dst import checks
-from dst.train import task
+from dst.core import checks
 from dst.train.data import augment
 from dst.train.data.dataset import Batch, Dataset
+from dst.train.objectives import task
 
 _IN_MEMORY = 2**30  # bytes of a split that is read once and kept
 _AT_ONCE = 2**26  # bytes of test examples that are evaluated together

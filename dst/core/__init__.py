@@ -1,0 +1,1 @@
+"""Arrays, leaf paths, exact selection. Knows nothing of training."""

@@ -1,0 +1,1 @@
+"""How a rule runs inside Optax: sparsify, masks, latent weights, state, plan, topology step."""

@@ -1,0 +1,151 @@
+"""What the wrapped optimizer remembers of weights that have just grown.
+
+Their slots are set to zero, found by the shape and place of the parameters, never by the class
+of a state. Under Adam a zero slot meets a bias correction that counts the steps of the whole
+run, so the first updates of a grown weight come out up to 6.57 times too large (at the decays
+0.9 and 0.999); SMET (arXiv 2606.00888) names this the reason why sparse training destabilises
+large models. The remedy here corrects by the age of each weight instead.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dst.core.tree import flatten, is_dense_marker
+from dst.core.typing import Array
+from dst.engine import state as states
+from dst.rules.rule import Rule
+
+
+def reset(inner: optax.GradientTransformation, state: Any, where: Any) -> Any:
+    """Zeroes optimizer state at the given weights.
+
+    Args:
+      inner: the optimizer that the state belongs to.
+      state: its state.
+      where: tree like the parameters: bool arrays, ``optax.MaskedNode`` for dense leaves.
+
+    Returns:
+      The state. Slots of another shape than the parameter (factored second moments, one value
+      per row) are left alone: no entry of theirs belongs to a single weight.
+    """
+
+    def slot(value: Any, fresh: Any) -> Any:
+        if is_dense_marker(value) or is_dense_marker(fresh):
+            return value
+        if getattr(value, "shape", None) != fresh.shape:
+            return value
+        return jnp.where(fresh, jnp.zeros_like(value), value)
+
+    return optax.tree.map_params(inner, slot, state, where, is_leaf=is_dense_marker)
+
+
+def adam_decays(inner: optax.GradientTransformationExtraArgs, params: Any) -> dict[str, Any]:
+    """The decay rates ``(b1, b2)`` of every leaf that an Adam-like rule updates, by leaf path.
+
+    They are measured, since Optax keeps them in closures: two updates of a one-weight copy of
+    every leaf, the second with a zero gradient, multiply the moments by their decays. A state
+    counts as Adam's where it holds ``mu`` and ``nu`` that behave as first and second moment.
+    """
+    with jax.ensure_compile_time_eval():
+        tiny = jax.tree.map(lambda x: jnp.zeros((1,) * x.ndim, jnp.float32), params)
+        try:
+            state = inner.init(tiny)
+            if not _adam_states(state):
+                return {}
+            ones, nothing = jax.tree.map(jnp.ones_like, tiny), tiny
+            _, first = inner.update(ones, state, tiny)
+            _, second = inner.update(nothing, first, tiny)
+        except Exception:  # optimizers that need more than gradients, or other shapes
+            return _assumed(jax.eval_shape(inner.init, params))
+        found = {}
+        for before, after in zip(_adam_states(first), _adam_states(second), strict=True):
+            mu, nu = _by_path(before.mu), _by_path(before.nu)
+            for path in nu.keys() & mu.keys():
+                m, v = float(mu[path].sum()), float(nu[path].sum())
+                if m == 0 or v == 0:
+                    continue
+                b1 = float(_by_path(after.mu)[path].sum()) / m
+                b2 = float(_by_path(after.nu)[path].sum()) / v
+                second_moment = math.isclose(v * (1 - b1) ** 2, m**2 * (1 - b2), rel_tol=1e-2)
+                if 0 <= b1 < 1 and 0 < b2 < 1 and second_moment:
+                    found[path] = (b1, b2)
+        return found
+
+
+def _assumed(state: Any) -> dict[str, Any]:
+    return {path: (0.9, 0.999) for s in _adam_states(state) for path in _by_path(s.nu)}
+
+
+def _adam_states(state: Any) -> list[Any]:
+    def adam(node: Any) -> bool:
+        return {"count", "mu", "nu"} <= set(getattr(node, "_fields", ()))
+
+    return [node for node in jax.tree.leaves(state, is_leaf=adam) if adam(node)]
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    paths, leaves, _ = flatten(tree)
+    return dict(zip(paths, leaves, strict=True))
+
+
+def local_correction(steps: Array, count: Array, decays: Array) -> Array:
+    """The factor that replaces Adam's global bias correction by one of the weight's own age.
+
+    ``(1 - b1^t) / (1 - b1^j) * sqrt((1 - b2^j) / (1 - b2^t))`` for a weight in its ``j``-th
+    step when the optimizer does its ``t``-th. With it, constant gradients give updates of
+    constant size, as they do for weights that were there from the start.
+
+    Args:
+      steps: float32, j >= 1, of any shape.
+      count: float32 scalar, t.
+      decays: float32 (b1, b2).
+    """
+    # `exp` rather than `expm1` and powers: it is vectorised, and this runs on every weight in
+    # every step. The relative error for j (1 - b2) = 0.001 is below 1e-4.
+    log1, log2 = jnp.log(decays[0]), jnp.log(decays[1])
+    whole_run = (1 - jnp.exp(log1 * count)) / jnp.sqrt(1 - jnp.exp(log2 * count))
+    return whole_run * jnp.sqrt(1 - jnp.exp(log2 * steps)) / (1 - jnp.exp(log1 * steps))
+
+
+def decays(inner: Any, params: Any, rule: Rule, flat: states.Flat) -> Any:
+    """Decays of Adam-like rules, where young weights exist and are to be corrected."""
+    wanted = rule.cold_start == "local_count" and rule.grow is not None and bool(flat.plans)
+    found = adam_decays(inner, params) if wanted else {}
+    return flat.map(
+        lambda p: (
+            jnp.array(found[p.leaf.path], jnp.float32)
+            if p.leaf.path in found
+            else optax.MaskedNode()
+        )
+    )
+
+
+def young_factors(rule: Rule, flat: states.Flat, state: states.SparsifyState) -> list[Array | None]:
+    """Factors on the updates of young weights; None where there are none to correct."""
+    nothing: list[Array | None] = [None] * len(flat.plans)
+    if rule.cold_start == "off" or rule.grow is None:
+        return nothing
+    skipped = 0 if rule.update_weights else 1  # topology steps that the inner optimizer missed
+    log = state.topology
+    since = (state.count - log.at).astype(jnp.float32)
+    spacing = (log.spacing - skipped).astype(jnp.float32)
+    count = (state.count + 1 - skipped * log.done).astype(jnp.float32)
+    factors: list[Array | None] = []
+    for mask, decays in zip(flat.of(state.masks), flat.of(state.hyper.decays), strict=True):
+        age = states.age(mask)
+        steps = since + age.astype(jnp.float32) * spacing
+        if isinstance(rule.cold_start, int):
+            factor = jnp.minimum(steps / rule.cold_start, 1.0)
+        elif is_dense_marker(decays):
+            factors.append(None)
+            continue
+        else:
+            factor = local_correction(steps, count, decays)
+        factors.append(jnp.where(age < states.OLD, factor, 1.0))
+    return factors

@@ -1,0 +1,125 @@
+"""The connections that a run starts with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.shard_alike import shard_alike
+
+from dst.core.selection import top_k_masks
+from dst.core.typing import Array
+from dst.engine import state
+from dst.rules.allocation import Global, allocator
+from dst.rules.counts import best_of_all
+from dst.rules.rule import Rule
+from dst.rules.scores import COMPARABLE, Connections, uniform
+from dst.rules.structure import Layout
+
+
+def chosen(
+    flat: state.Flat, rule: Rule, seed: int | Array, initial: Any, masks: Mapping[str, Any] | None
+) -> list[Array]:
+    """bool arrays, one per sparse leaf: random, by magnitude, or as given.
+
+    Counts are those of the plan, exact in every group; where layers compete, their sum is.
+
+    Raises:
+      ValueError: random connections under an allocation that ranks weights.
+    """
+    if not flat.plans:
+        return []
+    if masks is not None:
+        return [jnp.asarray(masks[p.leaf.path], bool) for p in flat.plans]
+    layouts = tuple(p.layout for p in flat.plans)
+    dense = all((p.initial == p.layout.units).all() for p in flat.plans)
+    ranked = isinstance(allocator(rule.first_allocation or rule.allocation), Global)
+    if initial == "random" and ranked and not dense:
+        raise ValueError(
+            "a global allocation ranks weights, so connections cannot start at random. Start from "
+            "a dense network (initial='magnitude'), or use 'erk' or 'uniform'."
+        )
+    weights, seed = flat.sparse, jnp.asarray(seed, jnp.uint32)
+    competition = allocator(rule.allocation)
+    if initial == "magnitude" and isinstance(competition, Global):
+        units = sum(int(p.initial.sum()) for p in flat.plans)
+        stacked = tuple(p.leaf.stacked for p in flat.plans)
+        return _compete(weights, units, competition, flat.sparse_paths, stacked, layouts)
+    groups = [tuple(x.split[a] for a in x.groups) for x in layouts]
+    due = [
+        np.broadcast_to(p.initial.reshape(p.initial.shape + (1,) * (len(g) - p.initial.ndim)), g)
+        for p, g in zip(flat.plans, groups, strict=True)
+    ]
+    return _draw(seed, weights, due, initial, flat.sparse_paths, layouts)
+
+
+# Programs of the module, not of a call: dozens of parts compile as one, and once for all
+# transformations that differ in seed and sparsity only.
+@partial(jax.jit, static_argnames=("initial", "paths", "layouts"))
+def _draw(
+    seed: Array,
+    weights: list[Array],
+    counts: list[Array],
+    initial: str,
+    paths: tuple[str, ...],
+    layouts: tuple[Layout, ...],
+) -> list[Array]:
+    """Masks of so many units per group, at random or those with the largest weights."""
+    if initial == "magnitude":
+        scores = [jnp.abs(x.astype(jnp.float32)) for x in weights]
+    else:
+        scores = list(map(uniform, state.keys(paths, seed, 0), weights))
+    pooled = [x.pool(s) for x, s in zip(layouts, scores, strict=True)]
+    axes = [x.group_axes for x in layouts]
+    units = top_k_masks(pooled, counts, [None] * len(pooled), axes)
+    return [x.spread(u, w) for x, u, w in zip(layouts, units, weights, strict=True)]
+
+
+@partial(jax.jit, static_argnames=("allocation", "paths", "stacked", "layouts"))
+def _compete(
+    weights: list[Array],
+    units: Array,
+    allocation: Global,
+    paths: tuple[str, ...],
+    stacked: tuple[int, ...],
+    layouts: tuple[Layout, ...],
+) -> list[Array]:
+    """Masks of the best units of all leaves, by what they compete with before there are
+    gradients."""
+    scored = [
+        layout.pool(
+            COMPARABLE[allocation.score](
+                Connections(
+                    weight=w.astype(jnp.float32),
+                    grad=jnp.zeros_like(w, jnp.float32),
+                    active=jnp.ones_like(w, bool),
+                    explored=jnp.ones_like(w, bool),
+                    key=key,
+                    stacked=axes,
+                )
+            )
+        )
+        for layout, w, key, axes in zip(
+            layouts, weights, state.keys(paths, jnp.uint32(0), 0), stacked, strict=True
+        )
+    ]
+    best = best_of_all(scored, layouts, units, allocation.floor)
+    return [x.spread(u, w) for x, u, w in zip(layouts, best, weights, strict=True)]
+
+
+def placed_like(mask: Array, leaf: Any) -> Array:
+    """The mask, placed as its parameter is."""
+    if isinstance(leaf, jax.core.Tracer):
+        return shard_alike(mask, leaf)[0]
+    # Only what the user has placed is placed: committing more would compile the step twice.
+    if not (isinstance(leaf, jax.Array) and leaf.committed):
+        return mask
+    if mask.is_fully_addressable and not leaf.is_fully_addressable:
+        # JAX 0.10.2 makes an array that cannot be saved of a local one that it puts on devices of
+        # several processes with one device each; of NumPy's it makes a good one.
+        return jax.device_put(np.asarray(mask), leaf.sharding)
+    return jax.device_put(mask, leaf.sharding)

@@ -1,0 +1,297 @@
+"""Which products of a forward pass consume which parameter: a walk over its jaxpr.
+
+Every value is followed back to where it comes from. A value that a parameter leaf turns into
+without losing its zeros (a reshape, a cast, a scale, a mask) still *is* that leaf; where such a
+value meets data in a matrix product or a convolution, the multiply-adds belong to the leaf.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Literal
+
+from dst.core import tree
+from dst.flops.origins import (
+    CONSTANT,
+    DATA,
+    ELEMENTWISE,
+    LOOKUP,
+    PRODUCT,
+    ZERO,
+    Computed,
+    Origin,
+    Tally,
+    Weights,
+    is_data,
+    paths_of,
+)
+
+# Each element of the result is an element of the first operand, or a function of one that is
+# zero at zero.
+_KEEPS_ZEROS = frozenset(
+    "abs all_gather asin asinh atan atanh broadcast_in_dim cbrt convert_element_type copy copy_p "
+    "device_put dynamic_slice erf expand_dims expm1 gather imag integer_pow log1p mesh_cast name "
+    "neg pcast ppermute pvary real reduce_precision reshape reshard rev round "
+    "sharding_constraint sign sin sinh slice sqrt square squeeze stop_gradient tan tanh "
+    "transpose".split()
+)
+# The same, but only the layout changes: rows that data has chosen stay rows.
+_LAYOUT = frozenset(
+    "broadcast_in_dim convert_element_type copy copy_p device_put expand_dims name "
+    "optimization_barrier reduce_precision reshape reshard rev sharding_constraint slice squeeze "
+    "transpose".split()
+)
+# Where parameters meet data in these, nothing is multiplied out: biases, scales, tokens put in
+# front of a sequence.
+_ELEMENTWISE = frozenset(
+    "add add_any and atan2 clamp concatenate div dynamic_update_slice eq ge gt le lt max min mul "
+    "ne nextafter not or pad pow rem scatter scatter-add select_and_gather_add select_n sub".split()
+)
+_PRODUCTS = ("dot_general", "ragged_dot_general", "conv_general_dilated")
+_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+_NO_CALL = ("pallas_call",)  # its body works on references to memory
+
+
+def tally(program: ClosedJaxpr, params: Any) -> Tally:
+    """What a program costs whose first inputs are the leaves of ``params``, the others data.
+
+    Args:
+      program: a jaxpr, from ``jax.make_jaxpr``.
+      params: the tree of parameters it was made with; arrays or shapes.
+    """
+    paths, leaves, _ = tree.flatten(params)
+    sizes = {p: math.prod(x.shape) for p, x in zip(paths, leaves, strict=True)}
+    weights = [Weights(((p, Fraction(1)),)) for p in paths]
+    data = [DATA] * (len(program.jaxpr.invars) - len(weights))
+    return _Walk(sizes).body(program, [*weights, *data])[1]
+
+
+@dataclass(frozen=True)
+class _Walk:
+    sizes: Mapping[str, int]
+
+    def body(self, program: Any, inputs: Sequence[Origin]) -> tuple[list[Origin], Tally]:
+        """Origins of the results of a jaxpr, and what it costs."""
+        jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
+        known: dict[Any, Origin] = dict.fromkeys(jaxpr.constvars, CONSTANT)
+        known |= dict(zip(jaxpr.invars, inputs, strict=True))
+        total = Tally()
+
+        def origin(atom: Any) -> Origin:
+            if isinstance(atom, Literal):
+                return ZERO if _is_zero(atom.val) else CONSTANT
+            return known[atom]
+
+        for equation in jaxpr.eqns:
+            operands = [origin(x) for x in equation.invars]
+            results, part = self.equation(equation, operands)
+            known |= dict(zip(equation.outvars, results, strict=True))
+            total.add(part)
+        return [origin(x) for x in jaxpr.outvars], total
+
+    def equation(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+        name = eqn.primitive.name
+        if name in _PRODUCTS:
+            return self.product(eqn, inputs)
+        if name == "scan":
+            return self.scan(eqn, inputs)
+        if name == "while":
+            return self.loop(eqn, inputs)
+        if name == "cond":
+            return self.branches(eqn, inputs)
+        bodies = [eqn.params[key] for key in _BODIES if key in eqn.params]
+        if bodies and name not in _NO_CALL:
+            inner = getattr(bodies[0], "jaxpr", bodies[0])
+            if len(inner.invars) == len(inputs):
+                results, part = self.body(bodies[0], inputs)
+                total = Tally()
+                total.add(part, _shards(eqn) if name == "shard_map" else 1)
+                return results, total
+        return self.simple(eqn, name, inputs)
+
+    def product(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+        found, sides = Tally(), inputs[:2]
+        macs, channels = _work(eqn)
+        data = [is_data(x) for x in sides]
+        if not any(data):
+            paths = frozenset().union(*map(paths_of, sides))
+            if not paths:
+                return [CONSTANT], found
+            found.free += macs
+            for x in sides:
+                found.use(x, f"{eqn.primitive.name} without data")
+            return [Computed(paths, eqn.primitive.name)], found
+        # Kernels first; rows that data has chosen count as kernels only beside other data.
+        kernels = [i for i, x in enumerate(sides) if isinstance(x, Weights) and not x.looked_up]
+        if not kernels:
+            chosen = [i for i, x in enumerate(sides) if isinstance(x, Weights)]
+            kernels = chosen if len(chosen) == 1 and sides[1 - chosen[0]] == DATA else []
+        if not kernels:
+            found.free += macs
+            for x in sides:
+                if isinstance(x, Computed):
+                    found.use(x, f"{eqn.primitive.name} after {x.by}")
+            return [DATA], found
+        kernel = sides[kernels[0]]
+        assert isinstance(kernel, Weights)
+        outputs = math.prod(eqn.outvars[0].aval.shape)
+        for path, share in kernel.shares:
+            found.macs[path] += macs * share
+            found.outputs[path] += outputs * share
+            found.channels[path] += channels[kernels[0]] * share
+        found.free += macs * (1 - sum((share for _, share in kernel.shares), Fraction(0)))
+        found.use(kernel, PRODUCT)
+        return [DATA], found
+
+    def simple(self, eqn: Any, name: str, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+        found, results = Tally(), len(eqn.outvars)
+        if name == "optimization_barrier":
+            return inputs, found
+        if any(map(is_data, inputs)):
+            first = inputs[0]
+            if isinstance(first, Weights):
+                if first.looked_up and name in _LAYOUT:
+                    return [first], found
+                if name in ("gather", "dynamic_slice"):
+                    found.use(first, LOOKUP)
+                    return [replace(first, looked_up=True)], found
+            for x in inputs:
+                if not is_data(x):
+                    found.use(x, ELEMENTWISE if name in _ELEMENTWISE else name)
+            return [DATA] * results, found
+        if not any(map(paths_of, inputs)):
+            kept = inputs and inputs[0] == ZERO and name in _LAYOUT
+            return [ZERO if kept else CONSTANT] * results, found
+        one = self.without_data(eqn, name, inputs, found)
+        return [one] * results, found
+
+    def without_data(self, eqn: Any, name: str, inputs: list[Origin], found: Tally) -> Origin:
+        """The origin of what an operation makes of parameters and constants."""
+        lost = Computed(frozenset().union(*map(paths_of, inputs)), name)
+        weights = [x for x in inputs if isinstance(x, Weights)]
+        if name in _KEEPS_ZEROS:
+            return inputs[0] if weights == inputs[:1] else lost
+        if name == "mul" and weights:
+            # Of a kernel and its scale, the kernel.
+            kept = max(weights, key=lambda x: sum(self.sizes[p] for p in paths_of(x)))
+            for x in inputs:
+                if x != kept:
+                    found.use(x, ELEMENTWISE)
+            return kept
+        if name == "div" and isinstance(inputs[0], Weights):
+            found.use(inputs[1], ELEMENTWISE)
+            return inputs[0]
+        if name in ("add", "add_any", "sub") and ZERO in inputs:
+            return next(x for x in inputs if x != ZERO)
+        if name == "select_n" and not paths_of(inputs[0]):
+            cases = {x for x in inputs[1:] if x != ZERO}
+            return cases.pop() if len(cases) == 1 else lost
+        if name == "concatenate" and not any(isinstance(x, Computed) for x in inputs):
+            whole = math.prod(eqn.outvars[0].aval.shape)
+            shares: dict[str, Fraction] = defaultdict(Fraction)
+            for x, operand in zip(inputs, eqn.invars, strict=True):
+                for path, share in getattr(x, "shares", ()):
+                    shares[path] += share * Fraction(math.prod(operand.aval.shape), whole)
+            return Weights(tuple(shares.items()))
+        return lost
+
+    def scan(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+        consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+        fixed, carry = inputs[:consts], inputs[consts : consts + carried]
+        slices, body = inputs[consts + carried :], eqn.params["jaxpr"]
+        found = Tally()
+        while True:
+            results, part = self.body(body, [*fixed, *carry, *slices])
+            joined = _join(carry, results[:carried], found)
+            if joined == carry:
+                break
+            carry = joined
+        found.add(part, eqn.params["length"])
+        return [*carry, *results[carried:]], found
+
+    def loop(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+        consts = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
+        fixed, carry = inputs[eqn.params["cond_nconsts"] : consts], inputs[consts:]
+        found = Tally()
+        while True:
+            results, part = self.body(eqn.params["body_jaxpr"], [*fixed, *carry])
+            joined = _join(carry, results, found)
+            if joined == carry:
+                break
+            carry = joined
+        found.add(part)
+        if part.total:
+            found.notes.add("a while loop of unknown length: its products are counted once")
+        return carry, found
+
+    def branches(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+        bodies = [self.body(branch, inputs[1:]) for branch in eqn.params["branches"]]
+        dearest = max((part for _, part in bodies), key=lambda part: part.total)
+        found = Tally()
+        results = bodies[0][0]
+        for others, part in bodies:
+            results = _join(results, others, found)
+            found.remember(part)
+        found.add(dearest)
+        if any(part.total != dearest.total for _, part in bodies):
+            found.notes.add("a conditional: its dearest branch is counted")
+        if is_data(inputs[0]):
+            results = [DATA if x in (CONSTANT, ZERO) else x for x in results]
+        return results, found
+
+
+def _is_zero(value: Any) -> bool:
+    return getattr(value, "shape", ()) == () and bool(value == 0)
+
+
+def _join(first: list[Origin], second: list[Origin], found: Tally) -> list[Origin]:
+    """What values are that come from one of two places."""
+    joined: list[Origin] = []
+    for a, b in zip(first, second, strict=True):
+        paths = paths_of(a) | paths_of(b)
+        if a == b:
+            joined.append(a)
+        elif is_data(a) or is_data(b):
+            for x in (a, b):
+                if not is_data(x):
+                    found.use(x, ELEMENTWISE)
+            joined.append(DATA)
+        else:
+            joined.append(Computed(paths, "a choice") if paths else CONSTANT)
+    return joined
+
+
+def _work(eqn: Any) -> tuple[Fraction, tuple[int, int]]:
+    """Multiply-adds of a product, and the output features that each side would have as kernel."""
+    shapes = [x.aval.shape for x in eqn.invars[:2]]
+    outputs = math.prod(eqn.outvars[0].aval.shape)
+    if eqn.primitive.name == "conv_general_dilated":
+        out, depth, *window = eqn.params["dimension_numbers"].rhs_spec
+        kernel = shapes[1]
+        reduced = math.prod(kernel[a] for a in (depth, *window))
+        # A dilated input is mostly zeros that no transposed convolution multiplies.
+        spread = math.prod(eqn.params["lhs_dilation"])
+        return Fraction(outputs * reduced, spread), (kernel[out], kernel[out])
+    if eqn.primitive.name == "ragged_dot_general":
+        numbers = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+    else:
+        numbers = eqn.params["dimension_numbers"]
+    reduced = [math.prod(s[a] for a in axes) for s, axes in zip(shapes, numbers[0], strict=True)]
+    features = [math.prod(s) // max(n, 1) for s, n in zip(shapes, reduced, strict=True)]
+    return Fraction(outputs * reduced[0]), (features[0], features[1])
+
+
+def _shards(eqn: Any) -> int:
+    """How many devices share the work of a ``shard_map``, whose body sees one part of it."""
+    used: set[Any] = set()
+    for specs in (eqn.params.get("in_specs", ()), eqn.params.get("out_specs", ())):
+        for spec in specs:
+            for axes in spec:
+                used |= set(axes if isinstance(axes, tuple) else () if axes is None else (axes,))
+    return math.prod(eqn.params["mesh"].shape[a] for a in used)

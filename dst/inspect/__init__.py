@@ -1,0 +1,1 @@
+"""What happened: metrics, explanations, sensitivity, invariants, pictures of masks."""

@@ -1,0 +1,193 @@
+"""One leaf after its last topology step: what changed, how old connections are, what is dead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dst.core import checks, tree
+from dst.engine import state as states
+
+_SHOWN = 8  # indices in the text
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is known of one sparse leaf; printable.
+
+    Attributes:
+      path, shape, size: of the leaf.
+      active: weights in use.
+      explored: share of the weights that were ever active.
+      steps: topology steps done.
+      at: updates that were done when the last one came; None before the first.
+      dropped, grown: connections that the last topology step exchanged.
+      dropped_at: int64 ``[n, axes]`` indices of some of those dropped; None where the masks from
+        before the step were not given: a state does not remember them.
+      grown_at: int64 ``[n, axes]`` indices of some of those grown; by their age where ``before``
+        was not given, so that where a rule zeroes what it drops and grows at once, that counts too.
+      ages: active weights by topology steps since they were grown, ascending; 63 stands for 63
+        or more, and for those that are as old as the network.
+      smallest_kept: least magnitude among active weights that the last step did not grow; None
+        where there is none, or no parameters were given.
+      no_input: indices of outputs without an active input; None where the axes are not known.
+      no_output: indices of inputs without an active output; likewise.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    size: int
+    active: int
+    explored: float
+    steps: int
+    at: int | None
+    dropped: int
+    grown: int
+    dropped_at: np.ndarray | None
+    grown_at: np.ndarray
+    ages: Mapping[int, int]
+    smallest_kept: float | None
+    no_input: np.ndarray | None
+    no_output: np.ndarray | None
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.shape))
+        lines = [
+            f"{self.path} {shape}: {self.active} of {self.size} active, sparsity "
+            f"{1 - self.active / self.size:.4f}, explored {self.explored:.4f}"
+        ]
+        if self.at is None:
+            lines.append("no topology step yet")
+        else:
+            lines.append(
+                f"topology step {self.steps}, after {self.at} updates: dropped {self.dropped}, "
+                f"grew {self.grown}"
+            )
+            if self.dropped_at is not None:
+                lines.append(f"  dropped at {_places(self.dropped_at, self.dropped)}")
+            lines.append(
+                f"  grown at {_places(self.grown_at, max(self.grown, len(self.grown_at)))}"
+            )
+        if self.smallest_kept is not None:
+            lines.append(f"smallest weight kept: {self.smallest_kept:.4g}")
+        names = {int(states.OLD): f"{states.OLD} or more, or from the start"}
+        ages = (f"{names.get(age, age)}: {n}" for age, n in self.ages.items())
+        lines.append(f"active by age in topology steps: {'; '.join(ages)}")
+        for text, found in (
+            ("outputs without input", self.no_input),
+            ("inputs without output", self.no_output),
+        ):
+            if found is None:
+                lines.append(f"{text}: unknown; say what the axes mean with axes=")
+            else:
+                lines.append(f"{text}: {_places(found, len(found))}")
+        return "\n".join(lines)
+
+
+def explain(
+    opt_state: Any,
+    path: str,
+    params: Any | None = None,
+    *,
+    before: Any | None = None,
+    axes: str | None = None,
+    stacked: int = 0,
+    most: int = 1000,
+) -> Explanation:
+    """What the last topology step did to one leaf, and in what state the leaf is.
+
+    Args:
+      opt_state: state of an optimizer that contains :func:`dst.sparsify`.
+      path: of a sparse leaf.
+      params: the parameters; adds the smallest weight that was kept.
+      before: the optimizer state from before the last topology step; adds where it dropped.
+      axes: letters for the axes that are not stacked: ``i`` reduced, ``o`` kept, ``k`` kernel
+        window, as in :func:`dst.sparsify`; None: by the shape, where it has one meaning.
+      stacked: number of leading axes that enumerate layers.
+      most: indices that are kept of each kind, from the lowest on; counts are always whole.
+
+    Returns:
+      An :class:`Explanation`, on the host.
+
+    Raises:
+      ValueError: no sparse leaf at ``path``, no sparse state, or axes that do not fit.
+
+    Example:
+      >>> import dst, optax, jax.numpy as jnp
+      >>> params = {"w": jnp.eye(3)}
+      >>> tx = dst.sparsify(optax.sgd(0.1), dst.FromMasks({"w": jnp.eye(3, k=1, dtype=bool)}))
+      >>> found = explain(tx.init(params), "w")
+      >>> found.no_input.tolist(), found.no_output.tolist()
+      ([[0]], [[2]])
+
+    Checked against: NumPy on the masks before and after a step; spec L2 (a dead input).
+    """
+    checks.integer("most", most, at_least=0)
+    found = {p: (s, m) for s in states.find(opt_state) for p, m in states.by_path(s.masks).items()}
+    checks.one_of("path", path, found)
+    state, byte = found[path][0], np.asarray(found[path][1])
+    active, explored = (byte & states.ACTIVE) != 0, (byte & states.EXPLORED) != 0
+    age = byte >> states.AGE_SHIFT
+    log = state.topology
+    done = int(log.done)
+
+    fresh = active & (age == 0)
+    dropped_at = None
+    if before is not None:
+        earlier = np.asarray(states.mask_bytes(before)[path])
+        was = (earlier & states.ACTIVE) != 0
+        dropped_at, fresh = _indices(was & ~active, most), active & ~was
+    kept = active & ~fresh
+    smallest = None
+    if params is not None and kept.any():
+        paths, leaves, _ = tree.flatten(params)
+        weights = np.asarray(leaves[paths.index(path)]).astype(np.float32)
+        smallest = float(np.abs(weights[kept]).min())
+    (leaf,) = tree.survey(
+        {path: np.zeros(byte.shape, np.float32)},
+        select=path,
+        stacked={path: stacked} if stacked else None,
+        axes={path: axes} if axes else None,
+    )
+    years, counts = np.unique(age[active], return_counts=True)
+    return Explanation(
+        path=path,
+        shape=byte.shape,
+        size=byte.size,
+        active=int(active.sum()),
+        explored=float(explored.mean()),
+        steps=done,
+        at=int(log.at) if done else None,
+        dropped=int(np.sum(states.by_path(log.dropped)[path])),
+        grown=int(np.sum(states.by_path(log.grown)[path])),
+        dropped_at=dropped_at,
+        grown_at=_indices(fresh, most),
+        ages=dict(zip(years.tolist(), counts.tolist(), strict=True)),
+        smallest_kept=smallest,
+        no_input=_alone(active, leaf, "o", most),
+        no_output=_alone(active, leaf, "i", most),
+    )
+
+
+def _alone(active: np.ndarray, leaf: tree.Leaf, letter: str, most: int) -> np.ndarray | None:
+    """Indices along the axes of a letter (and the stacked ones) where nothing is active."""
+    if leaf.axes is None or letter not in leaf.axes:
+        return None
+    letters = ["s"] * leaf.stacked + leaf.axes.split()
+    others = tuple(i for i, x in enumerate(letters) if x not in ("s", letter))
+    return _indices(~np.asarray(active.any(others)), most)
+
+
+def _indices(where: np.ndarray, most: int) -> np.ndarray:
+    return np.argwhere(where)[:most]
+
+
+def _places(indices: np.ndarray, count: int) -> str:
+    if not count:
+        return "none"
+    some = [str(tuple(x)) if len(x) > 1 else str(x[0]) for x in indices[:_SHOWN].tolist()]
+    more = f" and {count - len(some)} more" if count > len(some) else ""
+    return f"{', '.join(some)}{more}"

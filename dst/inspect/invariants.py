@@ -1,0 +1,128 @@
+"""Keeping and checking what must hold: exact zeros, exact counts, no lost topology step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dst.core import tree
+from dst.engine import state as states
+
+
+class InvariantError(ValueError):
+    """Raised by :func:`check_invariants`; the message lists everything that is wrong."""
+
+
+def apply_masks(params: Any, opt_state: Any) -> Any:
+    """Parameters with their inactive weights set to zero.
+
+    Once after ``tx.init``, and on averages of parameters before they are evaluated. A forgotten
+    call mends itself at the first update; only the first forward pass is dense then.
+
+    Args:
+      params: the tree that the masks were made for, or one of the same paths and shapes.
+      opt_state: state of an optimizer that contains :func:`dst.sparsify`.
+
+    Raises:
+      ValueError: no sparse state, or a mask without parameter.
+    """
+    masks = {p: states.active(m) for p, m in states.mask_bytes(opt_state).items()}
+    paths, leaves, treedef = tree.flatten(params)
+    missing = sorted(set(masks) - set(paths))
+    if missing:
+        raise ValueError(
+            f"masks do not fit the parameters: no parameter at {missing}. "
+            f"The parameters are at: {', '.join(paths)}."
+        )
+    for path, leaf in zip(paths, leaves, strict=True):
+        if path in masks and masks[path].shape != leaf.shape:
+            raise ValueError(
+                f"masks do not fit the parameters: {path} has shape {leaf.shape}, its mask "
+                f"{masks[path].shape}."
+            )
+    return treedef.unflatten(
+        [
+            jnp.where(masks[path], leaf, jnp.zeros_like(leaf)) if path in masks else leaf
+            for path, leaf in zip(paths, leaves, strict=True)
+        ]
+    )
+
+
+def check_invariants(opt_state: Any, params: Any) -> None:
+    """Raises when a sparse run is not what it should be; on the host, between steps.
+
+    Checks that off-mask weights are exactly zero, that masks hold as many active weights as the
+    state counts and the schedule says, that every topology step that was due took place, and
+    that no score was NaN.
+
+    Args:
+      opt_state: state of an optimizer that contains :func:`dst.sparsify`.
+      params: the parameters after the last ``apply_updates`` (or ``apply_masks``).
+
+    Raises:
+      InvariantError: with one line for each thing that is wrong.
+    """
+    paths, leaves, _ = tree.flatten(params)
+    weights = dict(zip(paths, leaves, strict=True))
+    problems: list[str] = []
+    for state in states.find(opt_state):
+        problems += _zeros(state, weights) + _counts(state) + _steps(state)
+        problems += [
+            f"{path}: {int(n)} scores were NaN at the last topology step"
+            for path, n in states.by_path(state.topology.unscored).items()
+            if int(n)
+        ]
+    if problems:
+        raise InvariantError("\n".join(problems))
+
+
+def _zeros(state: states.SparsifyState, weights: dict[str, Any]) -> list[str]:
+    problems = []
+    for path, mask in states.by_path(state.masks).items():
+        if path not in weights:
+            problems.append(f"{path}: has a mask but no parameter")
+            continue
+        off = jnp.where(states.active(mask), 0, jnp.abs(weights[path].astype(jnp.float32)))
+        worst = float(jnp.max(off, initial=0.0))
+        if worst != 0:
+            problems.append(
+                f"{path}: inactive weights of up to {worst:.3g} are not zero. Something rewrites "
+                "updates after sparsify: put dst.sparsify outermost (MultiSteps, apply_if_finite "
+                "and partition may go around it), or call dst.apply_masks on copies and averages."
+            )
+    return problems
+
+
+def _counts(state: states.SparsifyState) -> list[str]:
+    recorded = states.by_path(jax.device_get(state.active))
+    due = states.by_path(jax.device_get(state.topology.scheduled))
+    problems = []
+    for path, mask in states.by_path(state.masks).items():
+        stated, scheduled = np.asarray(recorded[path]), np.asarray(due[path])
+        axes = tuple(range(stated.ndim, mask.ndim))
+        found = np.asarray(states.active(mask)).sum(axes)
+        if (found != stated).any():
+            problems.append(f"{path}: {found} weights are active, the state counts {stated}")
+        if (stated != scheduled).any():
+            problems.append(f"{path}: {stated} weights are active, the schedule says {scheduled}")
+    return problems
+
+
+def _steps(state: states.SparsifyState) -> list[str]:
+    hyper, log = jax.device_get((state.hyper, state.topology))
+    first, every, last = int(hyper.first), int(hyper.every), int(hyper.last)
+    seen = min(int(state.count) - 1, last)
+    due = 0
+    if seen >= first:
+        due = (seen - first) // every + 1
+        due += seen == last and (last - first) % every != 0
+    if int(log.done) >= due:
+        return []
+    return [
+        f"{due} topology steps were due in {int(state.count)} updates, {int(log.done)} took place. "
+        "Under MultiSteps pass topology=True on the micro-step that emits the update (or leave it "
+        "None); elsewhere pass topology=tx.fires(count) with count the updates done so far."
+    ]

@@ -1,0 +1,1 @@
+"""How masks and weights enter and leave the program."""

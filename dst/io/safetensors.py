@@ -1,0 +1,112 @@
+"""What leaves the program: masks and weights as files that any tool can read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from dst.core import tree
+
+
+def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Any]) -> None:
+    """Writes bool masks by leaf path to a ``safetensors`` file, whole or not at all.
+
+    Args:
+      path: of the file.
+      masks: bool arrays by leaf path, as :func:`dst.masks` returns them.
+
+    Raises:
+      ValueError: something that is no bool array.
+    """
+    arrays = {}
+    for name, mask in masks.items():
+        array = np.ascontiguousarray(mask)
+        if array.dtype != bool:
+            raise ValueError(f"mask {name!r} must be a bool array, got {array.dtype}.")
+        arrays[name] = array
+    _write(path, arrays, "dst masks")
+
+
+def load_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads masks that :func:`save_masks` wrote: bool arrays by leaf path.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a file that holds no masks.
+    """
+    arrays = _read(path, "mask")
+    for name, array in arrays.items():
+        if array.dtype != bool:
+            raise ValueError(f"{path} holds {name!r} of type {array.dtype}, expected bool masks.")
+    return arrays
+
+
+def save_weights(path: str | os.PathLike[str], params: Any) -> None:
+    """Writes the parameters by leaf path to a ``safetensors`` file, whole or not at all.
+
+    Args:
+      path: of the file.
+      params: any pytree of arrays; every leaf is written in its own type.
+    """
+    paths, leaves, _ = tree.flatten(params)
+    arrays = {name: np.ascontiguousarray(x) for name, x in zip(paths, leaves, strict=True)}
+    _write(path, arrays, "dst weights")
+
+
+def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads weights that :func:`save_weights` wrote: arrays by leaf path.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a file that is no safetensors file.
+    """
+    return _read(path, "weight")
+
+
+def replaced(params: Any, weights: Mapping[str, np.ndarray]) -> Any:
+    """A tree like ``params`` whose leaves are the weights of the same path.
+
+    Args:
+      params: a pytree of arrays.
+      weights: arrays by leaf path, as :func:`load_weights` returns them.
+
+    Raises:
+      ValueError: other leaves, shapes or types than those of ``params``.
+    """
+    paths, leaves, treedef = tree.flatten(params)
+    if weights.keys() != set(paths):
+        raise ValueError(
+            f"weights do not fit the parameters: only one of both has "
+            f"{sorted(weights.keys() ^ set(paths))}. Were they saved from another model?"
+        )
+    for name, leaf in zip(paths, leaves, strict=True):
+        found = weights[name]
+        if found.shape != leaf.shape or found.dtype != leaf.dtype:
+            raise ValueError(
+                f"weights do not fit the parameters: {name} must be {leaf.dtype}{leaf.shape}, "
+                f"got {found.dtype}{found.shape}. Were they saved from another model?"
+            )
+    return treedef.unflatten([jnp.asarray(weights[name]) for name in paths])
+
+
+def _write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], kind: str) -> None:
+    target = Path(path)
+    part = target.with_name(target.name + ".part")
+    save_file(arrays, part, metadata={"format": kind})
+    os.replace(part, target)
+
+
+def _read(path: str | os.PathLike[str], kind: str) -> dict[str, np.ndarray]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no {kind} file at {path}.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file: {error}.") from error

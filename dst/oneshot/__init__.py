@@ -1,0 +1,1 @@
+"""Pruning trained models without training."""

@@ -1,0 +1,1 @@
+"""What a method is made of: rule, scores, schedules, allocation, structure, counts."""

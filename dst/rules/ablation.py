@@ -1,0 +1,107 @@
+"""SRigL's budget: equally many inputs for every neuron that stays, none for the others."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import lax
+
+from dst.core import checks
+from dst.core.reductions import totals
+from dst.core.selection import top_k_masks
+from dst.core.tree import matches
+from dst.core.typing import Array
+from dst.rules.counts import Due, exchanged
+from dst.rules.rule import Budget
+from dst.rules.structure import Layout
+
+
+def ablation(gamma: float, gamma_of: str, output: str | None) -> Budget:
+    """Connections per neuron; arguments as in :class:`dst.SRigL`. A layer is a leaf, or a slice
+    of its stacked axes."""
+
+    def budget(due: Due) -> list[tuple[Array, Array]]:
+        pattern = due.paths[-1] if output is None else output
+        if not any(matches(pattern, path) for path in due.paths):
+            raise ValueError(
+                f"output: pattern {pattern!r} matches no sparse layer."
+                f"{checks.nearest(pattern, due.paths)} The layers are: {', '.join(due.paths)}."
+            )
+        stacks = [tuple(range(len(x.counts))) for x in due.layouts]
+        weight = [x.pool(due.rule.drop(leaf)) for x, leaf in _leaves(due)]
+        grow = due.rule.grow or due.rule.drop
+        gradient = [x.pool(grow(leaf)) for x, leaf in _leaves(due)]
+        active = [x.units_of(leaf.active) for x, leaf in _leaves(due)]
+        kept, dropped = _layer_counts(due, weight, active)
+
+        salient = top_k_masks(
+            weight + gradient, kept + dropped, active + [None] * len(active), stacks * 2
+        )
+        pairs = zip(salient[: len(weight)], salient[len(weight) :], strict=True)
+        saliency = [
+            totals([a | b], _fan_in(x))[0] for (a, b), x in zip(pairs, due.layouts, strict=True)
+        ]
+        enough = _enough(due, saliency, stacks)
+        stays = []
+        for x, total, path, c, least in zip(
+            due.layouts, due.total, due.paths, saliency, enough, strict=True
+        ):
+            of = total if gamma_of == "sparse" else jnp.full_like(total, x.units)
+            asked = jnp.floor(jnp.float32(gamma) * of.astype(jnp.float32)).astype(jnp.int32)
+            threshold = _wide(jnp.minimum(jnp.maximum(asked, 1), least), c)
+            spare = gamma == 0 or matches(pattern, path)
+            stays.append(jnp.ones_like(c, bool) if spare else c >= threshold)
+
+        alive = [
+            lax.expand_dims(s, _fan_in(x)) & a
+            for s, x, a in zip(stays, due.layouts, active, strict=True)
+        ]
+        largest = top_k_masks(weight, kept, alive, stacks)
+        counts = []
+        for x, total, s, best in zip(due.layouts, due.total, stays, largest, strict=True):
+            (survive,) = totals([best], _fan_in(x))
+            (neurons,) = totals([s], tuple(range(total.ndim, s.ndim)))
+            each = total * jnp.int32(x.weights_per_count) // jnp.maximum(neurons, 1)
+            after = jnp.where(s, _wide(jnp.minimum(each, x.units), s), 0)
+            counts.append((jnp.minimum(survive, after), after))
+        return counts
+
+    return budget
+
+
+def _leaves(due: Due):
+    return zip(due.layouts, due.leaves, strict=True)
+
+
+def _fan_in(layout: Layout) -> tuple[int, ...]:
+    return tuple(a for a in range(len(layout.split)) if a not in layout.groups)
+
+
+def _layer_counts(
+    due: Due, weight: list[Array], active: list[Array]
+) -> tuple[list[Array], list[Array]]:
+    """Per layer: how many weights magnitude keeps (no zeros among them), how many are dropped."""
+    kept, dropped = [], []
+    for x, w, a in zip(due.layouts, weight, active, strict=True):
+        n, used = totals([a, a & (w > 0)], tuple(range(len(x.counts), a.ndim)))
+        dropped.append(exchanged(n, due.share, due.rule.rounding))
+        kept.append(jnp.minimum(n - dropped[-1], used))
+    return kept, dropped
+
+
+def _enough(due: Due, saliency: list[Array], stacks: list[tuple[int, ...]]) -> list[Array]:
+    """The saliency that leaves as many neurons as a layer's budget needs, at the least."""
+    needed = [
+        total * jnp.int32(x.weights_per_count) // x.units + 1
+        for x, total in zip(due.layouts, due.total, strict=True)
+    ]
+    scores = [c.astype(jnp.float32) for c in saliency]
+    best = top_k_masks(scores, needed, [None] * len(scores), stacks)
+    most = jnp.int32(2**31 - 1)
+    return [
+        jnp.min(jnp.where(b, c, most), axis=tuple(range(len(stack), c.ndim)))
+        for b, c, stack in zip(best, saliency, stacks, strict=True)
+    ]
+
+
+def _wide(per_slice: Array, like: Array) -> Array:
+    return lax.expand_dims(per_slice, range(per_slice.ndim, like.ndim))

@@ -1,0 +1,210 @@
+"""From one global sparsity to a sparsity per layer. Host arithmetic on shapes, exact fractions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from dst.core import checks
+from dst.core.tree import matches
+from dst.rules import scores
+from dst.rules.schedule import exact
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What an allocation may know of a leaf.
+
+    Attributes:
+      shape: ``(*window, inputs, outputs)`` of one layer, several axes merged to one each.
+      layers: how many layers of this shape the leaf stacks.
+      sparsity: fixed by an override; the layer is then outside the budget.
+    """
+
+    shape: tuple[int, ...]
+    layers: int = 1
+    sparsity: float | None = None
+
+    @property
+    def size(self) -> int:
+        """Weights of one layer."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Sparsity per leaf.
+
+    Attributes:
+      sparsity: exact fractions by leaf path.
+      epsilon: the common factor of ER and ERK; None for others.
+      saturated: paths that ER or ERK leaves dense because their share exceeds all they have.
+      before: weights of layers that come before a leaf and share one budget with it; counts are
+        differences of the budget's, so that they add up to it exactly.
+    """
+
+    sparsity: Mapping[str, Fraction]
+    epsilon: Fraction | None = None
+    saturated: tuple[str, ...] = field(default=())
+    before: Mapping[str, int] = field(default_factory=dict)
+
+
+Allocator = Callable[[Mapping[str, Layer], float], Allocation]
+
+
+def zeros(size: int, sparsity: Any) -> int:
+    """Inactive weights of a layer: ``floor(sparsity * size)``, in exact arithmetic.
+
+    >>> zeros(90, 0.7)
+    63
+    """
+    return math.floor(exact(sparsity) * size)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """The same sparsity in every layer.
+
+    Args:
+      dense: pattern of layers that stay dense (the first convolution, in the uniform runs of
+        RigL's paper). None: no layer is.
+      compensate: whether the others become sparser, so that the whole has the global sparsity
+        (SRigL's code); RigL's code does not compensate.
+
+    Checked against: spec F (RigL's and SRigL's code).
+    """
+
+    dense: str | None = None
+    compensate: bool = False
+
+    def __call__(self, layers: Mapping[str, Layer], sparsity: float) -> Allocation:
+        share = exact(sparsity)
+        dense = {p for p in layers if self.dense is not None and matches(self.dense, p)}
+        if self.dense is not None and not dense:
+            raise ValueError(
+                f"allocation: pattern {self.dense!r} matches no sparse layer."
+                f"{checks.nearest(self.dense, layers)} The layers are: {', '.join(layers)}."
+            )
+        if self.compensate:
+            budget = [p for p, x in layers.items() if x.sparsity is None]
+            total = sum(layers[p].size * layers[p].layers for p in budget)
+            kept = sum(layers[p].size * layers[p].layers for p in budget if p in dense)
+            if total > kept:
+                share = share * total / (total - kept)
+            if share >= 1:
+                raise ValueError(
+                    f"allocation: with {sorted(dense)} dense, a global sparsity of {sparsity} "
+                    f"would leave the other layers empty. Lower the sparsity or do not compensate."
+                )
+        return Allocation(
+            {
+                p: Fraction(0) if p in dense else share if x.sparsity is None else exact(x.sparsity)
+                for p, x in layers.items()
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ErdosRenyi:
+    """Density proportional to ``(sum of dimensions / product of dimensions) ** power``.
+
+    A layer whose share would exceed all its weights becomes dense and the others share what
+    remains; layers that tie saturate together.
+
+    Args:
+      kernel: whether the window of convolutions takes part (ERK) or not (ER).
+      power: 1 is the published rule, 0 is uniform.
+
+    Checked against: spec F, G2 and RigL's published tables for ResNet-50.
+    References: SET (arXiv 1707.04780), RigL (arXiv 1911.11134, section 3).
+    """
+
+    kernel: bool = True
+    power: float = 1.0
+
+    def __call__(self, layers: Mapping[str, Layer], sparsity: float) -> Allocation:
+        share = exact(sparsity)
+        raw = {p: self._raw(x.shape) for p, x in layers.items() if x.sparsity is None}
+        dense: list[str] = []
+        epsilon = Fraction(0)
+        while open_ := [p for p in raw if p not in dense]:
+            budget = Fraction(0)
+            for p in raw:
+                x = layers[p]
+                active = x.size if p in dense else 0
+                budget += x.layers * (x.size - math.floor(share * x.size) - active)
+            weight = sum(raw[p] * layers[p].size * layers[p].layers for p in open_)
+            epsilon = budget / weight
+            largest = max(raw[p] for p in open_)
+            if largest * epsilon <= 1:
+                break
+            dense += [p for p in open_ if raw[p] == largest]
+        found = {}
+        for p, x in layers.items():
+            if x.sparsity is not None:
+                found[p] = exact(x.sparsity)
+            else:
+                found[p] = Fraction(0) if p in dense else 1 - epsilon * raw[p]
+        return Allocation(found, epsilon, tuple(dense))
+
+    def _raw(self, shape: tuple[int, ...]) -> Fraction:
+        dims = shape if self.kernel else shape[-2:]
+        raw = Fraction(sum(dims), math.prod(dims))
+        return raw if self.power == 1 else Fraction(float(raw) ** self.power)
+
+
+@dataclass(frozen=True)
+class Global:
+    """All layers share one budget, for which their weights compete at every topology step.
+
+    Sparsity per layer is then an outcome. Of each layer the ``floor`` best units stay, so none
+    can be emptied.
+
+    Args:
+      score: what competes, of :data:`dst.rules.scores.COMPARABLE`: ``magnitude``, ``lamp`` or
+        ``saliency``.
+      floor: units that every layer (every stacked slice of it) keeps, at least 1.
+
+    Checked against: spec F (global magnitude). Differs from JaxPruner, which normalises the
+    weights of each layer first.
+    """
+
+    score: str = "magnitude"
+    floor: int = 1
+
+    def __post_init__(self) -> None:
+        checks.one_of("score of a global allocation", self.score, scores.COMPARABLE)
+        checks.integer("floor of a global allocation", self.floor, at_least=1)
+
+    def __call__(self, layers: Mapping[str, Layer], sparsity: float) -> Allocation:
+        fixed = [p for p, x in layers.items() if x.sparsity is not None]
+        if fixed:
+            raise ValueError(
+                f"a global allocation has no sparsity per layer, but {fixed} have one of their "
+                "own. Leave them dense (sparsity 0), or use 'erk' or 'uniform'."
+            )
+        before, seen = {}, 0
+        for p, x in layers.items():
+            before[p] = seen
+            seen += x.size * x.layers
+        return Allocation({p: exact(sparsity) for p in layers}, before=before)
+
+
+ALLOCATIONS: dict[str, Allocator] = {
+    "uniform": Uniform(),
+    "er": ErdosRenyi(kernel=False),
+    "erk": ErdosRenyi(),
+    "global": Global(),
+    "lamp": Global("lamp"),
+}
+
+
+def allocator(allocation: str | Allocator) -> Allocator:
+    """The allocator of a name, or the one that was given."""
+    if callable(allocation):
+        return allocation
+    checks.one_of("allocation", allocation, ALLOCATIONS)
+    return ALLOCATIONS[allocation]

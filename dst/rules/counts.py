@@ -1,0 +1,146 @@
+"""How many connections every layer has after a topology step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dst.core.selection import top_k_masks, top_k_masks_together
+from dst.core.typing import Array
+from dst.rules.allocation import Global, allocator
+from dst.rules.rule import Rule
+from dst.rules.scores import COMPARABLE, Connections
+from dst.rules.structure import Layout
+
+_ONE = 2**31  # shares are fixed-point numbers: unsigned, this is 1.0
+
+
+class Due(NamedTuple):
+    """What a budget may look at, for all leaves.
+
+    Attributes:
+      leaves: what scores look at.
+      layouts: how the structure reads each leaf.
+      paths: leaf paths.
+      kept: int32 units per group that the count table lets survive, of shape ``layout.counts``.
+      total: the same, active afterwards.
+      share: uint32, the drop fraction of this step in units of 2^-31.
+      rule: whose step it is.
+    """
+
+    leaves: Sequence[Connections]
+    layouts: Sequence[Layout]
+    paths: Sequence[str]
+    kept: Sequence[Array]
+    total: Sequence[Array]
+    share: Array
+    rule: Rule
+
+
+def counts(due: Due) -> list[tuple[Array, Array]]:
+    """int32 units per group of every leaf: those that survive dropping, those active at the end."""
+    if due.rule.budget is not None:
+        return due.rule.budget(due)
+    competition = allocator(due.rule.allocation)
+    if isinstance(competition, Global):
+        found = units_per_slice(compete(competition, due), due.layouts)
+        return [(n - exchanged(n, due.share, due.rule.rounding), n) for n in found]
+    return list(zip(due.kept, due.total, strict=True))
+
+
+def compete(allocation: Global, due: Due) -> list[Array]:
+    """The best units of all layers together, as masks of units; active ones come first."""
+    units = [x.units_of(leaf.active) for x, leaf in zip(due.layouts, due.leaves, strict=True)]
+    scored = [
+        jnp.where(active, x.pool(COMPARABLE[allocation.score](leaf)), -1.0)
+        for x, leaf, active in zip(due.layouts, due.leaves, units, strict=True)
+    ]
+    return best_of_all(scored, due.layouts, sum(map(jnp.sum, due.total)), allocation.floor)
+
+
+def best_of_all(
+    scored: Sequence[Array], layouts: Sequence[Layout], k: Array | int, floor: int
+) -> list[Array]:
+    """Masks of the ``k`` best units of all leaves, the ``floor`` best of each slice among them."""
+    axes = [x.group_axes for x in layouts]
+    safe = top_k_masks(scored, [floor] * len(scored), [None] * len(scored), axes)
+    reserved = sum(jnp.sum(s, dtype=jnp.int32) for s in safe)
+    open_ = top_k_masks_together(scored, jnp.maximum(k - reserved, 0), [~s for s in safe])
+    return [s | o for s, o in zip(safe, open_, strict=True)]
+
+
+def units_per_slice(units: Sequence[Array], layouts: Sequence[Layout]) -> list[Array]:
+    """int32 units of each mask, of shape ``layout.counts``."""
+    return [
+        jnp.sum(u, axis=tuple(range(len(x.counts), u.ndim)), dtype=jnp.int32)
+        for u, x in zip(units, layouts, strict=True)
+    ]
+
+
+def fixed_point(fraction: float) -> np.uint32:
+    """A fraction in [0, 1] in units of 2^-31."""
+    return np.uint32(round(float(fraction) * _ONE))
+
+
+def exchanged(active: Array, share: Array, rounding: str) -> Array:
+    """``active * share`` as an integer, exact on every device; the traced twin of
+    :meth:`dst.Rule.exchanged`.
+
+    Args:
+      active: int32, not negative.
+      share: uint32 in units of 2^-31.
+      rounding: ``floor``, ``ceil`` or ``round``; products within 1e-6 of a whole number, or
+        within the resolution of the share, are whole.
+    """
+    n, low_half = active.astype(jnp.uint32), jnp.uint32(0xFFFF)
+    n_high, n_low = n >> 16, n & low_half
+    p_high, p_low = share >> 16, share & low_half
+    middle = n_low * p_high + n_high * p_low
+    lowest = n_low * p_low
+    low = lowest + (middle << 16)
+    high = n_high * p_high + (middle >> 16) + (low < lowest).astype(jnp.uint32)
+    whole = (high << 1) | (low >> 31)
+    rest = low & jnp.uint32(_ONE - 1)
+    near = jnp.uint32(2147) + n // 2
+    if rounding == "ceil":
+        up = rest > near
+    elif rounding == "round":
+        up = rest >= jnp.uint32(_ONE // 2) - jnp.minimum(near, jnp.uint32(_ONE // 4))
+    else:
+        up = rest >= jnp.uint32(_ONE) - near
+    return (whole + up.astype(jnp.uint32)).astype(jnp.int32)
+
+
+def apportion(amount: Array, share: Array, soft: Array, hard: Array) -> Array:
+    """Integers that add up to ``amount``: in proportion to ``share`` where they fit.
+
+    What exceeds the soft limits is spread equally over the layers that have room, then what is
+    left over the hard ones.
+
+    Args:
+      amount: int32, at most the sum of ``hard``.
+      share: float32 [layers], adding up to 1.
+      soft, hard: int32 [layers].
+    """
+    scaled = jnp.floor(share * jnp.float32(2.0**31 * (1 - 1e-5))).astype(jnp.uint32)
+    given = jnp.minimum(exchanged(jnp.broadcast_to(amount, soft.shape), scaled, "floor"), soft)
+    # Rounding up within the tolerance may give one too many; taken back from the largest.
+    over = jnp.maximum(jnp.sum(given) - amount, 0)
+    given = jnp.where(jnp.arange(len(given)) == jnp.argmax(given), given - over, given)
+
+    def spread(limit: Array, given: Array) -> Array:
+        left, room = amount - jnp.sum(given), limit > given
+        n = jnp.maximum(jnp.sum(room, dtype=jnp.int32), 1)
+        each = jnp.where(room, jnp.minimum(left // n, limit - given), 0)
+        given = given + each
+        left, room = amount - jnp.sum(given), limit > given
+        first = room & (jnp.cumsum(room) <= left % n)
+        return given + jnp.where(left < n, first, False).astype(jnp.int32)
+
+    for limit in (soft, hard):
+        given = lax.fori_loop(0, len(given) + 1, lambda _, g, m=limit: spread(m, g), given)
+    return given

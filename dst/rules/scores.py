@@ -1,0 +1,103 @@
+"""Scores: one number per weight that ranks connections. One leaf in, one leaf out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dst.core.typing import Array, Bool, Float
+
+
+class Connections(NamedTuple):
+    """What a score may look at, for one leaf.
+
+    Attributes:
+      weight: parameters, float32; exactly 0 where inactive.
+      grad: the raw (dense) gradient with respect to the weights in use, float32.
+      active: the mask before this topology step.
+      explored: connections that were ever active.
+      key: a PRNG key of this leaf and this step.
+      stacked: leading axes that enumerate layers.
+      memory: what the rule's memory holds for this leaf, where it has one.
+    """
+
+    weight: Float[Array, "*shape"]
+    grad: Float[Array, "*shape"]
+    active: Bool[Array, "*shape"]
+    explored: Bool[Array, "*shape"]
+    key: Array
+    stacked: int = 0
+    memory: Any = None
+
+
+Score = Callable[[Connections], Array]
+
+
+def magnitude(leaf: Connections) -> Array:
+    """``|w|``: the drop score of SET, RigL and GMP."""
+    return jnp.abs(leaf.weight)
+
+
+def gradient(leaf: Connections) -> Array:
+    """``|dL/dw|``: the grow score of RigL; dense, so inactive connections have one too."""
+    return jnp.abs(leaf.grad)
+
+
+def saliency(leaf: Connections) -> Array:
+    """``|w dL/dw|``: the score of SNIP (arXiv 1810.02340), before its normalisation by the sum
+    over all weights, which changes no rank."""
+    return jnp.abs(leaf.weight * leaf.grad)
+
+
+def lamp(leaf: Connections) -> Array:
+    """LAMP: ``w^2`` over the sum of all squares in the layer that are not smaller.
+
+    Comparable between layers; the largest weight of each has score 1. The one score that sorts,
+    so that a sharded layer is gathered for it. Equal weights count in the order of their index.
+
+    Source: Lee et al. 2021 (arXiv 2010.07611). Checked against: spec F, golden.
+    """
+    shape = leaf.weight.shape
+    squares = jnp.square(leaf.weight).reshape(*shape[: leaf.stacked], -1)
+    order = jnp.argsort(squares, axis=-1, stable=True)
+    ranked = jnp.take_along_axis(squares, order, axis=-1)
+    not_smaller = jnp.flip(jnp.cumsum(jnp.flip(ranked, -1), axis=-1), -1)
+    values = jnp.where(ranked > 0, ranked / jnp.where(ranked > 0, not_smaller, 1.0), 0.0)
+    back = jnp.argsort(order, axis=-1, stable=True)
+    return jnp.take_along_axis(values, back, axis=-1).reshape(shape)
+
+
+#: Scores by which weights of different layers can be compared.
+COMPARABLE: dict[str, Score] = {"magnitude": magnitude, "lamp": lamp, "saliency": saliency}
+
+
+def random(leaf: Connections) -> Array:
+    """Uniform in [0, 1): the grow score of SET; exact sampling without replacement."""
+    return uniform(leaf.key, leaf.weight)
+
+
+def remembered(leaf: Connections) -> Array:
+    """``|m|``, where the rule's memory is an average of raw gradients: SNFS, RigL with
+    accumulation."""
+    return jnp.abs(leaf.memory)
+
+
+def random_unexplored(leaf: Connections) -> Array:
+    """Random, but connections that were never active come first (ITOP's ``random_unfired``)."""
+    return uniform(leaf.key, leaf.weight) + jnp.where(leaf.explored, 0.0, 1.0)
+
+
+def uniform(key: Array, like: Array) -> Array:
+    """float32 uniforms in [0, 1) in the shape, and on explicit meshes the sharding, of an array."""
+    sharding = getattr(jax.typeof(like), "sharding", None)
+    explicit = sharding is not None and bool(getattr(sharding.mesh, "explicit_axes", ()))
+    if explicit:
+        drawn = jax.random.uniform(key, like.shape, jnp.float32, out_sharding=sharding)
+    else:
+        drawn = jax.random.uniform(key, like.shape, jnp.float32)
+    # The barrier: or the compiler draws again for everyone who looks at the numbers.
+    return lax.optimization_barrier(drawn)

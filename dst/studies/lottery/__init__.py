@@ -1,0 +1,32 @@
+"""Lottery tickets: iterative magnitude pruning with its controls, random search over masks, and
+linear mode connectivity. Every study is a directory of ordinary runs.
+
+    study = dst.studies.lottery.load("configs/digits/lottery.yaml", ["lottery.rounds=5"])
+    result = dst.studies.lottery.run(study, "runs/digits-lottery")
+    print(dst.studies.lottery.table(result))
+
+Names are loaded when they are first used: a bad config is refused before anything heavy is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_ROOMS = {
+    "config": ("Connectivity", "RandomSearch", "Study", "Tickets", "dump", "found_in", "load"),
+    "connectivity": ("Line", "instability", "line"),
+    "pruning": ("prune", "random_masks", "remaining"),
+    "report": ("write_report",),
+    "search": ("best",),
+    "study": ("read", "resume", "run", "table"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_ROOM_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'dst.studies.lottery' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"dst.studies.lottery.{_ROOM_OF[name]}"), name)

@@ -1,0 +1,137 @@
+"""One run of a study: trained, continued, or, finished, only read; and what runs share."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+import dst
+from dst.io import safetensors as export
+from dst.train import loop, setup
+from dst.train.config.run import Config
+from dst.train.config.schema import Section
+from dst.train.config.warm_start import FixedMasks, Start
+from dst.train.records import run_dir as directory
+
+
+def until(config: Config, where: Path, step: int) -> Path:
+    """The weights of a step of a run that is trained no further; their file."""
+    weights = where / directory.weights(step)
+    if not weights.is_file():
+        print(f"\n{where.name}")
+        begun = (where / directory.CONFIG).is_file()
+        if begun:
+            loop.resume(where, until=step)
+        else:
+            loop.train(config, where, until=step)
+    return weights
+
+
+def begun_at(
+    config: Config,
+    name: str,
+    *,
+    weights: Path | None = None,
+    masks: Path | None = None,
+    step: int = 0,
+    seed: int | None = None,
+) -> Config:
+    """The config of a run that begins with given weights, masks and step, and keeps its last
+    weights. Masks are fixed."""
+    train = replace(config.train, snapshots=(config.train.steps,))
+    start = Start(_text(weights), _text(masks), step)
+    method = Section("from_masks", FixedMasks()) if masks else config.method
+    return replace(
+        config,
+        name=f"{config.name}-{name}",
+        start=start,
+        method=method,
+        train=train,
+        seed=config.seed if seed is None else seed,
+    )
+
+
+def last_weights(config: Config, where: Path) -> Path:
+    """The file that keeps the last weights of a run."""
+    return where / directory.weights(config.train.steps)
+
+
+def seed_of(seed: int, purpose: str, number: int) -> int:
+    """A seed of its own for every purpose and number; uint32."""
+    words = [seed, zlib.crc32(purpose.encode()), number]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+class Judge:
+    """Errors of weights by leaf path, on the test set of a config; one program for all."""
+
+    def __init__(self, config: Config):
+        self._setup = setup.make(config)
+        self._state = self._setup.begin()
+
+    def error(self, weights: Mapping[str, np.ndarray]) -> float:
+        """Fraction of wrong answers."""
+        return 1 - float(self._setup.evaluate(self._with(weights))["accuracy"])
+
+    def halves(self, weights: Mapping[str, np.ndarray]) -> tuple[float, ...]:
+        """Accuracy on the even and on the odd test examples."""
+        found = self._setup.evaluate_halves(self._with(weights))
+        return tuple(float(x["accuracy"]) for x in found)
+
+    def _with(self, weights: Mapping[str, np.ndarray]) -> Any:
+        return self._state._replace(params=export.replaced(self._state.params, weights))
+
+
+def new_weights(config: Config, seed: int, path: Path) -> None:
+    """Writes the initial weights of another seed, unless they are already there."""
+    if not path.is_file():
+        made = setup.make(replace(config, seed=seed))
+        dst.save_weights(path, made.begin().params)
+
+
+def new_masks(config: Config, seed: int, path: Path) -> None:
+    """Writes the masks that a method draws with another seed, unless they are already there."""
+    if not path.is_file():
+        state = setup.make(replace(config, seed=seed)).begin()
+        dst.save_masks(path, dst.masks(state.opt_state))
+
+
+@contextmanager
+def shared_programs() -> Iterator[None]:
+    """Runs of the same shapes are compiled once, in this process.
+
+    JAX's persistent cache does that, in a directory that lives as long as the study; a cache that
+    the user has set is left as it is.
+    """
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    if before[names[0]]:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="dst-", ignore_cleanup_errors=True) as folder:
+        try:
+            for name, value in zip(names, (folder, 0.0, -1), strict=True):
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()  # it may have been found switched off
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,191 @@
+"""What a parameter of a sweep may be: one value, several, or a distribution.
+
+Every one is its quantile function: a number in [0, 1) chooses the value. So random search draws
+uniform numbers, and a Bayesian one searches the unit cube, in which the prior is flat.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from numbers import Real
+from statistics import NormalDist
+from typing import Any
+
+from dst.core import checks
+
+
+@dataclass(frozen=True)
+class Values:
+    """One of several values.
+
+    Attributes:
+      values: any plain data.
+      probabilities: of each; None: all the same.
+    """
+
+    values: tuple[Any, ...]
+    probabilities: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("values must hold at least one value, got none.")
+        if self.probabilities is None:
+            return
+        good = len(self.probabilities) == len(self.values)
+        if not good or min(self.probabilities) < 0 or abs(sum(self.probabilities) - 1) > 1e-6:
+            raise ValueError(
+                f"probabilities must be {len(self.values)} numbers >= 0 whose sum is 1, "
+                f"got {list(self.probabilities)}."
+            )
+
+    @property
+    def constant(self) -> bool:
+        """Whether there is nothing to choose."""
+        return len(self.values) == 1
+
+    def at(self, u: float) -> Any:
+        """The value at a quantile."""
+        n = len(self.values)
+        bounds = list(accumulate(self.probabilities or [1 / n] * n))
+        return next((x for x, b in zip(self.values, bounds, strict=True) if u < b), self.values[-1])
+
+    def all(self) -> tuple[Any, ...]:
+        """The values of a grid."""
+        return self.values
+
+
+@dataclass(frozen=True)
+class Range:
+    """A distribution of numbers.
+
+    Attributes:
+      quantile: number in (0, 1) to number.
+      q: numbers are rounded to its multiples; None: they are not.
+      bounds: smallest and largest number, where a grid can count them.
+    """
+
+    quantile: Callable[[float], float]
+    q: float | None = None
+    bounds: tuple[float, float] | None = None
+    constant = False
+
+    def at(self, u: float) -> float:
+        """The number at a quantile."""
+        return self._rounded(self.quantile(min(max(u, 1e-12), 1 - 1e-12)))
+
+    def all(self) -> tuple[float, ...]:
+        """The numbers of a grid.
+
+        Raises:
+          ValueError: there is no end of them.
+        """
+        if self.q is None or self.bounds is None:
+            raise ValueError("a grid must have values, int_uniform or q_uniform, got a continuum.")
+        low, high = (round(x / self.q) for x in self.bounds)
+        return tuple(self._rounded(i * self.q) for i in range(low, high + 1))
+
+    def _rounded(self, x: float) -> float:
+        if self.q is None:
+            return x
+        return round(x / self.q) * self.q if isinstance(self.q, int) else _decimal(x, self.q)
+
+
+Distribution = Values | Range
+
+
+def read(given: Mapping[str, Any]) -> Distribution:
+    """The distribution that a parameter of a sweep file describes.
+
+    Args:
+      given: with ``value``; ``values`` and perhaps ``probabilities``; or ``distribution`` and
+        its numbers, as W&B names them. ``min`` and ``max`` alone are uniform: of integers where
+        both are.
+
+    Raises:
+      ValueError: what is missing, too much, or no number.
+    """
+    name = given.get("distribution", _guess(given))
+    checks.one_of("distribution", name, _KEYS)
+    needed, optional = _KEYS[name]
+    for key in given:
+        if key != "distribution" and key not in (*needed, *optional):
+            raise ValueError(f"{name} has no {key!r}, only {[*needed, *optional]}.")
+    if missing := [key for key in needed if key not in given]:
+        raise ValueError(f"{name} must have {missing[0]!r}, found {list(given)}.")
+    if name == "constant":
+        return Values((given["value"],))
+    if name.startswith("categorical"):
+        for key in (k for k in ("values", "probabilities") if k in given):
+            if not isinstance(given[key], list):
+                raise ValueError(f"{key} must be a list, got {given[key]!r}.")
+        probabilities = given.get("probabilities")
+        return Values(tuple(given["values"]), probabilities and tuple(probabilities))
+    numbers = {k: v for k, v in given.items() if k != "distribution"}
+    for key, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            raise ValueError(f"{key} must be a finite number, got {value!r}.")
+    return _range(name, numbers)
+
+
+_INTERVAL, _NORMAL = (("min", "max"), ()), ((), ("mu", "sigma"))
+# What each must and may have.
+_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "constant": (("value",), ()),
+    "categorical": (("values",), ()),
+    "categorical_w_probabilities": (("values", "probabilities"), ()),
+    "int_uniform": _INTERVAL,
+    "uniform": _INTERVAL,
+    "log_uniform": _INTERVAL,
+    "log_uniform_values": _INTERVAL,
+    "q_uniform": (("min", "max"), ("q",)),
+    "q_log_uniform": (("min", "max"), ("q",)),
+    "q_log_uniform_values": (("min", "max"), ("q",)),
+    "normal": _NORMAL,
+    "log_normal": _NORMAL,
+    "q_normal": ((), ("mu", "sigma", "q")),
+    "q_log_normal": ((), ("mu", "sigma", "q")),
+}
+
+
+def _guess(given: Mapping[str, Any]) -> str:
+    if "value" in given:
+        return "constant"
+    if "values" in given:
+        return "categorical_w_probabilities" if "probabilities" in given else "categorical"
+    ends = [given.get("min"), given.get("max")]
+    return "int_uniform" if all(type(x) is int for x in ends) else "uniform"
+
+
+def _range(name: str, numbers: Mapping[str, Any]) -> Range:
+    kind = name.removeprefix("q_")
+    q = numbers.get("q", 1) if name.startswith("q_") else None
+    if q is not None and q <= 0:
+        raise ValueError(f"q must be above 0, got {q!r}.")
+    if kind in ("normal", "log_normal"):
+        mu, sigma = numbers.get("mu", 0), numbers.get("sigma", 1)
+        if sigma <= 0:
+            raise ValueError(f"sigma must be above 0, got {sigma!r}.")
+        bell = NormalDist(mu, sigma).inv_cdf
+        return Range(bell if kind == "normal" else lambda u: math.exp(bell(u)), q)
+    low, high = numbers["min"], numbers["max"]
+    if not low < high:
+        raise ValueError(f"min must be below max, got {low!r} and {high!r}.")
+    if kind == "int_uniform":
+        if type(low) is not int or type(high) is not int:
+            raise ValueError(f"min and max must be integers, got {low!r} and {high!r}.")
+        return Range(lambda u: math.floor(low + u * (high - low + 1)), 1, (low, high))
+    if kind == "uniform":
+        return Range(lambda u: low + u * (high - low), q, (low, high))
+    if kind == "log_uniform_values":
+        if low <= 0:
+            raise ValueError(f"min must be above 0, got {low!r}.")
+        low, high = math.log(low), math.log(high)
+    return Range(lambda u: math.exp(low + u * (high - low)), q)
+
+
+def _decimal(x: float, q: float) -> float:
+    """The multiple of ``q`` nearest to ``x`` as people would write it: .3, not .30000000000004."""
+    return float(f"{round(x / q) * q:.12g}")

@@ -1,0 +1,272 @@
+"""The book of a sweep: which trials there are, who has which one, what came out.
+
+Optuna keeps it, in a journal file or a database, and searches. Any number of workers share it. The
+only thing that storage decides is who turns a waiting entry into a running one; the rest follows:
+
+* a *trial* has a number in the plan; an *entry* is an attempt at it. What counts is the entry of
+  the highest attempt, and of several of these the oldest. So workers that write the same plan, or
+  the same next attempt, at the same time do no harm: the younger entries mean nothing;
+* a worker says every few seconds that it is alive. An entry whose worker is dead gets a next
+  attempt.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DBAPIError
+
+from dst.studies.sweep.spec import Sweep, SweepError
+
+BEAT = 10.0  # seconds between signs of life
+DEAD = 60.0  # seconds without one
+_GIVEN_BACK = 0.0  # the last sign of life of who stops in order
+_PAUSES = (0.2, 0.5, 1.0, 2.0)  # seconds between attempts to open a database
+_HOST = socket.gethostname()
+_ENDS = {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A look at a trial.
+
+    Attributes:
+      number: in the plan, from 0.
+      state: ``waiting``, ``running``, ``stopped`` (given back, to be continued), ``lost`` (its
+        worker is dead), ``done``, ``pruned`` or ``failed``.
+      overrides: of the config; None before a Bayesian search has chosen them.
+      value: of the metric.
+      error: why it failed.
+    """
+
+    number: int
+    state: str
+    overrides: tuple[str, ...] | None
+    value: float | None
+    error: str | None
+
+
+class Book:
+    """Opens the book, and writes the plan into it where it is missing.
+
+    Args:
+      sweep: that it is of.
+      storage: a database as a URL, or the path of a journal file.
+
+    Raises:
+      SweepError: the storage holds another sweep of this name, or cannot be reached.
+    """
+
+    def __init__(self, sweep: Sweep, storage: str | Path):
+        self._sweep = sweep
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._storage = _open(storage)
+        self._study = optuna.create_study(
+            storage=self._storage,
+            study_name=sweep.name,
+            direction=sweep.metric.goal,
+            sampler=_sampler(sweep),
+            pruner=_pruner(sweep),
+            load_if_exists=True,
+        )
+        text = sweep.path.read_text(encoding="utf-8")
+        if self._study.user_attrs.setdefault("file", text) != text:
+            raise SweepError(
+                f"{sweep.path}: {storage} holds another sweep of the name {sweep.name!r}. Give "
+                "this one a new name, or take back what was changed."
+            )
+        self._study.set_user_attr("file", text)
+        known = {x.user_attrs["number"] for x in self._trials()}
+        for number, overrides in enumerate(sweep.trials()):
+            if number not in known:
+                self._write(number, 0, overrides)
+
+    def entries(self) -> list[Entry]:
+        """All trials, by number."""
+        return [_entry(x) for x in self._current()]
+
+    def claim(self, fits: Callable[[Entry], bool] | None = None) -> Claim | None:
+        """A trial for this worker; None: none is waiting.
+
+        Args:
+          fits: which ones it can use; None: all.
+        """
+        for trial in self._current():
+            if trial.state == TrialState.RUNNING and _lost(trial):
+                attrs = trial.user_attrs
+                self._write(attrs["number"], attrs["attempt"] + 1, attrs.get("overrides"))
+                self._end(trial._trial_id, TrialState.FAIL)
+        for trial in self._current():
+            if trial.state != TrialState.WAITING or not (fits is None or fits(_entry(trial))):
+                continue
+            if self._take(trial._trial_id):
+                return Claim(self._sweep, self._study, self._storage, trial)
+        return None
+
+    def _write(self, number: int, attempt: int, overrides: Iterable[str] | None) -> None:
+        attrs: dict[str, Any] = {"number": number, "attempt": attempt}
+        if overrides is not None:
+            attrs["overrides"] = list(overrides)
+        self._study.enqueue_trial({}, user_attrs=attrs)
+
+    def _take(self, trial_id: int) -> bool:
+        try:
+            return self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        except (RuntimeError, KeyError):  # finished by another worker meanwhile
+            return False
+
+    def _end(self, trial_id: int, state: TrialState) -> None:
+        try:
+            self._storage.set_trial_state_values(trial_id, state)
+        except (RuntimeError, KeyError):
+            pass
+
+    def _trials(self) -> list[FrozenTrial]:
+        found = self._study.get_trials(deepcopy=False)
+        return [x for x in found if "number" in x.user_attrs]
+
+    def _current(self) -> list[FrozenTrial]:
+        best: dict[int, FrozenTrial] = {}
+        for trial in sorted(self._trials(), key=lambda x: x.number):
+            number, attempt = trial.user_attrs["number"], trial.user_attrs["attempt"]
+            if number not in best or attempt > best[number].user_attrs["attempt"]:
+                best[number] = trial
+        return [best[n] for n in sorted(best)]
+
+
+class Claim:
+    """A trial in the hands of this worker."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        study: optuna.Study,
+        storage: optuna.storages.BaseStorage,
+        trial: FrozenTrial,
+    ):
+        self.number: int = trial.user_attrs["number"]
+        self._study, self._storage, self._id = study, storage, trial._trial_id
+        self._set("worker", [_HOST, os.getpid()])
+        self.alive()
+        self._trial = optuna.trial.Trial(study, self._id)
+        found = trial.user_attrs.get("overrides")
+        if found is None:
+            found = sweep.at(
+                [
+                    0.0 if given.constant else self._trial.suggest_float(".".join(path), 0.0, 1.0)
+                    for path, given in sweep.parameters.items()
+                ]
+            )
+            self._set("overrides", list(found))
+        self.overrides: tuple[str, ...] = tuple(found)
+
+    def alive(self) -> None:
+        """Says that this worker is."""
+        self._set("seen", time.time())
+
+    def behind(self, step: int, value: float) -> bool:
+        """Whether the trial should end, with this value of the metric at its ``step``-th
+        evaluation."""
+        self._trial.report(value, step)
+        return self._trial.should_prune()
+
+    def done(self, value: float) -> None:
+        """The trial has ended with this value."""
+        self._study.tell(self._trial, value)
+
+    def pruned(self) -> None:
+        """It was ended because it was behind."""
+        self._study.tell(self._trial, state=TrialState.PRUNED)
+
+    def failed(self, error: str) -> None:
+        """It has failed."""
+        self._set("error", error)
+        self._study.tell(self._trial, state=TrialState.FAIL)
+
+    def given_back(self) -> None:
+        """It was stopped, and waits to be continued."""
+        self._set("seen", _GIVEN_BACK)
+
+    def _set(self, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(self._id, key, value)
+
+
+def _open(storage: str | Path) -> optuna.storages.BaseStorage:
+    if isinstance(storage, Path):
+        return JournalStorage(JournalFileBackend(str(storage)))
+    try:
+        return _database(storage)
+    except ModuleNotFoundError:  # of a driver: the command line says where they come from
+        raise
+    except Exception as error:  # of whichever driver the URL names
+        raise SweepError(f"{storage} cannot be opened: {error}") from error
+
+
+def _database(url: str) -> optuna.storages.BaseStorage:
+    for pause in _PAUSES:
+        try:
+            return optuna.storages.RDBStorage(url)
+        except DBAPIError:  # workers that make the tables of a new database at the same time
+            time.sleep(pause)
+    return optuna.storages.RDBStorage(url)
+
+
+def _sampler(sweep: Sweep) -> optuna.samplers.BaseSampler:
+    if sweep.method == "bayes":
+        return optuna.samplers.TPESampler(constant_liar=True)
+    return optuna.samplers.RandomSampler()
+
+
+def _pruner(sweep: Sweep) -> optuna.pruners.BasePruner:
+    early = sweep.early_terminate
+    if early is None:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.HyperbandPruner(
+        min_resource=early.min_iter,
+        max_resource="auto" if early.max_iter is None else early.max_iter,
+        reduction_factor=early.eta,
+    )
+
+
+def _entry(trial: FrozenTrial) -> Entry:
+    attrs, state = trial.user_attrs, trial.state
+    names = {
+        TrialState.WAITING: "waiting",
+        TrialState.RUNNING: _running(trial),
+        TrialState.COMPLETE: "done",
+        TrialState.PRUNED: "pruned",
+        TrialState.FAIL: "failed",
+    }
+    overrides = attrs.get("overrides")
+    return Entry(
+        number=attrs["number"],
+        state=names[state],
+        overrides=None if overrides is None else tuple(overrides),
+        value=trial.value if state == TrialState.COMPLETE else None,
+        error=attrs.get("error"),
+    )
+
+
+def _running(trial: FrozenTrial) -> str:
+    if not _lost(trial):
+        return "running"
+    return "stopped" if trial.user_attrs.get("seen") == _GIVEN_BACK else "lost"
+
+
+def _lost(trial: FrozenTrial) -> bool:
+    """Whether nobody works on a running trial any more."""
+    host, process = trial.user_attrs.get("worker", [None, None])
+    begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+    if time.time() - trial.user_attrs.get("seen", begun) > DEAD:
+        return True
+    return host == _HOST and not Path(f"/proc/{process}").exists() and Path("/proc/self").exists()

@@ -1,0 +1,32 @@
+"""What a config may say and probably does not mean."""
+
+from __future__ import annotations
+
+from dst.rules.latent import Latent
+from dst.rules.schedule import resolve
+from dst.train import optimizer as optim
+from dst.train.config.run import Config
+
+
+def advice(config: Config) -> list[str]:
+    """What is allowed and probably not meant: topology steps where weights hardly learn."""
+    rule, steps = config.rule(), config.train.steps
+    cadence = rule.cadence
+    if cadence is None or isinstance(rule, Latent):  # inactive latent weights keep what they know
+        return []
+    rate = optim.learning_rate(config.optimizer, steps)
+    warm = resolve("warmup", config.optimizer.warmup, steps, "")
+    last = min(cadence.last, steps - 1)
+    found = []
+    if cadence.first < warm:
+        found.append(
+            f"method: topology steps start at step {cadence.first}, inside the warm-up of {warm} "
+            f"steps, where weights have hardly moved. Consider method.start={warm}."
+        )
+    if rate(last) < 0.01 * config.optimizer.learning_rate:
+        found.append(
+            f"method: topology steps go on until step {last}, where the learning rate is "
+            f"{rate(last):.2g}, below 1 % of its peak: connections grown then cannot learn. "
+            "Consider an earlier method.stop."
+        )
+    return found

@@ -1,0 +1,235 @@
+"""A run as data: a YAML file, validated into frozen dataclasses before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dst.core import checks
+from dst.methods import GMP, METHODS, SET, RigL, journey, rigl_itop, set_itop, smet
+from dst.methods.itop import RIGL_ITOP, SET_ITOP
+from dst.methods.journey import JOURNEY
+from dst.methods.smet import SMET
+from dst.rules.latent import Latent
+from dst.rules.rule import Rule
+from dst.train.config import overrides as plain
+from dst.train.config import recipes, schema
+from dst.train.config.models import MODEL
+from dst.train.config.schema import Choice, Option, Section
+from dst.train.config.sections import Mesh, Sparsify, Train, Wandb
+from dst.train.config.warm_start import FixedMasks, Start
+from dst.train.data.digits import Digits
+from dst.train.data.stdlib import Stdlib
+from dst.train.data.tfds import Tfds
+from dst.train.distributed.processes import Hosts
+from dst.train.optimizer import Optimizer
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run: the file, the key, what was expected, what was found."""
+
+
+DATA = Choice({"digits": Option(Digits), "stdlib": Option(Stdlib), "tfds:*": Option(Tfds)})
+_OF_TEXT = {"decoder", "stdlib"}  # the others are of images
+_OF_OTHERS = {"lottery": "dst lottery"}  # sections that are no part of one run
+METHOD = Choice(
+    # Masks that are arrays have no place in YAML: there, they come from the file of start.masks.
+    {name: Option(cls) for name, cls in METHODS.items()}
+    | {"from_masks": Option(FixedMasks)}
+    | {
+        "set-itop": Option(SET, SET_ITOP, about=set_itop),
+        "rigl-itop": Option(RigL, RIGL_ITOP, about=rigl_itop),
+        "smet": Option(SET, SMET, about=smet),
+        "journey": Option(GMP, JOURNEY, about=journey),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run.
+
+    Attributes:
+      name: of the run; its directory is runs/<name> unless told otherwise.
+      model: the architecture.
+      data: the data set and how it is read.
+      method: the sparse training method.
+      optimizer: what the method wraps.
+      train: length and intervals.
+      seed: of weights, connections and batches.
+      start: weights, masks and step to begin with.
+      sparsify: which weights are sparse.
+      wandb: logging to Weights & Biases.
+      mesh: devices.
+      hosts: processes, on one machine or several.
+      recipe: fills in, in a file, what is not set in `sparsify` and `method`: the literature's
+        values for a family of networks. See dst/train/config/recipes.py.
+    """
+
+    name: str
+    model: Annotated[Section, MODEL]
+    data: Annotated[Section, DATA]
+    method: Annotated[Section, METHOD]
+    optimizer: Optimizer
+    train: Train
+    seed: int = 0
+    start: Start = Start()
+    sparsify: Sparsify = Sparsify()
+    wandb: Wandb = Wandb()
+    mesh: Mesh = Mesh()
+    hosts: Hosts = Hosts()
+    recipe: Literal["mlp", "resnet", "vit", "decoder"] | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ValueError(
+                f"name must be letters, digits, '_', '-' and '.', since it names a directory, "
+                f"got {self.name!r}."
+            )
+        checks.integer("seed", self.seed, at_least=0)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be below 2**32, got {self.seed}.")
+        if (self.model.name in _OF_TEXT) != (self.data.name in _OF_TEXT):
+            fit = [n for n in MODEL.options if (n in _OF_TEXT) == (self.data.name in _OF_TEXT)]
+            raise ValueError(
+                f"model.name must be one of {fit} for data {self.data.name!r}, "
+                f"got {self.model.name!r}."
+            )
+        batch, parts = self.data.value.batch_size, self.optimizer.accumulate
+        if batch % parts:
+            raise ValueError(
+                f"data.batch_size must be a multiple of optimizer.accumulate={parts}, got {batch}."
+            )
+        _check_schedule(self.rule(), self.train.steps)
+        self._check_start()
+
+    def _check_start(self) -> None:
+        start, steps = self.start, self.train.steps
+        if start.step >= steps:
+            raise ValueError(
+                f"start.step must lie before the end of training at {steps}, got {start.step}."
+            )
+        if start.step and self.rule().cadence is not None:
+            raise ValueError(
+                f"start.step must be 0 with method {self.method.name!r}, whose topology steps are "
+                f"counted from the start of a run, got {start.step}. Only fixed masks can go on."
+            )
+        if self.method.name == "from_masks" and start.masks is None:
+            raise ValueError(
+                "start.masks must be a safetensors file for method 'from_masks', got None."
+            )
+
+    def rule(self) -> Rule | Latent:
+        """The rule of the method, its durations resolved by the length of training."""
+        try:
+            return self.method.value.rule(self.train.steps)
+        except ValueError as error:
+            raise ValueError(f"method: {error}") from error
+
+
+def _check_schedule(rule: Rule | Latent, steps: int) -> None:
+    cadence = rule.cadence
+    if cadence is None:
+        return
+    if cadence.first >= steps:
+        raise ValueError(
+            f"method: the schedule never fires: the first topology step would be {cadence.first}, "
+            f"training has {steps} steps. Lower `every` or `start`, or raise train.steps."
+        )
+    if rule.ramp is not None and cadence.last >= steps:
+        raise ValueError(
+            f"method.stop must lie before the last of {steps} steps, got {cadence.last}: the "
+            "final sparsity would not be reached. Lower `stop` or raise train.steps."
+        )
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads, merges and validates a config.
+
+    Args:
+      path: of a YAML 1.2 file.
+      overrides: ``key=value`` with dotted keys; values are YAML or Python literals, and mappings
+        merge into what is there.
+
+    Raises:
+      ConfigError: with file, key, what was expected, what was found, and the nearest valid name.
+    """
+    try:
+        return parse(merged(path, overrides), path)
+    except ValueError as error:
+        raise ConfigError(f"{source(path, overrides)}: {error}") from error
+
+
+def merged(path: str | Path, overrides: Sequence[str]) -> Any:
+    """A file with its overrides, as plain data.
+
+    Where an override names another model, data set or method, the keys of the file that the new
+    one does not have are left out: ``method=set`` takes the sparsity of a file for RigL along.
+
+    Raises:
+      ValueError: a file that cannot be read, or an override that is none.
+    """
+    base = plain.read(Path(path))
+    choices = {"model": MODEL, "data": DATA, "method": METHOD}
+    changes = [
+        {k: {"name": v} if k in choices and isinstance(v, str) else v for k, v in x.items()}
+        for x in map(plain.override, overrides)
+    ]
+    data = plain.merged(base, *changes)
+    for key, choice in choices.items():
+        before, after = (x.get(key) if isinstance(x, Mapping) else None for x in (base, data))
+        if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
+            continue
+        option = choice.options.get(choice.entry(after.get("name")))
+        if option is None or after["name"] == before.get("name"):
+            continue
+        known = {"name"}
+        if key != "model":  # of models, equal names mean different things
+            known |= {f.name for f in fields(option.type)}
+        own = {k for change in changes if isinstance(change.get(key), Mapping) for k in change[key]}
+        data = {**data, key: {k: v for k, v in after.items() if k in known or k in own}}
+    return data
+
+
+def parse(data: Mapping[str, Any], path: str | Path) -> Config:
+    """The config that plain data describes.
+
+    Args:
+      data: mappings, lists, strings, numbers, booleans, None.
+      path: of the file that it comes from; files that it names are looked for there first.
+
+    Raises:
+      ValueError: with the key, what was expected, what was found, and the nearest valid name.
+    """
+    for key, command in _OF_OTHERS.items():
+        if key in data:
+            raise ValueError(
+                f"{key} describes many runs, and this command makes one. Use `{command}`, or take "
+                f"the key {key!r} out."
+            )
+    found = schema.read(Config, recipes.filled(data, METHOD), "")
+    return replace(found, start=found.start.located(Path(path)))
+
+
+def enclosed(config: Config) -> tuple[Config, dict[str, str]]:
+    """The config as it stands in its run directory, and the files to copy there, by new name."""
+    start, files = config.start.enclosed()
+    return replace(config, start=start, hosts=config.hosts.saved()), files
+
+
+def source(path: str | Path, overrides: Sequence[str] = ()) -> str:
+    """Where a config comes from, for messages."""
+    return f"{path} with {' '.join(overrides)}" if overrides else str(path)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The resolved config as plain data: every field, defaults included."""
+    return schema.dump(Config, config)
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML; :func:`load` reads it back."""
+    return plain.to_yaml(to_dict(config))

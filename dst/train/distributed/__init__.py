@@ -1,0 +1,1 @@
+"""Processes, meshes, launch and signals."""

@@ -1,0 +1,278 @@
+"""Checkpoints: Orbax's files, under a manifest of SHA-256 sums that is written last.
+
+Orbax writes atomically but does not notice bits that flip in its files later. A checkpoint whose
+files differ from its manifest is damaged, and the one before it is used. A checkpoint is a
+directory that is renamed into place when everything in it is on disk: it is whole, or not there.
+
+Of several processes each writes its own shards, and the first one the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from dst.train.distributed import processes as hosts
+from dst.train.records import run_dir as directory
+
+_MANIFEST, _POSITION = "manifest.json", "position.json"
+_STATE = "state"
+_LOGGERS = ("absl", "asyncio")
+# Runs in threads of one process take turns: Orbax knows a save by a number of the whole process.
+_TURN = threading.Lock()
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written, or does not fit what it is to be read into."""
+
+
+class Writer:
+    """Writes checkpoints in the background, one at a time, and removes those not needed any more.
+
+    A checkpoint that cannot be written, on a full disk for instance, is told and not raised: those
+    before it stay, and the next one is tried. Use as a context manager; leaving it waits.
+
+    Args:
+      where: the directory of all checkpoints.
+      keep: how many of the newest stay.
+      keep_best: how many stay beside them for their score.
+    """
+
+    def __init__(self, where: Path, keep: int, keep_best: int = 0):
+        self.where, self._keep, self._keep_best = where.absolute(), keep, keep_best
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future | None = None
+        self._failure: str | None = None
+        self._size = 0  # bytes of the last one that was written
+        self._saves = 0
+
+    def __enter__(self) -> Writer:
+        # Orbax logs a failure many times, with tracebacks; here it is told in one sentence.
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(_not_from_orbax)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+        self._thread.shutdown()
+        for name in _LOGGERS:
+            logging.getLogger(name).removeFilter(_not_from_orbax)
+
+    def save(
+        self, step: int, state: Any, position: Mapping[str, Any], score: float | None = None
+    ) -> None:
+        """Copies a state from the devices and returns; the copy is written in the background.
+
+        The caller may donate the state to its next step. A save that is still being written is
+        waited for first.
+
+        Args:
+          step: optimizer updates done.
+          state: pytree of arrays.
+          position: where the input stands, as JSON holds it.
+          score: how good the state is, larger is better; None: it was not evaluated, and it stays
+            only while it is among the newest.
+        """
+        self.wait()
+        self._failure = None
+        part = self.where / f"{step:09d}.part"
+        try:
+            if hosts.first():
+                shutil.rmtree(part, ignore_errors=True)
+            hosts.decided(self._check_room)
+            # A new one for every save: a failure would come up again at the next. Processes that
+            # wait for each other's files do so under a name of which each save has its own.
+            self._saves += 1
+            options = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"{self._saves}")
+            orbax = ocp.StandardCheckpointer(multiprocessing_options=options)
+            _TURN.acquire()
+            try:
+                orbax.save(part / _STATE, state)
+            except BaseException:
+                _TURN.release()
+                raise
+        except Exception as error:
+            self._failed(step, error)
+        else:
+            manifest = {"step": step, "score": score, "leaves": _leaves(state)}
+            self._pending = self._thread.submit(self._finish, orbax, position, manifest)
+
+    def wait(self) -> None:
+        """Returns when nothing is being written."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def finish(self) -> None:
+        """Waits, and raises CheckpointError unless the last checkpoint was written."""
+        self.wait()
+        if failure := hosts.decided(lambda: self._failure):
+            raise CheckpointError(failure)
+
+    def _check_room(self) -> None:
+        """Raises OSError where the disk cannot hold another checkpoint like the last one."""
+        if self._size and (free := shutil.disk_usage(self.where).free) < self._size:
+            raise OSError(f"no space left: {self._size} bytes needed, {free} free")
+
+    def _finish(
+        self, orbax: ocp.StandardCheckpointer, position: Mapping[str, Any], manifest: dict[str, Any]
+    ) -> None:
+        step = manifest["step"]
+        target = self.where / f"{step:09d}"
+        part = target.with_name(f"{target.name}.part")
+        try:
+            try:
+                orbax.close()  # waits, also for the files of other processes
+            finally:
+                _TURN.release()
+            if not hosts.first():
+                return
+            directory.write_json(part / _POSITION, position)
+            directory.write_json(part / _MANIFEST, manifest | {"sha256": _sums(part)})
+            _flush(*part.rglob("*"), part)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(part, target)
+            _flush(self.where)
+            self._size = sum(512 * p.stat().st_blocks for p in target.rglob("*"))
+            self._clean(step)
+        except Exception as error:
+            self._failed(step, error)
+
+    # TensorStore, Orbax and the system raise different things for one full disk, hence `Exception`.
+    def _failed(self, step: int, error: Exception) -> None:
+        if hosts.first():
+            shutil.rmtree(self.where / f"{step:09d}.part", ignore_errors=True)
+        there = [n for n in steps(self.where) if n < step]
+        newest = f"the newest is that of step {there[-1]}" if there else "there is none before it"
+        reason = str(error).partition("\n")[0]
+        self._failure = f"the checkpoint of step {step} was not written, {newest}: {reason}"
+        print(f"warning: {self._failure}", file=sys.stderr, flush=True)
+
+    def _clean(self, step: int) -> None:
+        # Later ones are here only if they were found damaged: this run came from an earlier one.
+        found = steps(self.where)
+        past = [n for n in found if n <= step]
+        scores = {n: s for n in past if (s := _score(self.where, n)) is not None}
+        ranked = sorted(scores, key=lambda n: (scores[n], n), reverse=True)
+        needed = {*past[-self._keep :], *ranked[: self._keep_best]}
+        for n in found:
+            if n not in needed:
+                shutil.rmtree(self.where / f"{n:09d}")
+
+
+def steps(where: Path) -> list[int]:
+    """Steps that have a checkpoint, damaged or not, in ascending order."""
+    found = where.iterdir() if where.is_dir() else []
+    return sorted(int(p.name) for p in found if p.name.isdecimal())
+
+
+def damage(where: Path, step: int) -> str | None:
+    """What is wrong with the checkpoint of a step; None where it is whole."""
+    path = where / f"{step:09d}"
+    try:
+        recorded = _manifest(where, step)["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its manifest cannot be read ({error})"
+    found = _sums(path)
+    wrong = [n for n in sorted({*recorded, *found}) if recorded.get(n) != found.get(n)]
+    return f"{wrong[0]} is not what was written" if wrong else None
+
+
+def newest_whole(where: Path) -> int | None:
+    """The step of the newest checkpoint that is not damaged; the damaged ones are told."""
+    return hosts.decided(lambda: _newest_whole(where))
+
+
+def _newest_whole(where: Path) -> int | None:
+    for step in reversed(steps(where)):
+        wrong = damage(where, step)
+        if wrong is None:
+            return step
+        print(f"the checkpoint of step {step} is damaged ({wrong}); trying the one before it")
+    return None
+
+
+def restore(where: Path, step: int, like: Any) -> Any:
+    """The state saved at a step.
+
+    Args:
+      where: the directory of all checkpoints.
+      step: whose checkpoint is read; check it with :func:`damage` first.
+      like: a state of the same structure, shapes and placement; only these are used.
+
+    Raises:
+      CheckpointError: the state that was saved has another structure or other shapes.
+    """
+    saved, wanted = _manifest(where, step)["leaves"], _leaves(like)
+    differing = [n for n in sorted({*saved, *wanted}) if saved.get(n) != wanted.get(n)]
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"the checkpoint of step {step} in {where} is of another network, optimizer or method: "
+            f"{name} must be {wanted.get(name, 'absent')}, found {saved.get(name, 'none')}. Resume "
+            "with the config that it was saved with."
+        )
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+    )
+    with _TURN, ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(where.absolute() / f"{step:09d}" / _STATE, target)
+
+
+def position(where: Path, step: int) -> dict[str, Any]:
+    """Where the input stood when the checkpoint of a step was saved."""
+    return json.loads((where / f"{step:09d}" / _POSITION).read_text(encoding="utf-8"))
+
+
+def _manifest(where: Path, step: int) -> dict[str, Any]:
+    return json.loads((where / f"{step:09d}" / _MANIFEST).read_text(encoding="utf-8"))
+
+
+def _score(where: Path, step: int) -> float | None:
+    try:
+        return _manifest(where, step)["score"]
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: no reason to keep it
+        return None
+
+
+def _leaves(state: Any) -> dict[str, str]:
+    """Shape and type of every leaf."""
+    leaves = jax.tree.leaves_with_path(state)
+    return {jax.tree_util.keystr(path): f"{x.dtype} {list(x.shape)}" for path, x in leaves}
+
+
+def _sums(path: Path) -> dict[str, str]:
+    """SHA-256 of every file but the manifest, by its name inside the checkpoint."""
+    found = {}
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and p != path / _MANIFEST):
+        with file.open("rb") as data:
+            digest = hashlib.file_digest(data, "sha256").hexdigest()
+        found[file.relative_to(path).as_posix()] = digest
+    return found
+
+
+def _flush(*paths: Path) -> None:
+    """Files and directories reach the disk: a machine that loses power loses no checkpoint."""
+    for path in paths:
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    never_asked_for = "exception was never retrieved" in record.getMessage()
+    return f"{os.sep}orbax{os.sep}" not in record.pathname and not never_asked_for

@@ -1,0 +1,97 @@
+"""What a run has come to: figures for ``summary.json``, and the table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import dst
+from dst.inspect.metrics import aligned
+from dst.train.objectives.task import FIGURES, SCORES, headline
+from dst.train.state import TrainState
+
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def make(
+    state: TrainState, records: Sequence[Mapping[str, Any]], steps: int, seconds: float
+) -> dict[str, Any]:
+    """The figures of a finished run.
+
+    Args:
+      state: at the end.
+      records: of the run; they give scores and sums over all topology steps.
+      steps: of training.
+      seconds: that the process has taken.
+    """
+    final = [line for line in records if line["kind"] == "eval"][-1]
+    changes = [line for line in records if line["kind"] == "topology"]
+
+    def total(name: str, path: str) -> int:
+        return sum(line[f"{name}/{path}"] for line in changes)
+
+    layers = []
+    for row in dst.rows(state.opt_state, state.params):
+        sparse = row.explored is not None
+        layers.append(
+            {
+                "path": row.path,
+                "shape": list(row.shape),
+                "active": row.active,
+                "size": row.size,
+                "sparsity": row.sparsity,
+                "explored": row.explored,
+                "dropped_total": total("dropped", row.path) if sparse else None,
+                "grown_total": total("grown", row.path) if sparse else None,
+            }
+        )
+    return {
+        **{name: final[name] for name in SCORES if name in final},
+        "sparsity": final["sparsity"],
+        "sparsity_model": final["sparsity_model"],
+        "explored": final["explored"],
+        "topology_steps": len(changes),
+        "steps": steps,
+        "seconds": round(seconds, 2),
+        "layers": layers,
+        "versions": {"dst": dst.__version__, **{name: version(name) for name in _PACKAGES}},
+    }
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    """The layers as :func:`dst.table` shows them, with the sums of all topology steps, and the
+    final scores."""
+    lines = [("leaf", "shape", "active", "of", "sparsity", "explored", "dropped", "grown")]
+    for row in figures["layers"]:
+        dense = row["explored"] is None
+        lines.append(
+            (
+                row["path"],
+                "x".join(map(str, row["shape"])) or "scalar",
+                str(row["active"]),
+                str(row["size"]),
+                "dense" if dense else f"{row['sparsity']:.4f}",
+                "" if dense else f"{row['explored']:.4f}",
+                "" if dense else str(row["dropped_total"]),
+                "" if dense else str(row["grown_total"]),
+            )
+        )
+    text = aligned(lines)
+    text.append(
+        f"selected: sparsity {figures['sparsity']:.4f}; model: {figures['sparsity_model']:.4f}; "
+        f"dropped and grown are sums over {figures['topology_steps']} topology steps"
+    )
+    if "training_cost" in figures:
+        text.append(
+            f"multiply-adds relative to dense: training {figures['training_cost']:.4f}, forward "
+            f"pass {figures['forward_cost']:.4f}; average density {figures['average_density']:.4f}"
+        )
+    name = headline(figures)
+    average = figures.get(f"ema_{name}")
+    text.append(
+        f"test {FIGURES[name].words} {figures[name]:.4f}"
+        + (f", of the moving average {average:.4f}" if average is not None else "")
+        + f" after {figures['steps']} steps in {figures['seconds']:.0f} s"
+    )
+    return "\n".join(text)

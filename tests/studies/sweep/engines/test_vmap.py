@@ -1,0 +1,226 @@
+"""Laws of trials in one program: the program is that of each, and the runs are theirs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import dst
+from dst import cli
+from dst.studies import sweep
+from dst.studies.sweep.driver import FILE as KEPT
+from dst.studies.sweep.engines import merge
+from dst.studies.sweep.engines import vmap as vectorised
+from dst.train import loop
+from dst.train.config import run as config
+from tests.faults import records
+from tests.studies.sweep.test_spec import write
+from tests.training import states_in
+
+
+def programs(function, numbers, *args):
+    return [jax.jit(lambda *x, n=n: function(n, *x)).trace(*args).jaxpr for n in numbers]
+
+
+def through_calls(n, x):
+    @jax.jit
+    def inner(y):
+        return jnp.where(y > n, y * n, jax.nn.relu(y) - 1.0)
+
+    return inner(x) + n, jax.nn.silu(x) ** 2, n
+
+
+CASES = {
+    "an operand": lambda n, x: x * n + 1,
+    "an exponent": lambda n, x: jnp.abs(x) ** jnp.float32(n),
+    "through calls": through_calls,
+    "beside a loop": lambda n, x: lax.fori_loop(0, 3, lambda i, y: y + i, x) * n,
+    "a gradient": lambda n, x: jax.grad(lambda y: jnp.sum(jnp.sin(n * y)))(x),
+    "nothing": lambda n, x: jnp.cumsum(x),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_merged_program_computes_what_each_does(case):
+    numbers, x = [0.5, 3.0, -1.25], jnp.linspace(-2.0, 2.0, 12).reshape(3, 4)
+    found = programs(CASES[case], numbers, x)
+    merged = merge.merged(found)
+    assert (len(merged.places) > 0) == (case != "nothing")
+    columns = [np.stack(column) for column in zip(*merged.rows, strict=True)]
+    many = jax.vmap(lambda row: merged(row, x), axis_size=3)(columns)
+    for i, n in enumerate(numbers):
+        expected = jax.tree.leaves(jax.jit(lambda x, n=n: CASES[case](n, x))(x))
+        for one, other in zip(expected, many, strict=True):
+            np.testing.assert_allclose(other[i], one, rtol=1e-6)
+
+
+PARTED = {
+    "another step": (lambda n, x: x * n if n > 1 else x + n, "`mul`"),
+    "another length": (lambda n, x: jnp.concatenate([x] * int(n)), "more than another"),
+    "one step more": (lambda n, x: x if n > 1 else x + 1, "more than another|`add`"),
+    "a number in a loop": (
+        lambda n, x: lax.fori_loop(0, 3, lambda i, y: y * n, x),
+        "inside of a loop",
+    ),
+    "other operands": (lambda n, x: x[0] - x[1] if n > 1 else x[1] - x[0], "`sub`|slice"),
+    "an array": (
+        lambda n, x: x + np.arange(4.0, dtype=np.float32)[None] * n,
+        "array of constants|`add`",
+    ),
+    "a setting": (lambda n, x: jnp.sum(x, axis=int(n > 1)), "axes|other shapes"),
+}
+
+
+@pytest.mark.parametrize("case", PARTED)
+def test_programs_that_differ_in_more_are_refused_with_the_reason(case):
+    function, reason = PARTED[case]
+    x = jnp.ones((4, 4))
+    with pytest.raises(merge.Different, match=reason):
+        merge.merged(programs(function, [1.0, 2.0], x))
+
+
+GRID = """
+name: toy
+command: [dst, train, small.yaml, "train={'steps_per_call': 4, 'keep': 9}", "${args_no_hyphens}"]
+method: grid
+metric: {name: accuracy, goal: maximize}
+parameters:
+  seed: {values: [0, 1]}
+  method.sparsity: {values: [0.8, 0.6]}
+  method.every: {values: [10, 5]}
+  optimizer.learning_rate: {values: [3e-3, 1e-3]}
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cadences", "expected"),
+    [
+        ([10, 5, 10, 5], [[0, 2], [1, 3]]),
+        ([10, 5, 10, 8], [[0, 2], [1, 3]]),
+        ([10, 5, 10, 10], [[0, 2, 3, 1]]),
+        ([10, 8, 5], [[0, 1, 2]]),
+    ],
+)
+def test_lanes_that_change_topology_at_the_same_steps_go_together(cadences, expected):
+    assert vectorised._alike(cadences) == expected
+
+
+def results(folder):
+    return json.loads((folder / "runs/toy/sweep.json").read_text())
+
+
+# Lanes of several cadences, which do not change topology at the same steps; of two, and of four,
+# where two go on while others wait. Their settings differ in so many values.
+@pytest.mark.parametrize(
+    ("count", "values"), [(2, 8), pytest.param(4, 12, marks=pytest.mark.evidence)]
+)
+def test_trials_in_one_program_are_the_runs_that_they_are_alone(count, values, tmp_path, capsys):
+    text = GRID.replace("[10, 5]", "[10, 8, 5, 6]").replace("{values: [0, 1]}", "{min: 0, max: 99}")
+    write(tmp_path, text.replace("grid", f"random\nrun_cap: {count}"))
+    assert cli.main(["sweep", "toy.yaml", "--engine", "vectorised"]) == 0
+    assert f"one program: trials {', '.join(map(str, range(count)))}\n" in capsys.readouterr().out
+    chosen = results(tmp_path)["trials"]
+    assert [x["state"] for x in chosen] == ["done"] * count
+    assert len({setting for trial in chosen for setting in trial["overrides"]}) == values
+    for trial in chosen:
+        run, alone = (
+            tmp_path / "runs/toy" / trial["directory"],
+            tmp_path / "alone" / str(trial["number"]),
+        )
+        made = config.load(
+            "small.yaml",
+            ["mesh.data=1", "train.steps_per_call=4", "train.keep=9", *trial["overrides"]],
+        )
+        loop.train(made, alone)
+        for name in ("config.yaml", "summary.json", "masks-final.safetensors"):
+            assert (run / name).is_file()
+        ours, theirs = states_in(run), states_in(alone)
+        assert ours.keys() == theirs.keys()
+        first = min(step for step in ours if int(ours[step].opt_state.topology.done) == 1)
+        for step in (0, first):
+            one, other = ours[step].opt_state, theirs[step].opt_state
+            for path, mask in dst.masks(one).items():
+                np.testing.assert_array_equal(mask, dst.masks(other)[path])
+        assert jax.tree.structure(ours[40]) == jax.tree.structure(theirs[40])
+        for one, other in zip(
+            jax.tree.leaves(ours[first]), jax.tree.leaves(theirs[first]), strict=True
+        ):
+            assert one.shape == other.shape and one.dtype == other.dtype
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+        for one, other in zip(records(run), records(alone), strict=True):
+            assert one.keys() == other.keys()
+            if one["kind"] == "train":
+                np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-2)
+                assert one["learning_rate"] == pytest.approx(other["learning_rate"], rel=1e-6)
+
+
+@pytest.mark.evidence
+def test_what_cannot_be_merged_trains_alone_and_the_reason_is_told(tmp_path, capsys):
+    start = GRID[: GRID.index("  seed")]
+    write(tmp_path, start + "  optimizer.weight_decay: {values: [0, 0.1]}\n")
+    assert cli.main(["sweep", "toy.yaml", "--engine", "vectorised", "--workers", "2"]) == 0
+    found = capsys.readouterr().out
+    assert "not merged: trial 1: where one computes `add`, another computes `mul`" in found
+    assert "not merged: trial 0: no other trial has its settings but for numbers" in found
+    assert [x["state"] for x in results(tmp_path)["trials"]] == ["done"] * 2
+
+
+@pytest.mark.evidence
+def test_a_trial_that_fails_leaves_the_others_alone(tmp_path, capsys):
+    text = GRID.replace("[0.8, 0.6]", "[0.8]").replace("[10, 5]", "[10]").replace("[0, 1]", "[0]")
+    text = text.replace("[3e-3, 1e-3]", "[3e-3, 1e30, 1e-3, 2e-3]")
+    write(tmp_path, text)
+    (tmp_path / "runs/toy/trials/00003.log").mkdir(parents=True)  # where a file is to be
+    (tmp_path / "runs/toy" / KEPT).write_text(text)
+    assert cli.main(["sweep", "toy.yaml", "--engine", "vectorised"]) == 1
+    assert "one program: trials 0, 1, 2, 3" in capsys.readouterr().out
+    states = [x["state"] for x in results(tmp_path)["trials"]]
+    assert states == ["done", "failed", "done", "failed"]
+    assert "Is a directory" in results(tmp_path)["trials"][3]["error"]
+    assert "Diverged" in results(tmp_path)["trials"][1]["error"]
+
+
+@pytest.mark.evidence
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_stopped_lanes_go_on_where_they_were(number, tmp_path):
+    long = GRID.replace(
+        "{'steps_per_call': 4, 'keep': 9}", "{'steps': 400, 'checkpoint_every': 20}"
+    )
+    write(tmp_path, long.replace("[0.8, 0.6]", "[0.8]"))
+    command = [sys.executable, "-m", "dst.cli", "sweep", "toy.yaml", "--engine", "vectorised"]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    run = tmp_path / "runs/toy/trials/00000"
+    while not list(run.glob("checkpoints/0*[2468]0")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait() == (75 if number == signal.SIGTERM else -9)
+    assert cli.main(command[3:]) == 0
+    assert [x["state"] for x in results(tmp_path)["trials"]] == ["done"] * 8
+    for trial in results(tmp_path)["trials"]:
+        lines = records(tmp_path / "runs/toy" / trial["directory"])
+        assert [x["step"] for x in lines if x["kind"] == "train"] == list(range(5, 401, 5))
+    log = (run.with_suffix(".log")).read_text()
+    assert "resuming at step" in log
+
+
+def test_engines_and_lanes_are_checked(tmp_path, capsys):
+    write(tmp_path, GRID)
+    assert cli.main(["sweep", "toy.yaml", "--lanes", "0"]) == 2
+    assert "lanes must be an integer >= 1, got 0" in capsys.readouterr().err
+    with pytest.raises(sweep.SweepError, match="'processes'"):
+        sweep.run(sweep.load("toy.yaml"), tmp_path / "run", engine="threads")

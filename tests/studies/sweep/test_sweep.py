@@ -1,0 +1,178 @@
+"""Laws of sweeps: every planned trial once, whatever happens to workers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import optuna
+import pytest
+
+from dst import cli
+from dst.studies import sweep
+from dst.studies.sweep import storage as book
+from dst.studies.sweep.driver import FILE as KEPT
+from dst.studies.sweep.spec import MEASURED
+from dst.train import loop
+from dst.train.config import run as config
+from tests.faults import records
+from tests.studies.sweep.test_spec import write
+from tests.training import assert_same, states_in
+
+TWO = """
+name: toy
+command: [dst, train, small.yaml, "${args_no_hyphens}"]
+method: grid
+metric: {name: accuracy, goal: maximize}
+parameters:
+  seed: {values: [0, 1]}
+  method.sparsity: {values: [0.8]}
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def _book(tmp_path, text=TWO):
+    found = sweep.load(write(tmp_path, text))
+    return book.Book(found, tmp_path / "journal.log")
+
+
+def test_two_workers_never_have_one_trial(tmp_path):
+    first, second = _book(tmp_path), _book(tmp_path)  # both have written the plan
+    one, two = first.claim(), second.claim()
+    assert {one.number, two.number} == {0, 1}
+    assert first.claim() is None and second.claim() is None
+    one.done(0.5)
+    two.failed("why")
+    assert [(x.state, x.value, x.error) for x in first.entries()] == [
+        ("done", 0.5, None),
+        ("failed", None, "why"),
+    ]
+    assert _book(tmp_path).claim() is None
+
+
+def test_of_the_same_attempt_twice_the_older_counts(tmp_path):
+    first, second = _book(tmp_path), _book(tmp_path)
+    claim = first.claim()
+    second._write(claim.number, 0, claim.overrides)  # as a worker that read before the first wrote
+    assert [x.state for x in second.entries()] == ["running", "waiting"]
+    assert second.claim().number == 1 and second.claim() is None
+
+
+@pytest.mark.parametrize(("silent", "state"), [(0.5, "running"), (1.5, "lost")])
+def test_a_worker_elsewhere_is_dead_after_a_silence(silent, state, tmp_path):
+    found = _book(tmp_path)
+    claim = found.claim()
+    claim._set("worker", ["another-host", 1])
+    claim._set("seen", time.time() - silent * book.DEAD)
+    assert found.entries()[0].state == state
+
+
+@pytest.mark.parametrize(
+    ("sign", "state"),
+    [(("seen", 0.0), "stopped"), (("worker", [socket.gethostname(), 2**30]), "lost")],
+    ids=["given back", "killed"],
+)
+def test_what_a_dead_worker_had_is_taken_by_one(sign, state, tmp_path):
+    first, second, third = (_book(tmp_path) for _ in range(3))
+    lost = first.claim()
+    assert second.claim().number == 1
+    assert third.claim() is None
+    lost._set(*sign)
+    assert [x.state for x in third.entries()] == [state, "running"]
+    again = [second.claim(), third.claim()]
+    assert [x.number for x in again if x is not None] == [0]
+    assert [x.state for x in first.entries()] == ["running", "running"]
+    assert again[0].overrides == lost.overrides
+
+
+def test_bayesian_search_chooses_by_what_came_out(tmp_path, monkeypatch):
+    sampler = optuna.samplers.TPESampler(seed=0)
+    monkeypatch.setattr(book, "_sampler", lambda _: sampler)
+    text = TWO.replace("grid", "bayes\nrun_cap: 30").replace(
+        "{values: [0.8]}", "{min: 0.1, max: 0.9}"
+    )
+    found = _book(tmp_path, text)
+    for _ in range(30):
+        claim = found.claim()
+        made = config.load("small.yaml", claim.overrides)
+        claim.done(-abs(made.method.value.sparsity - 0.4))
+    assert found.claim() is None
+    errors = [-x.value for x in found.entries()]
+    assert np.mean(errors[20:]) < 0.7 * np.mean(errors[:10])  # Optuna's first ten are random
+    again = _book(tmp_path, text)
+    assert [x.overrides for x in again.entries()] == [x.overrides for x in found.entries()]
+
+
+def test_another_file_of_the_same_name_is_refused(tmp_path):
+    _book(tmp_path)
+    with pytest.raises(sweep.SweepError, match="another sweep of the name 'toy'"):
+        _book(tmp_path, TWO.replace("[0, 1]", "[0, 1, 2]"))
+
+
+def test_a_sweep_is_its_runs_and_a_failed_one_stops_no_other(tmp_path, capsys):
+    # 5000 examples are more than there are: only the data set can tell, when the trial begins.
+    text = (
+        TWO.replace("{values: [0, 1]}", "{value: 0}") + "  data.batch_size: {values: [64, 5000]}\n"
+    )
+    write(tmp_path, text)
+    assert cli.main(["sweep", "toy.yaml", "--workers", "2"]) == 1
+    found = capsys.readouterr()
+    assert "error: trial 1: exit code 2: error: " in found.err and "data.batch_size" in found.err
+    results = json.loads((tmp_path / "runs/toy/sweep.json").read_text())
+    assert [x["state"] for x in results["trials"]] == ["done", "failed"]
+    assert results["best"] == 0 and "best: trial 0, accuracy" in found.out
+    assert found.out.endswith("report: runs/toy/report.html\n")
+    with (tmp_path / "runs/toy/sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [x["data.batch_size"] for x in rows] == ["64", "5000"]
+    assert [x["value"] for x in rows] == [str(results["trials"][0]["value"]), ""]
+    # The trial is the run that `dst train` makes.
+    alone = config.load("small.yaml", ["seed=0", "method.sparsity=0.8"])
+    loop.train(alone, tmp_path / "alone")
+    trial = tmp_path / "runs/toy/trials/00000"
+    figures = json.loads((trial / "summary.json").read_text())
+    numbers = {k for k, x in figures.items() if isinstance(x, int | float)}
+    ema = {x for x in MEASURED if x.startswith("ema_")}
+    assert numbers == set(MEASURED) - ema - {"bits_per_byte"}
+    assert records(trial) == records(tmp_path / "alone")
+    assert_same(states_in(trial)[40], states_in(tmp_path / "alone")[40])
+    # Again: nothing is repeated, and another file is not mixed in.
+    before = (trial / "metrics.jsonl").stat().st_mtime_ns
+    assert cli.main(["sweep", "toy.yaml"]) == 1
+    assert (trial / "metrics.jsonl").stat().st_mtime_ns == before
+    write(tmp_path, text.replace("5000", "6000"))
+    assert cli.main(["sweep", "toy.yaml"]) == 2
+    assert "holds another sweep" in capsys.readouterr().err
+    assert (tmp_path / "runs/toy" / KEPT).read_text() == text
+
+
+@pytest.mark.evidence
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_a_stopped_sweep_goes_on_with_its_trials(number, tmp_path):
+    long = TWO.replace("[0, 1]", "[0]").replace(
+        "small.yaml,", "small.yaml, train.steps=600, train.checkpoint_every=20,"
+    )
+    write(tmp_path, long)
+    run = tmp_path / "runs/toy/trials/00000"
+    command = [sys.executable, "-m", "dst.cli", "sweep", "toy.yaml"]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    while not list(run.glob("checkpoints/0*20")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait() == (75 if number == signal.SIGTERM else -9)
+    assert cli.main(["sweep", "toy.yaml"]) == 0
+    found = json.loads((tmp_path / "runs/toy/sweep.json").read_text())
+    assert [x["state"] for x in found["trials"]] == ["done"]
+    steps = [x["step"] for x in records(run) if x["kind"] == "train"]
+    assert steps == list(range(5, 601, 5))

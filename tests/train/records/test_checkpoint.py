@@ -1,0 +1,109 @@
+"""Laws of checkpoints: what was saved comes back, and damage is seen."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dst.train.records import checkpoint
+from tests.training import assert_same, saved
+
+STATE = {
+    "params": {"hidden": {0: {"kernel": jnp.arange(6.0).reshape(2, 3)}}},
+    "opt_state": (optax.MaskedNode(), optax.EmptyState(), jnp.int32(7), jnp.uint8([1, 255])),
+    "ema": None,
+}
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    saved(tmp_path, {7: STATE})
+    assert checkpoint.damage(tmp_path, 7) is None
+    assert_same(checkpoint.restore(tmp_path, 7, STATE), STATE)
+
+
+def test_only_the_newest_stay(tmp_path):
+    saved(tmp_path, dict.fromkeys((0, 10, 20, 30), STATE), keep=2)
+    assert checkpoint.steps(tmp_path) == [20, 30]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_checkpoint_of_a_step_replaces_those_after_it(tmp_path):
+    saved(tmp_path, dict.fromkeys((10, 20, 30), STATE))
+    saved(tmp_path, {20: STATE}, keep=1)
+    assert checkpoint.steps(tmp_path) == [20]
+
+
+def test_what_a_killed_save_leaves_is_no_checkpoint(tmp_path):
+    saved(tmp_path, {10: STATE})
+    (tmp_path / "000000020.part").mkdir()
+    assert checkpoint.steps(tmp_path) == [10]
+    saved(tmp_path, {20: STATE})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["000000010", "000000020"]
+
+
+def _largest(path):
+    return max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_a_checkpoint_holds_the_state_of_its_step_while_later_steps_reuse_the_buffers(tmp_path):
+    step = jax.jit(lambda x: jax.tree.map(lambda a: a + 1, x), donate_argnums=0)
+    first = {"a": jnp.zeros((1000, 1000)), "b": jnp.zeros((), jnp.int32)}
+    state = jax.block_until_ready(step(first))
+    with checkpoint.Writer(tmp_path, keep=3) as writer:
+        for n in (1, 2, 3):
+            writer.save(n, state, {"at": n})
+            for _ in range(10):
+                state = step(state)
+    for n in (1, 2, 3):
+        found = checkpoint.restore(tmp_path, n, state)
+        assert checkpoint.position(tmp_path, n) == {"at": n}
+        assert {float(found["a"].min()), float(found["a"].max())} == {10 * n - 9}
+        assert int(found["b"]) == 10 * n - 9
+
+
+def test_the_best_stay_beside_the_newest(tmp_path):
+    scores = {10: 0.3, 20: 0.9, 30: None, 40: 0.9, 50: 0.5, 60: None, 70: 0.1}
+    with checkpoint.Writer(tmp_path, keep=2, keep_best=2) as writer:
+        for step, score in scores.items():
+            writer.save(step, STATE, {}, score)
+    assert checkpoint.steps(tmp_path) == [20, 40, 60, 70]
+    # Another process knows the scores too.
+    with checkpoint.Writer(tmp_path, keep=1, keep_best=1) as writer:
+        writer.save(80, STATE, {}, 0.2)
+    assert checkpoint.steps(tmp_path) == [40, 80], "of equals, the later one"
+
+
+def test_a_state_of_another_structure_is_refused(tmp_path):
+    saved(tmp_path, {1: STATE})
+    with pytest.raises(checkpoint.CheckpointError, match="other.* must be float32.*, found none"):
+        checkpoint.restore(tmp_path, 1, STATE | {"other": jnp.zeros(3)})
+    larger = STATE | {"params": {"hidden": {0: {"kernel": jnp.zeros((3, 3))}}}}
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"must be float32 \[3, 3\], found float32"
+    ):
+        checkpoint.restore(tmp_path, 1, larger)
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove", "add", "manifest", "no manifest"])
+def test_every_damage_is_seen(harm, tmp_path):
+    saved(tmp_path, {10: STATE})
+    path = tmp_path / "000000010"
+    target = _largest(path / "state")
+    if harm == "flip":
+        data = np.frombuffer(target.read_bytes(), np.uint8).copy()
+        data[len(data) // 2] ^= 1
+        target.write_bytes(data.tobytes())
+    elif harm == "cut":
+        target.write_bytes(target.read_bytes()[:-1])
+    elif harm == "remove":
+        target.unlink()
+    elif harm == "add":
+        (path / "state" / "more").write_text("")
+    elif harm == "manifest":
+        (path / "manifest.json").write_text("[]")
+    else:
+        (path / "manifest.json").unlink()
+    assert checkpoint.damage(tmp_path, 10)

@@ -1,0 +1,226 @@
+"""Laws of the W&B logger: it shows what reports show, and W&B's own reader finds it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from matplotlib.image import imread
+from safetensors.numpy import load_file
+
+import dst
+from dst.inspect import mask_images as pixels
+from dst.train.config import run as config
+from dst.train.records import loggers as logs
+from dst.train.records import run_dir as directory
+from tests.agents import IDENTITY, started
+from tests.faults import dst as command
+from tests.faults import ended, records, row, until
+from tests.studies.sweep.test_spec import write
+from tests.training import small, write_small
+
+
+class Drawn:
+    """A logger that keeps what it is shown."""
+
+    def __init__(self, *_):
+        self.shown = []
+
+    def show(self, step, path, mask):
+        self.shown.append((step, path, mask))
+
+    def close(self, summary):
+        pass
+
+
+def test_masks_are_drawn_a_few_times_however_many_topology_steps(tmp_path, monkeypatch):
+    drawn = Drawn()
+    monkeypatch.setattr(logs, "WeightsAndBiases", lambda *_: drawn)
+    calls = []
+    monkeypatch.setattr(dst, "masks", lambda state: calls.append(1) or {"b": state, "a": state})
+
+    def steps(start, mode):
+        made = small(tmp_path, "train.steps=1000", f"wandb.mode={mode}")
+        with logs.Loggers(made, tmp_path, start) as told:
+            for step in range(start + 1, 1000):  # a topology step each
+                told.show(step, np.full((2, 2), step % 2 == 0))
+            told.show(1000, np.ones((2, 2), bool), always=True)
+
+    steps(0, "offline")
+    assert [step for step, *_ in drawn.shown] == [*range(100, 1000, 100), 1000]
+    assert {path for _, path, _ in drawn.shown} == {"b"} and len(calls) == 10
+    drawn.shown.clear()
+    steps(550, "offline")  # resumed
+    assert [step for step, *_ in drawn.shown] == [600, 700, 800, 900, 1000]
+    calls.clear()
+    steps(0, "disabled")
+    assert not calls
+
+
+def test_pixels_are_the_mask():
+    mask = np.random.default_rng(0).random((9, 4)) < 0.5
+    image = pixels.mixed([(mask, pixels.ACTIVE)])
+    np.testing.assert_array_equal(image[..., 3] == 255, mask)
+    assert image[mask][:, :3].tolist() == [list(pixels.ACTIVE)] * int(mask.sum())
+    assert pixels.enlarged(image, 100).shape == (9 * 25, 4 * 25, 4)
+    np.testing.assert_array_equal(pixels.per_pixel(mask).ravel(), mask.sum(1))
+    assert pixels.per_pixel(mask[:8]) is None and pixels.per_pixel(mask[:, :, None]) is None
+
+
+def _trained(folder: Path, *arguments: str, **environment: str) -> None:
+    own = {f"WANDB_{x}_DIR": str(folder / x.lower()) for x in ("DATA", "CACHE", "CONFIG")}
+    process = subprocess.run(
+        [sys.executable, "-m", "dst.cli", *arguments],
+        cwd=folder,
+        env={**os.environ, **own, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "warning: Weights & Biases" not in process.stderr, process.stderr
+
+
+def _read(run: Path) -> tuple[Path, list[dict]]:
+    """The directory of the run's W&B record, and what W&B's own reader finds in it."""
+    (record,) = (run / "wandb").glob("offline-run-*")
+    reader = Path(sys.executable).with_name("wandb")
+    command = [reader, "leet", "inspect", "--json", record]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return record, [json.loads(line) for line in out.splitlines()]
+
+
+def _rows(found: list[dict]) -> dict[int, dict]:
+    """History by step."""
+    return {x["history"]["step"]["num"]: x["history"]["item"] for x in found if "history" in x}
+
+
+def _is_within(part, whole) -> bool:
+    """Whether plain data is part of other plain data; floats as the reader writes them."""
+    if isinstance(part, dict):
+        return all(key in whole and _is_within(value, whole[key]) for key, value in part.items())
+    if isinstance(part, float):
+        return math.isclose(part, whole, rel_tol=1e-6)
+    return list(part) == whole if isinstance(part, tuple) else part == whole
+
+
+@pytest.mark.evidence
+def test_an_offline_run_reads_back_whole(tmp_path):
+    pytest.importorskip("wandb")
+    write_small(tmp_path)
+    settings = ["method.every=4", "train.log_every=4", "wandb={'mode': 'offline', 'project': 'p'}"]
+    _trained(tmp_path, "train", "small.yaml", *settings, "--dir", "run")
+    run = tmp_path / "run"
+    record, found = _read(run)
+
+    # The config is the resolved one.
+    (begun,) = [x["run"] for x in found if x["type"] == "run"]
+    made = config.load(run / directory.CONFIG)
+    assert _is_within(config.to_dict(made), begun["config"]["update"])
+    assert begun["project"] == "p" and begun["display_name"] == "small"
+
+    # Every number of metrics.jsonl, at its step.
+    rows = _rows(found)
+    lines = records(run)
+    assert {line["kind"] for line in lines} == {"train", "eval", "topology"}
+    for line in lines:
+        for name, value in line.items():
+            if name in ("step", "kind"):
+                continue
+            kind, slash, layer = name.partition("/")
+            if slash and kind == "sparsity":
+                name, value = f"density/{layer}", 1 - value
+            there = rows[line["step"]][f"train/{name}" if line["kind"] == "train" else name]
+            assert there == pytest.approx(value, rel=1e-6, abs=1e-8), (line["step"], name)
+    for name in ("churn", "explored", "sparsity", "sparsity_model", "density/hidden/0/kernel"):
+        assert sum(name in row for row in rows.values()) >= 6
+
+    # The pictures are the masks.
+    def picture(step, name):
+        image = imread(record / "files" / rows[step][f"pictures/{name}.path"])
+        factor = image.shape[1] // (64 if name == "mask" else 8)
+        return image[factor // 2 :: factor, factor // 2 :: factor, 3]
+
+    drawn = [step for step, row in rows.items() if "pictures/mask.path" in row]
+    assert drawn[0] == 0 and drawn[-1] == 40 and 5 <= len(drawn) <= 11
+    for step, file in ((0, directory.MASKS_INITIAL), (40, directory.MASKS_FINAL)):
+        mask = load_file(run / file)["hidden/0/kernel"].astype(bool)
+        np.testing.assert_array_equal(picture(step, "mask"), mask.T)
+        counts = mask.sum(axis=1).reshape(8, 8)
+        np.testing.assert_allclose(
+            picture(step, "input pixels"), counts / counts.max(), atol=1 / 255
+        )
+        assert rows[step]["pictures/mask.caption"].startswith(f"hidden/0/kernel at step {step}")
+
+    # The table of layers, and the figures of the runs' table.
+    summary = json.loads((run / directory.SUMMARY).read_text())
+    (path,) = (record / "files/media/table").glob("layers_*.json")
+    table = json.loads(path.read_text())
+    layers = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    for ours, theirs in zip(summary["layers"], layers, strict=True):
+        named = {"layer" if name == "path" else name: x for name, x in ours.items()}
+        assert theirs == named | {"shape": str(ours["shape"])}
+    last = {}
+    for x in found:
+        last |= x.get("summary", {}).get("update", {})
+    for name, value in summary.items():
+        if isinstance(value, int | float):
+            assert last[name] == pytest.approx(value, rel=1e-6)
+    assert not [name for name in last if name.startswith(("density/", "explored/", "grown/"))]
+
+
+@pytest.mark.evidence
+def test_a_run_of_an_agent_belongs_to_its_sweep(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.chdir(tmp_path)
+    nested = {"seed": 1, "method": {"name": "set", "sparsity": 0.5}}
+    command, environment = started(
+        monkeypatch, write(tmp_path), {**nested, "optimizer.learning_rate": 1e-05}
+    )
+    assert command[:2] == ["dst", "train"]
+    _trained(tmp_path, *command[1:], WANDB_MODE="offline", **environment)
+    run = tmp_path / "runs" / f"small-{IDENTITY['WANDB_RUN_ID']}"
+    _, found = _read(run)
+    (begun,) = [x["run"] for x in found if x["type"] == "run"]
+    assert begun["run_id"] == IDENTITY["WANDB_RUN_ID"]
+    assert begun["sweep_id"] == IDENTITY["WANDB_SWEEP_ID"]
+    # Parallel coordinates have their axes from these, under the names of the sweep file.
+    shown = begun["config"]["update"]
+    assert _is_within(nested, shown) and shown["optimizer.learning_rate"] == 1e-05
+    made = config.load(run / directory.CONFIG)
+    assert made.optimizer.learning_rate == 1e-05 and made.method.name == "set"
+    assert _is_within(config.to_dict(made), shown)  # nothing of the rest is lost
+    # The metric is there at every evaluation, which Hyperband reads, and at the end.
+    values = [row["accuracy"] for row in _rows(found).values() if "accuracy" in row]
+    told = [line["accuracy"] for line in records(run) if line["kind"] == "eval"]
+    assert values == pytest.approx(told, rel=1e-6) and len(values) >= 2
+    # Continued by hand, it is the same run.
+    assert (run / "wandb/id").read_text() == IDENTITY["WANDB_RUN_ID"]
+
+
+@pytest.mark.evidence
+def test_a_service_that_is_killed_costs_the_run_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("wandb")
+    write_small(tmp_path)
+    long = ["train.steps=3000", "train.log_every=10", "train.checkpoint_every=1000"]
+    environment = {"WANDB_DATA_DIR": str(tmp_path)}
+    process = command("train", "small.yaml", *long, "wandb.mode=offline", **environment)
+    run = tmp_path / "runs/small"
+    until(process, run, 100)
+    cores = psutil.Process(process.pid).children(recursive=True)
+    killed = [x for x in cores if "wandb-core" in x.name()]
+    for core in killed:
+        core.kill()
+    code, _, err = ended(process)
+    assert killed and code == 0, err
+    assert [x["step"] for x in records(run) if x["kind"] == "train"] == [*range(10, 3001, 10)]
+    told = [x for x in err.splitlines() if "warning: Weights & Biases" in x]
+    assert len(told) == 1
+    row("W&B's own process killed", f"exit 0; {told[0]}", "what W&B had not written")
