@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+from pathlib import Path
 
 # Before JAX is imported: it reads the environment once.
 _DEVICES = "--xla_force_host_platform_device_count"
@@ -18,19 +18,33 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 from hypothesis import settings
+from jax._src.lru_cache import LRUCache
 from jaxtyping import install_import_hook
 
 import tests.typecheck  # the hook below finds it by name
 
+COMPILED = ".pytest_cache/compiled"
+
 install_import_hook("dst", f"{tests.typecheck.__name__}.check")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Many tests compile the same program under another function; each process remembers its own.
+# Many tests compile the same program under another function. What one worker has compiled serves
+# the others, and the next run: the directory stays (`make clean` removes it).
 if not jax.config.jax_compilation_cache_dir:
-    _cache = tempfile.TemporaryDirectory(prefix="dst-tests-", ignore_cleanup_errors=True)
-    jax.config.update("jax_compilation_cache_dir", _cache.name)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _put_whole(self, key, value):
+    """As ``LRUCache.put``, which another worker, or a killed run, may catch half-written."""
+    path = self.path / f"{key}-cache"
+    part = self.path / f"{key}.{os.getpid()}.part"
+    part.write_bytes(value)
+    os.replace(part, path)
+
+
+LRUCache.put = _put_whole
 
 settings.register_profile("laws", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("laws")

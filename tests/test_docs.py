@@ -19,7 +19,7 @@ import pytest
 import reference
 
 import dst
-from dst import cli
+from dst.cli import app as cli
 from dst.cli import commands
 from dst.studies import sweep
 from dst.studies.lottery import config as lottery
