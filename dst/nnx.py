@@ -12,11 +12,11 @@ from flax import nnx
 
 from dst import flops
 from dst.core.tree import lookup
+from dst.engine.projection import apply_masks
 from dst.engine.sparsify import sparsify
 from dst.inspect import invariants
 from dst.inspect import metrics as view
 from dst.methods import FromMasks
-from dst.rules.rule import Rule
 
 __all__ = ["Mask", "Optimizer", "axes", "check_invariants", "costs", "detach", "masks"]
 
@@ -76,7 +76,7 @@ class Optimizer(nnx.Optimizer):
         super().__init__(model, tx, wrt=wrt, graph=graph)
         self.attach_masks = attach_masks
         params = nnx.state(model, wrt, graph=graph)
-        nnx.update(model, invariants.apply_masks(params, self._arrays()))
+        nnx.update(model, apply_masks(params, self._arrays()))
         detach(model)
         if attach_masks:
             for path, mask in view.masks(self._arrays()).items():
@@ -92,7 +92,7 @@ class Optimizer(nnx.Optimizer):
         """One optimizer step; ``topology`` as in :func:`dst.sparsify`, other extras go inside."""
         updates = super().update(model, grads, **kwargs)
         # Latent-weight methods may choose at every step, whatever the flag says.
-        steady = kwargs.get("topology") is False and isinstance(self.tx.rule, Rule)
+        steady = kwargs.get("topology") is False and not self.tx.selects_every_step
         if self.attach_masks and not steady:
             for path, mask in view.masks(self._arrays()).items():
                 owner, name = _owner(model, path)

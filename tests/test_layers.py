@@ -152,4 +152,4 @@ assert set(dst.__all__) <= set(dir(dst)) | set(dst._LAZY)
 
 @pytest.mark.parametrize("file", sorted((PACKAGE / "methods").glob("*.py")), ids=lambda f: f.name)
 def test_a_method_is_a_short_file(file):
-    assert len(file.read_text().splitlines()) <= 150
+    assert len(file.read_text().splitlines()) <= 100

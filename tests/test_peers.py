@@ -164,7 +164,7 @@ def test_layer_of_more_than_2_to_the_24_elements():
 def test_gmp_end_not_a_multiple_of_the_interval(stop):
     method = dst.GMP(0.9, every=10, start=5, stop=stop)
     counts = dst.sparsify(optax.sgd(0.1), method).plan(initial_params())
-    assert method.rule().cadence.steps()[-1] == stop
+    assert method.rule().when.steps()[-1] == stop
     assert counts.sparse["hidden/kernel"].counts[-1, 1] == 128 - 115  # floor(0.9 * 128) zeros
 
 
@@ -292,7 +292,7 @@ def test_mixed_precision_and_accumulation():
 def test_reproduction_settings_hidden():
     """Every duration is printed in steps, whatever it was given in."""
     tx = dst.sparsify(optax.sgd(0.1), dst.RigL(0.9, every="2%", stop="75%"), steps=5000)
-    assert tx.rule.cadence == dst.Cadence(first=100, every=100, last=3700)
+    assert tx.rule.when == dst.UpdateSchedule(first=100, every=100, last=3700)
 
 
 def test_norms_embeddings_and_recurrent_biases_are_pruned():

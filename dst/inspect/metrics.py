@@ -11,6 +11,7 @@ import numpy as np
 
 from dst.core import tree
 from dst.core.typing import Array
+from dst.engine import masks as mask_bits
 from dst.engine import state as states
 
 
@@ -23,12 +24,12 @@ def masks(opt_state: Any) -> dict[str, Array]:
     Raises:
       ValueError: no sparse state in it.
     """
-    return {path: states.active(m) for path, m in states.mask_bytes(opt_state).items()}
+    return {path: mask_bits.active(m) for path, m in states.masks_by_path(opt_state).items()}
 
 
 def explored(opt_state: Any) -> dict[str, Array]:
     """bool: which connections were ever active, by leaf path (ITOP's set)."""
-    return {path: states.explored(m) for path, m in states.mask_bytes(opt_state).items()}
+    return {path: mask_bits.explored(m) for path, m in states.masks_by_path(opt_state).items()}
 
 
 def metrics(opt_state: Any, params: Any | None = None) -> dict[str, Array]:
@@ -44,12 +45,12 @@ def metrics(opt_state: Any, params: Any | None = None) -> dict[str, Array]:
       ``unscored`` (NaN scores there), ``sparsity_model``, and ``sparsity/<path>``,
       ``explored/<path>``, ``dropped/<path>``, ``grown/<path>`` per layer.
     """
-    found = states.mask_bytes(opt_state)
+    found = states.masks_by_path(opt_state)
     every = states.find(opt_state)
     sizes = {path: m.size for path, m in found.items()}
     total = max(sum(sizes.values()), 1)
-    active = {path: jnp.sum(states.active(m), dtype=jnp.int32) for path, m in found.items()}
-    tried = {path: jnp.sum(states.explored(m), dtype=jnp.int32) for path, m in found.items()}
+    active = {path: jnp.sum(mask_bits.active(m), dtype=jnp.int32) for path, m in found.items()}
+    tried = {path: jnp.sum(mask_bits.explored(m), dtype=jnp.int32) for path, m in found.items()}
     logs = [s.topology for s in every]
     zero = jnp.zeros([], jnp.int32)
 
@@ -108,7 +109,7 @@ class Row:
 
 def rows(opt_state: Any, params: Any) -> list[Row]:
     """One row per leaf, in the order of the tree; integers, on the host."""
-    found = states.mask_bytes(opt_state)
+    found = states.masks_by_path(opt_state)
     logs = [s.topology for s in states.find(opt_state)]
     dropped = {p: n for x in logs for p, n in states.by_path(x.dropped).items()}
     grown = {p: n for x in logs for p, n in states.by_path(x.grown).items()}
@@ -125,8 +126,8 @@ def rows(opt_state: Any, params: Any) -> list[Row]:
                 path,
                 shape,
                 size,
-                active=int(((mask & states.ACTIVE) != 0).sum()),
-                explored=float(((mask & states.EXPLORED) != 0).mean()),
+                active=int(((mask & mask_bits.ACTIVE) != 0).sum()),
+                explored=float(((mask & mask_bits.EXPLORED) != 0).mean()),
                 dropped=int(np.sum(dropped[path])),
                 grown=int(np.sum(grown[path])),
             )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from dst.rules.rule import Rule, fires
+from dst.rules.method import method
+from dst.rules.rule import HowMany, Rule, Start
 from dst.rules.structure import NM
 
 
-@dataclass(frozen=True)
+@method
 class ASP:
     """Keeps the ``n`` largest of every ``m`` consecutive weights along the input axis, once.
 
@@ -32,17 +31,12 @@ class ASP:
     n: int = 2
     m: int = 4
 
-    fires = fires
-
-    def __post_init__(self) -> None:
-        self.rule()
-
     def rule(self, steps: int | None = None) -> Rule:
         """The rule; ``steps`` is not needed."""
         structure = NM(self.n, self.m)
         return Rule(
-            sparsity=float(structure.sparsity),
-            allocation="uniform",
-            structure=structure,
-            initial="magnitude",
+            float(structure.sparsity),
+            structure,
+            how_many=HowMany("uniform"),
+            start=Start("magnitude"),
         )

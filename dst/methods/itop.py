@@ -9,7 +9,7 @@ from dst.methods.set import SET
 
 # In-time over-parameterisation: long intervals, no freeze, a slowly decaying drop fraction, so
 # that R_s grows large. Settings of the authors' README and code as described in spec A6.
-_ITOP = {"drop_fraction": 0.5, "stop": "100%", "floor": 0.005, "rounding": "ceil"}
+_ITOP = {"drop_fraction": 0.5, "stop": "100%", "end_drop_fraction": 0.005, "rounding": "ceil"}
 SET_ITOP = {**_ITOP, "every": 1500, "decay": "cosine"}
 RIGL_ITOP = {**_ITOP, "every": 4000, "update_weights": True}
 

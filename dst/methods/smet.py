@@ -14,9 +14,9 @@ SMET = {
     "every": 100,
     "stop": "100%",
     "decay": "cosine",
-    "floor": 0.005,
+    "end_drop_fraction": 0.005,
     "regrow": "forbid",
-    "regrown": "zero",
+    "regrow_value": "zero",
     "cold_start": 100,
 }
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from dst.core import checks
 from dst.core.typing import Array
-from dst.rules.latent import Latent, View
-from dst.rules.rule import fires
+from dst.rules.fields import NotNegative
+from dst.rules.latent import Latent, LatentLeaf
+from dst.rules.method import method
 from dst.rules.structure import NM
 
 
-@dataclass(frozen=True)
+@method
 class SRSTE:
     """Uses the ``n`` largest of every ``m`` dense weights; the gradient goes to all of them.
 
@@ -40,29 +39,19 @@ class SRSTE:
 
     n: int = 2
     m: int = 4
-    decay: float = 2e-4
-
-    fires = fires
-
-    def __post_init__(self) -> None:
-        checks.at_least_zero("decay", self.decay)
-        self.rule()
+    decay: NotNegative = 2e-4
 
     def rule(self, steps: int | None = None) -> Latent:
         """The latent rule; ``steps`` is not needed."""
         structure = NM(self.n, self.m)
-        return Latent(
-            sparsity=float(structure.sparsity),
-            structure=structure,
-            gradient=regularised(self.decay),
-        )
+        return Latent(float(structure.sparsity), structure, gradient=regularised(self.decay))
 
 
-def regularised(decay: float) -> Callable[[View], Array]:
+def regularised(decay: float) -> Callable[[LatentLeaf], Array]:
     """``g + decay w`` on inactive weights, ``g`` on active ones."""
 
-    def gradient(view: View) -> Array:
-        pruned = jnp.where(view.active, 0.0, view.latent)
-        return view.grad + jnp.float32(decay) * pruned
+    def gradient(leaf: LatentLeaf) -> Array:
+        pruned = jnp.where(leaf.active, 0.0, leaf.latent)
+        return leaf.grad + jnp.float32(decay) * pruned
 
     return gradient

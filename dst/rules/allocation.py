@@ -160,24 +160,24 @@ class ErdosRenyi:
 class Global:
     """All layers share one budget, for which their weights compete at every topology step.
 
-    Sparsity per layer is then an outcome. Of each layer the ``floor`` best units stay, so none
-    can be emptied.
+    Sparsity per layer is then an outcome. The ``min_active`` best units of each layer
+    stay, so none can be emptied.
 
     Args:
       score: what competes, of :data:`dst.rules.scores.COMPARABLE`: ``magnitude``, ``lamp`` or
         ``saliency``.
-      floor: units that every layer (every stacked slice of it) keeps, at least 1.
+      min_active: units that every layer (every stacked slice of it) keeps, at least 1.
 
     Checked against: spec F (global magnitude). Differs from JaxPruner, which normalises the
     weights of each layer first.
     """
 
     score: str = "magnitude"
-    floor: int = 1
+    min_active: int = 1
 
     def __post_init__(self) -> None:
         checks.one_of("score of a global allocation", self.score, scores.COMPARABLE)
-        checks.integer("floor of a global allocation", self.floor, at_least=1)
+        checks.integer("min_active of a global allocation", self.min_active, at_least=1)
 
     def __call__(self, layers: Mapping[str, Layer], sparsity: float) -> Allocation:
         fixed = [p for p, x in layers.items() if x.sparsity is not None]
@@ -186,10 +186,10 @@ class Global:
                 f"a global allocation has no sparsity per layer, but {fixed} have one of their "
                 "own. Leave them dense (sparsity 0), or use 'erk' or 'uniform'."
             )
-        before, seen = {}, 0
+        before, total = {}, 0
         for p, x in layers.items():
-            before[p] = seen
-            seen += x.size * x.layers
+            before[p] = total
+            total += x.size * x.layers
         return Allocation({p: exact(sparsity) for p in layers}, before=before)
 
 

@@ -22,7 +22,7 @@ class Connections(NamedTuple):
       explored: connections that were ever active.
       key: a PRNG key of this leaf and this step.
       stacked: leading axes that enumerate layers.
-      memory: what the rule's memory holds for this leaf, where it has one.
+      accumulated: what the rule's accumulator holds for this leaf, where it has one.
     """
 
     weight: Float[Array, "*shape"]
@@ -31,7 +31,7 @@ class Connections(NamedTuple):
     explored: Bool[Array, "*shape"]
     key: Array
     stacked: int = 0
-    memory: Any = None
+    accumulated: Any = None
 
 
 Score = Callable[[Connections], Array]
@@ -51,6 +51,12 @@ def saliency(leaf: Connections) -> Array:
     """``|w dL/dw|``: the score of SNIP (arXiv 1810.02340), before its normalisation by the sum
     over all weights, which changes no rank."""
     return jnp.abs(leaf.weight * leaf.grad)
+
+
+def importance(gradient_weight: float) -> Score:
+    """``|w| + lambda |dL/dw|``: the drop score of MEST (arXiv 2110.14032)."""
+    weight = jnp.float32(gradient_weight)
+    return lambda leaf: jnp.abs(leaf.weight) + weight * jnp.abs(leaf.grad)
 
 
 def lamp(leaf: Connections) -> Array:
@@ -80,10 +86,10 @@ def random(leaf: Connections) -> Array:
     return uniform(leaf.key, leaf.weight)
 
 
-def remembered(leaf: Connections) -> Array:
-    """``|m|``, where the rule's memory is an average of raw gradients: SNFS, RigL with
-    accumulation."""
-    return jnp.abs(leaf.memory)
+def accumulated(leaf: Connections) -> Array:
+    """``|m|``, where the rule accumulates raw gradients in ``m``: SNFS, RigL with
+    ``accumulate``."""
+    return jnp.abs(leaf.accumulated)
 
 
 def random_unexplored(leaf: Connections) -> Array:

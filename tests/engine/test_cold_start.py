@@ -13,7 +13,7 @@ import pytest
 
 import dst
 from dst.engine import cold_start as moments
-from dst.engine import state as states
+from dst.engine import masks as states
 from tests.runs import initial_params
 
 ADAM = {"b1": 0.9, "b2": 0.999}
@@ -258,7 +258,7 @@ def test_the_local_count_outlives_several_topology_steps():
     np.testing.assert_allclose(found, np.ones(len(found)), atol=1e-4)
 
 
-@pytest.mark.parametrize("method", [dst.RigL, dst.SET, dst.Rule])
+@pytest.mark.parametrize("method", [dst.RigL, dst.SET, dst.Reset])
 def test_the_remedy_is_on_by_default_and_a_visible_field(method):
     fields = {field.name: field.default for field in dataclasses.fields(method)}
     assert fields["cold_start"] == "local_count"

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dst.core.tree import Leaf
-from dst.engine import state
+from dst.engine import masks as state
 from dst.engine.topology import drop_and_grow
 from dst.methods.set import keep_by_sign
 from dst.rules import scores
-from dst.rules.counts import Due
-from dst.rules.rule import Rule
+from dst.rules.counts import TopologyInputs
+from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.scores import Connections
 from dst.rules.structure import Layout, Unstructured
 from tests.reference import selection as twin
@@ -32,8 +32,10 @@ def plain(shape):
     return Unstructured().layout(Leaf("w", shape, jnp.float32, sparse=True, why=""))
 
 
-def rule(**choices):
-    return Rule(sparsity=0.5, **{"grow": scores.gradient, **choices})
+def rule(regrow_value="keep", ramp=None, **choices):
+    which = Which(**{"grow": scores.gradient, **choices})
+    how_many = HowMany(ramp=ramp)
+    return Rule(0.5, how_many=how_many, which=which, reset=Reset(regrow_value))
 
 
 @functools.cache
@@ -43,7 +45,9 @@ def program(step: Rule, layout: Layout):
     @jax.jit
     def run(weight, grad, active, kept, total):
         leaf = Connections(weight, grad, active, active, jax.random.key(0))
-        return drop_and_grow(Due([leaf], [layout], ["w"], [kept], [total], jnp.uint32(0), step))[0]
+        return drop_and_grow(
+            TopologyInputs([leaf], [layout], ["w"], [kept], [total], jnp.uint32(0), step)
+        )[0]
 
     return run
 
@@ -112,7 +116,7 @@ _FORBID = [[1, 0, 0, 1], [1, 1, 1, 0], [0, 0, 1, 1]]
 def test_a_rigl_step_worked_by_hand(regrow, regrown, mask, weights, reset):
     """Spec 0.4 and L1: 7 active weights, 2 dropped; the count is that of the mask, not of
     the weights that are not zero."""
-    change = exchange(W, G, M, 5, 7, rule(regrow=regrow, regrown=regrown))
+    change = exchange(W, G, M, 5, 7, rule(regrow=regrow, regrow_value=regrown))
     np.testing.assert_array_equal(change.active, np.array(mask, bool))
     np.testing.assert_array_equal(moved(W, change), np.array(weights, np.float32))
     assert [tuple(map(int, x)) for x in np.argwhere(change.reset)] == reset
@@ -275,7 +279,7 @@ def test_ages_count_topology_steps_since_a_weight_was_grown():
 
 SHAPE = (4, 5)
 RULES = {
-    choice: rule(regrow=choice[0], regrown=choice[1])
+    choice: rule(regrow=choice[0], regrow_value=choice[1])
     for choice in itertools.product(("allow", "forbid"), ("keep", "zero"))
 }
 TENSORS = st.lists(st.integers(-3, 3), min_size=20, max_size=20).map(
@@ -361,7 +365,9 @@ def test_many_leaves_at_once_equal_one_at_a_time():
             [jnp.asarray(k, jnp.int32) for k in kept],
             [jnp.asarray(n, jnp.int32) for n in total],
         )
-        return drop_and_grow(Due(connections, layouts, list("abc"), *counts, jnp.uint32(0), rule()))
+        return drop_and_grow(
+            TopologyInputs(connections, layouts, list("abc"), *counts, jnp.uint32(0), rule())
+        )
 
     found = together([tuple(map(jnp.asarray, leaf)) for leaf in leaves])
     for change, (w, g, m), k, n in zip(found, leaves, kept, total, strict=True):

@@ -14,8 +14,9 @@ import pytest
 
 import dst
 from dst.rules.allocation import zeros
-from dst.rules.rule import Rule
-from dst.rules.schedule import Cadence, compute_window
+from dst.rules.ramps import compute_window
+from dst.rules.rule import HowMany, Rule, Which
+from dst.rules.schedule import UpdateSchedule
 from dst.rules.scores import Connections, gradient, lamp, saliency
 from tests.runs import QUICK
 
@@ -58,11 +59,11 @@ def test_snfs_gives_each_layer_its_share_of_the_regrowth():
 def test_granet_follows_its_schedule_and_reaches_its_end():
     """Spec A9. Its code keeps int(N (1 - s)) weights and leaves out the last pruning step."""
     rule = dst.GraNet(0.9, 0.5, every=1, start=0, prune_stop=8, stop=12).rule()
-    sparsity = [float(rule.ramp(t) * 9 / 10) for t in range(9)]
+    sparsity = [float(rule.how_many.ramp(t) * 9 / 10) for t in range(9)]
     assert sparsity == pytest.approx(
         [0.5, 0.632031, 0.73125, 0.802344, 0.85, 0.878906, 0.89375, 0.899219, 0.9], abs=5e-7
     )
-    ours = [1000 - zeros(1000, rule.ramp(t) * 9 / 10) for t in range(9)]
+    ours = [1000 - zeros(1000, rule.how_many.ramp(t) * 9 / 10) for t in range(9)]
     code = [500, 367, 268, 197, 149, 121, 106, 100]
     assert ours == [500, 368, 269, 198, 150, 122, 107, 101, 100]
     assert all(0 <= n - m <= 1 for n, m in zip(ours, code, strict=False))
@@ -133,7 +134,7 @@ def test_accumulated_gradients_are_averaged_before_their_magnitude_is_taken():
     for g in ([9, 9], [1, -1], [-1, -1], [1, -1], [-1, 0.2]):
         fires = bool(tx.fires(int(state.count)))
         params, state = stepped(tx, {"w": [g, g]}, state, params, fires)
-    np.testing.assert_allclose(abs(state.memory["w"]), [[0, 0.7]] * 2, atol=1e-6)
+    np.testing.assert_allclose(abs(state.variables["w"]), [[0, 0.7]] * 2, atol=1e-6)
     assert int(state.topology.done) == 1
 
 
@@ -166,8 +167,8 @@ def test_mest_ranks_by_magnitude_and_gradient_together():
 def test_acdc_alternates_as_on_imagenet():
     """Spec A10: 50 dense and 50 sparse epochs of 100."""
     rule = dst.ACDC(0.9).rule(steps=100)
-    last = {t: max([s for s in rule.cadence.steps() if s <= t], default=0) for t in range(100)}
-    phases = "".join("S" if rule.ramp(last[t]) else "D" for t in range(100))
+    last = {t: max([s for s in rule.when.steps() if s <= t], default=0) for t in range(100)}
+    phases = "".join("S" if rule.how_many.ramp(last[t]) else "D" for t in range(100))
     d, s = "D" * 5, "S" * 5
     assert phases == d * 2 + (s + d) * 6 + s + d * 2 + s * 3
     assert phases.count("D") == 50
@@ -210,11 +211,12 @@ def test_a_neuron_with_too_many_weights_keeps_its_largest():
     """Spec A12: .3, .9, .8, .1 with the first three active and room for two."""
     rule = Rule(
         0.25,
-        allocation="uniform",
         structure=dst.ConstantFanIn(),
-        grow=gradient,
-        cadence=Cadence(0, 1, 9),
-        budget=lambda due: [(jnp.int32([2]), jnp.int32([2]))],
+        when=UpdateSchedule(0, 1, 9),
+        how_many=HowMany(
+            allocation="uniform", counts=lambda due: [(jnp.int32([2]), jnp.int32([2]))]
+        ),
+        which=Which(grow=gradient),
     )
     w = np.array([[0.3, 0.9, 0.8, 0.1]]).T
     initial = {"w": np.array([[1, 1, 1, 0]], bool).T}
@@ -234,9 +236,13 @@ def test_blocks_are_ranked_by_the_sum_of_their_weights():
 def test_smet_has_the_settings_of_its_paper():
     """Spec A13, N (smet_llm)."""
     rule = dst.smet(0.9).rule(steps=1000)
-    assert (rule.cadence.first, rule.cadence.every, rule.cadence.last) == (100, 100, 900)
-    assert rule.fraction(0) == 0.2 and rule.fraction(1000) == pytest.approx(0.005)
-    assert (rule.regrow, rule.regrown, rule.cold_start) == ("forbid", "zero", 100)
+    assert (rule.when.first, rule.when.every, rule.when.last) == (100, 100, 900)
+    assert rule.how_many.fraction(0) == 0.2 and rule.how_many.fraction(1000) == pytest.approx(0.005)
+    assert (rule.which.regrow, rule.reset.regrow_value, rule.reset.cold_start) == (
+        "forbid",
+        "zero",
+        100,
+    )
 
 
 def test_smet_scales_the_updates_of_grown_weights_not_their_moments():
@@ -289,7 +295,7 @@ def test_a_quarter_of_the_compute_is_spent_before_and_after_pruning(curve, spars
     method = dst.GMP(sparsity, curve=curve, compute=True, every=20)
     cost = np.cumsum(densities(method, steps))
     rule = method.rule(steps=steps)
-    spent = cost[[rule.cadence.first, rule.cadence.last]] / cost[-1]
+    spent = cost[[rule.when.first, rule.when.last]] / cost[-1]
     np.testing.assert_allclose(spent, [0.25, 0.75], atol=1e-3)
 
 
@@ -298,7 +304,7 @@ def densities(method, steps):
     rule, density, found = method.rule(steps=steps), 1.0, []
     for t in range(steps):
         if rule.fires(t):
-            density = 1 - method.sparsity * float(rule.ramp(t))
+            density = 1 - method.sparsity * float(rule.how_many.ramp(t))
         found.append(density)
     return found
 
@@ -330,5 +336,5 @@ def test_the_published_runs_of_sparsellm_pruned_at_a_constant_rate(
 )
 def test_the_journey_is_near_the_published_steps(sparsity, start, stop, steps):
     rule = dst.journey(sparsity, every=75).rule(steps=steps)
-    assert rule.cadence.first == pytest.approx(start, rel=0.03)
-    assert rule.cadence.last == pytest.approx(stop, rel=0.03)
+    assert rule.when.first == pytest.approx(start, rel=0.03)
+    assert rule.when.last == pytest.approx(stop, rel=0.03)

@@ -12,8 +12,8 @@ import optax
 import pytest
 
 import dst
-from dst.rules.rule import Rule
-from dst.rules.schedule import Cadence
+from dst.rules.rule import HowMany, Reset, Rule, Which
+from dst.rules.schedule import UpdateSchedule
 from dst.rules.scores import gradient
 from dst.rules.structure import Layout
 from tests.engine.test_plan import Block, NOfM
@@ -31,7 +31,7 @@ from tests.reference.set import SET
     [
         {},
         {"regrow": "forbid", "update_weights": True, "rounding": "ceil"},
-        {"regrown": "zero", "update_weights": True, "rounding": "round"},
+        {"regrow_value": "zero", "update_weights": True, "rounding": "round"},
     ],
     ids=["paper", "forbid", "zero"],
 )
@@ -81,10 +81,10 @@ def test_rigl_in_nine_steps_worked_by_hand():
     fractions = {0: 0.6, 3: 0.45, 6: 0.15}
     rule = Rule(
         sparsity=5 / 12,
-        grow=gradient,
-        cadence=Cadence(first=0, every=3, last=6),
-        fraction=lambda count: fractions[count],
-        update_weights=False,
+        when=UpdateSchedule(first=0, every=3, last=6),
+        how_many=HowMany(fraction=lambda count: fractions[count]),
+        which=Which(grow=gradient),
+        reset=Reset(update_weights=False),
     )
     tx = dst.sparsify(optax.sgd(0.1, momentum=0.9), rule, initial={"w": M})
     params = {"w": jnp.asarray(W)}
@@ -151,9 +151,9 @@ def test_itop_has_the_settings_of_its_paper(make, every, floor):
     method = make(0.9)
     rule = method.rule(steps=100_000)
     assert (method.every, method.rounding, method.update_weights) == (every, "ceil", True)
-    assert rule.cadence.last >= 100_000 - every - 1
-    assert rule.fraction(0) == 0.5
-    assert rule.fraction(100_000) == pytest.approx(floor)
+    assert rule.when.last >= 100_000 - every - 1
+    assert rule.how_many.fraction(0) == 0.5
+    assert rule.how_many.fraction(100_000) == pytest.approx(floor)
     assert make(0.9, every=7).every == 7
 
 

@@ -47,7 +47,7 @@ class Layer:
         drop: np.ndarray,
         grow: np.ndarray | None,
         regrow: str = "allow",
-        regrown: str = "keep",
+        regrow_value: str = "keep",
         groups: Groups | None = None,
     ) -> list[int]:
         """Changes mask and weights; returns the places that start at zero.
@@ -69,7 +69,7 @@ class Layer:
                 blocked = set(stay) if regrow == "allow" else set(before)
                 free = [u for u in range(len(units)) if u not in blocked]
                 chosen = ranked(pooled(grow, units), free)[: total_n - len(stay)]
-            new = [u for u in chosen if regrown == "zero" or u not in before]
+            new = [u for u in chosen if regrow_value == "zero" or u not in before]
             after |= {i for u in [*stay, *chosen] for i in units[u]}
             fresh |= {i for u in new for i in units[u]}
         for i in range(size):

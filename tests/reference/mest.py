@@ -48,6 +48,6 @@ class MEST:
                     total=size - math.floor(high * size),
                     drop=np.abs(layer.weights) + np.float32(self.gradient_weight) * slope,
                     grow=self.draw(name, t).reshape(-1),
-                    regrown="zero",
+                    regrow_value="zero",
                 )
             layer.descend(grads[name], self.rate, but=fresh)

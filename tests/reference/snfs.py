@@ -62,7 +62,7 @@ class SNFS:
                     total,
                     drop=np.abs(layer.weights),
                     grow=np.abs(self.momentum[name]),
-                    regrown="zero",
+                    regrow_value="zero",
                 )
             layer.descend(grads[name], self.rate, but=fresh)
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dst.core import tree
-from dst.engine.plan import make
+from dst.engine.hard_plan import plan_of
 from dst.rules.allocation import Allocation, ErdosRenyi, Layer, Uniform, allocator, zeros
-from dst.rules.rule import Rule
+from dst.rules.rule import HowMany, Rule
 from tests.reference import resnet50
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -219,7 +219,7 @@ def test_erk_on_resnet_50_layer_by_layer(column):
 
 def test_the_start_table_of_resnet_50_holds_the_allocated_integers():
     params = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in RESNET.items()}
-    plan = make(tree.survey(params), Rule(sparsity=0.9))
+    plan = plan_of(tree.survey(params), Rule(sparsity=0.9))
     assert sum(int(p.initial) for p in plan.sparse.values()) == 2_550_353
     assert "2550353 of 25502912 weights" in str(plan)
 
@@ -335,7 +335,7 @@ def test_stacked_slices_are_layers_of_their_own(allocation):
     def planned(shapes, **options):
         params = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in shapes.items()}
         leaves = tree.survey(params, **options)
-        return make(leaves, Rule(sparsity=0.83, allocation=allocation))
+        return plan_of(leaves, Rule(sparsity=0.83, how_many=HowMany(allocation=allocation)))
 
     one, three = planned(stacked, stacked={"abc": 1}), planned(apart)
     assert one.allocation.epsilon == three.allocation.epsilon
@@ -349,4 +349,9 @@ def test_an_allocator_of_ones_own_is_a_function():
         return Allocation({k: Fraction(1, 2) for k in named})
 
     params = {"w": jax.ShapeDtypeStruct((4, 6), jnp.float32)}
-    assert make(tree.survey(params), Rule(0.9, allocation=halves)).sparse["w"].initial == 12
+    assert (
+        plan_of(tree.survey(params), Rule(0.9, how_many=HowMany(allocation=halves)))
+        .sparse["w"]
+        .initial
+        == 12
+    )

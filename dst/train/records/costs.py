@@ -12,8 +12,6 @@ import dst.nnx
 from dst.engine.plan import Plan
 from dst.flops import Costs, Training, sparsity_at_end
 from dst.inspect.metrics import aligned
-from dst.rules.latent import Latent
-from dst.rules.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -124,15 +122,14 @@ class RunCosts:
         return "\n".join(text)
 
 
-def measure(model: nnx.Module, one: Any, plan: Plan, rule: Rule | Latent, steps: int) -> RunCosts:
+def measure(model: nnx.Module, one: Any, plan: Plan, steps: int) -> RunCosts:
     """Traces a network and counts what its training costs.
 
     Args:
       model: of shapes.
       one: shapes and dtypes of the inputs, with a leading axis of one example.
       plan: of the run.
-      rule: of the run.
       steps: of training.
     """
     costs = dst.nnx.costs(model, one)
-    return RunCosts(plan, costs, costs.training(plan, rule, steps))
+    return RunCosts(plan, costs, costs.training(plan, steps))
