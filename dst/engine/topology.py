@@ -38,7 +38,8 @@ class Change(NamedTuple):
 def drop_and_grow(due: Due) -> list[Change]:
     """One topology step of all leaves.
 
-    Source: spec 0.4; RigL (arXiv 1911.11134, section 3), SET (arXiv 1707.04780).
+    Source: RigL (arXiv 1911.11134, algorithm 1; google-research/rigl at d39fc7d,
+    rigl/sparse_optimizers_base.py), SET (arXiv 1707.04780, algorithm 1).
     """
     leaves, layouts, rule = due.leaves, due.layouts, due.rule
     number = counts_due(due)
