@@ -1,4 +1,4 @@
-"""What goes wrong in the closest peers (spec peers 5.3 and 3.1): each a test that passes here."""
+"""What goes wrong in the closest peers: each a test that passes here."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ def test_a_users_own_mask_is_kept():
 
 
 def test_global_norm_clipping_of_dense_gradients():
-    """Inactive gradients must not shrink the step: [.1, .2, 3, 4], two active (spec 0.8)."""
+    """Inactive gradients must not shrink the step: [.1, .2, 3, 4], two active."""
     params = {"w": jnp.ones((2, 2))}
     mask = {"w": np.array([[True, True], [False, False]])}
     inner = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
@@ -326,7 +326,7 @@ def test_global_norm_clipping_of_dense_gradients():
 
 
 def test_growth_by_the_gradient_through_the_mask():
-    """Spec 0.2: the gradient is that of all weights, so the best inactive one grows."""
+    """The gradient is that of all weights, so the best inactive one grows."""
     weights = jnp.array([[0.5, -0.1], [0.0, 0.3], [0.2, 0.0]])
     x, target = jnp.array([[1.0, 2.0, -1.0]]), jnp.array([[1.0, 0.0]])
     method = dst.RigL(1 / 3, drop_fraction=0.25, every=1, stop=10, decay="constant")

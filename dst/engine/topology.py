@@ -37,7 +37,8 @@ class Change(NamedTuple):
 def drop_and_grow(inputs: TopologyInputs) -> list[Change]:
     """One topology step of all leaves.
 
-    Source: SET (arXiv 1707.04780, algorithm 1); RigL (arXiv 1911.11134, section 3).
+    Source: RigL (arXiv 1911.11134, algorithm 1; google-research/rigl at d39fc7d,
+    rigl/sparse_optimizers_base.py), SET (arXiv 1707.04780, algorithm 1).
     """
     leaves, layouts, rule = inputs.leaves, inputs.layouts, inputs.rule
     which, regrow_value = rule.which, rule.reset.regrow_value

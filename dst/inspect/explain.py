@@ -124,7 +124,8 @@ def explain(
       >>> found.no_input.tolist(), found.no_output.tolist()
       ([[0]], [[2]])
 
-    Checked against: NumPy on the masks before and after a step; spec L2 (a dead input).
+    Checked against: NumPy on the masks before and after a step; a dead input by hand,
+    tests/inspect/test_explain.py::test_dead_neurons_are_found.
     """
     checks.integer("most", most, at_least=0)
     found = {p: (s, m) for s in states.find(opt_state) for p, m in states.by_path(s.masks).items()}

@@ -41,7 +41,10 @@ class ACDC:
       Peste et al. 2021, "AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural
       Networks" (arXiv 2106.12379).
 
-    Checked against: the authors' schedules as described in spec A10, L5, goldens.
+    Checked against: IST-DASLab/ACDC at ac53210, policies/pruners.py and the phases of
+    configs/neurips/iht_imagenet_resnet50_insta_cosinelr_s90_ep100.yaml;
+    tests/methods/test_goldens.py::test_acdc_alternates_as_on_imagenet and
+    ::test_an_acdc_cycle_worked_by_hand.
     Differs from the code: exact counts, where ties at its threshold are lost; at a decompression
     the step itself moves nothing, so that every weight starts with a whole moment; a layer of
     which nothing was pruned goes on as before.

@@ -23,7 +23,8 @@ class ASP:
     References:
       Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378).
 
-    Checked against: apex as described in spec E1, golden of E.
+    Checked against: NVIDIA/apex at 0441afd, apex/contrib/sparsity/sparse_masklib.py (m4n2_1d) and
+    asp.py; tests/methods/test_goldens.py::test_asp_keeps_two_of_four_along_the_inputs.
     Differs from apex: no permutation of input channels; ties keep the lower index; every selected
     leaf whose input axis the pattern divides, where apex also asks for multiples of 8 and 16.
     """

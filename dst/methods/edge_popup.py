@@ -40,9 +40,12 @@ class EdgePopup:
       Ramanujan et al. 2020, "What's Hidden in a Randomly Weighted Neural Network?"
       (arXiv 1911.13299).
 
-    Checked against: golden of spec D3; its gradient against autodiff through ``|score|``.
+    Checked against: allenai/hidden-networks at dddf2d0, simple_mnist_example.py;
+    tests/engine/test_latent.py::test_edge_popup_uses_the_largest_absolute_scores; its gradient
+    against autodiff through ``|score|``.
     Differs from the code: no forward hook: the optimizer state holds scores and weights, the
-    parameters are the weights in use. The optimizer's weight decay acts on scores.
+    parameters are the weights in use. The optimizer's weight decay acts on scores. The scaled
+    fan-in takes the kept fraction; utils/builder.py takes 1 minus it (equal at 50 %).
     """
 
     sparsity: Sparsity = 0.5

@@ -47,11 +47,13 @@ class GMP:
     References:
       Zhu and Gupta 2017, "To prune, or not to prune" (arXiv 1710.01878), equation 1.
 
-    Checked against: the formula; google-research/rigl's baseline and the trace of spec L3.
+    Checked against: the formula;
+    tests/rules/test_schedule.py::test_the_cubic_ramp_of_gradual_pruning and
+    tests/engine/test_topology.py::test_the_pruning_ladder.
     Differs from the paper's code: pruned weights are zero and stay out, where TensorFlow's
     pruning keeps their values under the mask, so that they may return; ``start`` and ``stop``
     default to 25 % and 75 % of training, which the paper leaves to the user. JaxPruner's ramp
-    runs one step ahead.
+    (jaxpruner/sparsity_schedules.py at f133ee5) runs one step ahead.
     """
 
     sparsity: Sparsity

@@ -42,9 +42,11 @@ class GraNet:
       Liu et al. 2021, "Sparse Training via Boosting Pruning Plasticity with Neuroregeneration"
       (arXiv 2106.10404).
 
-    Checked against: the authors' code as described in spec A9, L6, goldens.
-    Differs from the code: the final sparsity is reached (the code leaves out its last pruning
-    step); ties at thresholds are exact; of a sparsity s, floor(s N) weights are inactive.
+    Checked against: VITA-Group/GraNet at f338a24, CIFAR/sparselearning/core.py and
+    ImageNet/core.py; tests/methods/test_goldens.py::test_a_granet_step_worked_by_hand and
+    ::test_granet_follows_its_schedule_and_reaches_its_end.
+    Differs from the code: the final sparsity is reached (ImageNet/core.py leaves out its last
+    pruning step); ties at thresholds are exact; of a sparsity s, floor(s N) weights are inactive.
     """
 
     sparsity: Sparsity

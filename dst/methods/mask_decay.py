@@ -38,7 +38,9 @@ class MaskDecay:
       Bambhaniya et al. 2024, "Progressive Gradient Flow for Robust N:M Sparsity Training in
       Transformers" (arXiv 2402.04744).
 
-    Checked against: the authors' code as described in spec E4, goldens.
+    Checked against: abhibambhaniya/progressive_gradient_flow_nm_sparsity at 4ee44a4,
+    timm/sparse_pruning/sparse_functions.py (LinearDecay, ExponentialDecay);
+    tests/engine/test_latent.py::test_mask_decay_fades_as_the_golden_says.
     Differs from the code: durations are fractions of one run, where it counts epochs.
     """
 

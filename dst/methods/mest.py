@@ -45,7 +45,10 @@ class MEST:
       Yuan et al. 2021, "MEST: Accurate and Fast Memory-Economic Sparse Training Framework on the
       Edge" (arXiv 2110.14032).
 
-    Checked against: the authors' code as described in spec A8, L7, goldens.
+    Checked against: boone891214/MEST at a428026, prune_utils/retrain.py and scripts/resnet32; the
+    ranking in neu-spiral/SparCL at e9a2159, prune_utils/utils_pr.py;
+    tests/methods/test_goldens.py::test_mest_prunes_below_its_sparsity_and_grows_back and
+    ::test_mest_ranks_by_magnitude_and_gradient_together.
     Differs from the code: exact counts, where percentiles lose ties; topology stops changing
     where the last stage begins, at which nothing is exchanged any more.
     """

@@ -60,8 +60,10 @@ class RigL:
     References:
       Evci et al. 2020, "Rigging the Lottery" (arXiv 1911.11134), section 3, algorithm 1.
 
-    Checked against: google-research/rigl at d39fc7d as described in spec 0.4, 0.5, A5; ResNet-50
-    tables of its README (allocation, FLOPs).
+    Checked against: google-research/rigl at d39fc7d, rigl/sparse_optimizers_base.py and the
+    ResNet-50 tables of README.md (allocation, FLOPs);
+    tests/engine/test_topology.py::test_a_rigl_step_worked_by_hand and
+    tests/methods/test_methods.py::test_rigl_in_nine_steps_worked_by_hand.
     Differs from the code: the drop score has no noise, which there can keep an inactive
     connection; ties go to the lowest index; the step count advances at topology steps too (as in
     JaxPruner).

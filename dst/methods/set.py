@@ -48,9 +48,11 @@ class SET:
       Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive sparse
       connectivity inspired by network science" (arXiv 1707.04780), algorithm 1.
 
-    Checked against: the authors' code at 62ac974 and google-research/rigl at d39fc7d as described
-    in spec A1 (the rule as written, not the code's off-by-one thresholds).
-    Differs from the code: grown weights start at zero (as in its Keras version; the other draws
+    Checked against: google-research/rigl at d39fc7d, rigl/sparse_optimizers_base.py; the signed
+    rule from the paper's description. The authors' code removes about one weight more per sign:
+    dcmocanu/sparse-evolutionary-artificial-neural-networks at 62ac974,
+    SET-MLP-Sparse-Python-Data-Structures/set_mlp_sparse_data_structures.py.
+    Differs from that code: grown weights start at zero (as in its Keras version; the other draws
     N(0, 0.01)); exact counts; connections are exchanged before the step of their gradient.
     """
 

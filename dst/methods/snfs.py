@@ -45,7 +45,8 @@ class SNFS:
     References:
       Dettmers and Zettlemoyer 2019, "Sparse Networks from Scratch" (arXiv 1907.04840).
 
-    Checked against: the authors' code as described in spec A2, golden.
+    Checked against: TimDettmers/sparse_learning at e19ff16, sparselearning/core.py and funcs.py;
+    tests/methods/test_goldens.py::test_snfs_gives_each_layer_its_share_of_the_regrowth.
     Differs from the code: the sum of active weights is kept exactly, layers' shares rounded so
     that they add up, where the code corrects its drift from epoch to epoch; grown weights lose
     stale optimizer state; growth is scored by the momentum after this step's gradient.

@@ -33,7 +33,8 @@ class SNIP:
       Lee et al. 2019, "SNIP: single-shot network pruning based on connection sensitivity"
       (arXiv 1810.02340), section 4.
 
-    Checked against: the authors' code as described in spec B2, golden.
+    Checked against: namhoonlee/snip-public at b00bef0, snip/model.py; a layer by hand,
+    tests/methods/test_goldens.py::test_snip_keeps_the_connections_to_which_the_loss_is_sensitive.
     Differs from the code: biases are no candidates; exact counts.
     """
 

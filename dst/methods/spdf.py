@@ -35,7 +35,8 @@ class SPDF:
       Thangarasa et al. 2023, "SPDF: Sparse Pre-training and Dense Fine-tuning for Large Language
       Models" (arXiv 2303.10464).
 
-    Checked against: the paper's abstract and Cerebras' configs as described in spec B6.
+    Checked against: the paper's abstract; Cerebras/modelzoo at f1fd1e0,
+    src/cerebras/modelzoo/models/nlp/gpt3/configs/sparsity (what is sparse).
     Differs from the paper: both phases are one run, so the learning rate follows one schedule.
     """
 

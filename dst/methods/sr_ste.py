@@ -32,7 +32,8 @@ class SRSTE:
       Zhou et al. 2021, "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch"
       (arXiv 2102.04010), equation 8.
 
-    Checked against: the authors' code as described in spec E2, goldens.
+    Checked against: NM-sparsity/NM-sparsity at 3cebd6b, devkit/sparse_ops/sparse_ops.py;
+    tests/engine/test_latent.py::test_sr_ste_moves_dense_weights_by_the_golden_numbers.
     Differs from the code: no forward hook; groups never straddle the window of a convolution, so
     a first convolution of three channels stays dense by an override.
     """

@@ -44,7 +44,8 @@ class SRigL:
     References:
       Lasby et al. 2024, "Dynamic Sparse Training with Structured Sparsity" (arXiv 2305.02299).
 
-    Checked against: the authors' code as described in spec A12, golden.
+    Checked against: calgaryml/condensed-sparsity at 3052bb8, src/rigl_torch/rigl_constant_fan.py;
+    tests/methods/test_goldens.py::test_an_srigl_step_worked_by_hand.
     Differs from the code: where a neuron keeps more weights than its new fan-in, the largest stay
     (the code's choice is arbitrary); a layer's budget is that of its first constant fan-in, which
     is rounded up, where the code rounds the layer's down.

@@ -25,7 +25,8 @@ class Static:
     References:
       Liu et al. 2022, "The Unreasonable Effectiveness of Random Pruning" (arXiv 2202.02643).
 
-    Checked against: the authors' code as described in spec B1.
+    Checked against: VITA-Group/Random_Pruning at 871077f, CIFAR/sparselearning/core.py;
+    tests/methods/test_methods.py::test_a_static_mask_never_changes.
     Differs from the code: exact counts per layer where it draws each weight independently.
     """
 

@@ -32,7 +32,9 @@ class StructureDecay:
       Bambhaniya et al. 2024, "Progressive Gradient Flow for Robust N:M Sparsity Training in
       Transformers" (arXiv 2402.04744).
 
-    Checked against: spec E4, goldens.
+    Checked against: abhibambhaniya/progressive_gradient_flow_nm_sparsity at 4ee44a4,
+    timm/sparse_pruning/sparse_functions.py (structure_decay_config);
+    tests/engine/test_latent.py::test_structure_decay_passes_through_the_golden_stages.
     """
 
     n: int = 2

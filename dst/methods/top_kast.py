@@ -38,8 +38,10 @@ class TopKAST:
     References:
       Jayakumar et al. 2020, "Top-KAST: Top-K Always Sparse Training" (arXiv 2106.03517).
 
-    Checked against: the paper as described in spec A7, golden. The authors' code is not public;
-    others' ports use norms without the square.
+    Checked against: the paper's description; one step by hand,
+    tests/engine/test_latent.py::test_top_kast_equals_the_golden. The authors' code is not public.
+    A port (A-Klass/torch_topkast at 16efe45, torch_topkast/topkast_loss.py) has norms without the
+    square.
     Differs from the paper: moments of weights outside B are zero.
     """
 

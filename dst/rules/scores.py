@@ -65,7 +65,9 @@ def lamp(leaf: Connections) -> Array:
     Comparable between layers; the largest weight of each has score 1. The one score that sorts,
     so that a sharded layer is gathered for it. Equal weights count in the order of their index.
 
-    Source: Lee et al. 2021 (arXiv 2010.07611). Checked against: spec F, golden.
+    Source: Lee et al. 2021 (arXiv 2010.07611).
+    Checked against: jaeho-lee/layer-adaptive-sparsity at 94e53b1, tools/pruners.py;
+    tests/methods/test_goldens.py::test_lamp_scores_are_shares_of_what_is_not_smaller.
     """
     shape = leaf.weight.shape
     squares = jnp.square(leaf.weight).reshape(*shape[: leaf.stacked], -1)

@@ -98,7 +98,7 @@ def test_parameters_are_the_weights_in_use_within_one_rounding_over_300_steps(na
     ],
 )
 def test_sr_ste_moves_dense_weights_by_the_golden_numbers(decay, expected):
-    """Spec E2."""
+    """NM-sparsity/NM-sparsity, devkit/sparse_ops/sparse_ops.py: ``g + lambda (1 - mask) w``."""
     tx = quick(dst.sparsify(optax.sgd(0.1), dst.SRSTE(2, 4, decay=decay)))
     params, state = begin(tx, {"w": jnp.asarray(ROW)})
     np.testing.assert_array_equal(dst.masks(state)["w"][:, 0].astype(int), [0, 1, 1, 0, 0, 1, 1, 0])
@@ -111,7 +111,7 @@ def test_sr_ste_moves_dense_weights_by_the_golden_numbers(decay, expected):
     [("linear", {250: 0.75, 1000: 0.0}), ("exp", {250: 0.778801, 1000: 0.367879})],
 )
 def test_mask_decay_fades_as_the_golden_says(decay, values):
-    """Spec E4; from ``stop`` on it is 0, and it never grows."""
+    """From ``stop`` on it is 0, and it never grows."""
     rule = dst.MaskDecay(2, 4, decay=decay, beta=1e-3, start=0, stop=5000).rule()
     for t, value in values.items():
         assert float(rule.softness(t)) == pytest.approx(value, abs=1e-6)
@@ -124,7 +124,7 @@ def test_mask_decay_fades_as_the_golden_says(decay, values):
     [(1, 16, [15, 8, 4, 2, 1]), (2, 4, [3, 2]), (1, 4, [3, 2, 1]), (2, 8, [7, 4, 2])],
 )
 def test_structure_decay_passes_through_the_golden_stages(n, m, kept):
-    """Spec E4, in the counts of the masks: dense, then every stage, equally long."""
+    """In the counts of the masks: dense, then every stage, equally long."""
     assert stages(n, m) == kept
     gaps = max(len(kept) - 1, 1)
     method = dst.StructureDecay(n, m, start=2, stop=2 + 2 * gaps)
@@ -139,7 +139,7 @@ def test_structure_decay_passes_through_the_golden_stages(n, m, kept):
 
 
 def test_top_kast_equals_the_golden():
-    """Spec A7: both sets, both penalties, and the weights after one step of SGD."""
+    """Both sets, both penalties, and the weights after one step of SGD."""
     tx = quick(dst.sparsify(optax.sgd(0.1), dst.TopKAST(0.75, 0.5, penalty=0.01)))
     params, state = begin(tx, {"w": jnp.asarray(THETA)})
     inside, wide = np.asarray(dst.masks(state)["w"]), np.asarray(state.variables["w"]["backward"])
@@ -182,7 +182,7 @@ def test_top_kast_leaves_everything_outside_the_larger_set_alone():
 
 
 def test_edge_popup_uses_the_largest_absolute_scores():
-    """Spec D3."""
+    """allenai/hidden-networks, simple_mnist_example.py."""
     scores = jnp.array([0.3, -0.9, 0.1, -0.2])[:, None]
     rule = replace(dst.EdgePopup(0.5).rule(), start=lambda weight, leaf, key: scores)
     state = quick(dst.sparsify(optax.sgd(0.1), rule)).init({"w": jnp.ones((4, 1))})

@@ -1,4 +1,4 @@
-"""Laws and worked traces of one drop-and-grow (spec 0.4, 0.7, A1, A6, L1, L3; peers 4.3)."""
+"""Laws and worked traces of one drop-and-grow."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ _FORBID = [[1, 0, 0, 1], [1, 1, 1, 0], [0, 0, 1, 1]]
     ],
 )
 def test_a_rigl_step_worked_by_hand(regrow, regrown, mask, weights, reset):
-    """Spec 0.4 and L1: 7 active weights, 2 dropped; the count is that of the mask, not of
-    the weights that are not zero."""
+    """By google-research/rigl, rigl/sparse_optimizers_base.py: 7 active weights, 2 dropped. The
+    count is that of the mask, not of the weights that are not zero."""
     change = exchange(W, G, M, 5, 7, rule(regrow=regrow, regrow_value=regrown))
     np.testing.assert_array_equal(change.active, np.array(mask, bool))
     np.testing.assert_array_equal(moved(W, change), np.array(weights, np.float32))
@@ -127,7 +127,7 @@ def test_a_rigl_step_worked_by_hand(regrow, regrown, mask, weights, reset):
 
 
 def test_momentum_is_zeroed_at_new_connections_only():
-    """Spec 0.4: the buffer of ones after the reset, unmasked."""
+    """The buffer of ones after the reset, unmasked."""
     change = exchange(W, G, M, 5, 7, rule())
     after = np.where(change.reset, 0.0, np.ones((3, 4)))
     np.testing.assert_array_equal(after, [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 1]])
@@ -138,7 +138,7 @@ def test_momentum_is_zeroed_at_new_connections_only():
     [("allow", M), ("forbid", [[1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 1]])],
 )
 def test_a_set_step_worked_by_hand(regrow, mask):
-    """Spec 0.4b: where dropped connections may return, a step can change nothing."""
+    """Where dropped connections may return, a step can change nothing."""
     change = exchange(W, U, M, 5, 7, rule(grow=given_grow_scores, regrow=regrow))
     np.testing.assert_array_equal(change.active, np.array(mask, bool))
 
@@ -147,7 +147,7 @@ def test_a_set_step_worked_by_hand(regrow, mask):
     ("fraction", "removed"), [(0.3, [(2, 0)]), (0.5, [(0, 1), (1, 1), (2, 0)]), (0.0, [])]
 )
 def test_the_signed_rule_of_set_as_written(fraction, removed):
-    """Spec A1: floor of the share of each sign, those closest to zero; the code's thresholds
+    """Floor of the share of each sign, those closest to zero; the code's thresholds
     remove one more of each."""
     leaf = Connections(
         jnp.asarray(W), jnp.asarray(G), jnp.asarray(M), jnp.asarray(M), jax.random.key(0)
@@ -174,7 +174,7 @@ def test_signed_choices_refill_to_the_count():
     ],
 )
 def test_the_pruning_ladder(sparsity_of_12, mask):
-    """Spec L3."""
+    """The zeros are floor(s N), as in google-research/rigl, rigl/sparse_utils.py."""
     left = 12 - sparsity_of_12
     change = exchange(LADDER, G, np.ones((3, 4)), left, left, rule(grow=None))
     np.testing.assert_array_equal(change.active, np.array(mask, bool))
@@ -205,8 +205,8 @@ _JAXPRUNER = np.array([-9, 1, 4, -1, 5, 8, -2, 3], np.float32)
     ],
 )
 def test_the_scale_of_the_gradient_does_not_matter(dropped, mask, scale):
-    """Peers 4.3, with the signed drop score of that table; JaxPruner fails it at drop
-    fraction 0 for gradients of 1e3 (peers 5.3)."""
+    """The table of jaxpruner/algorithms/sparse_trainers_test.py, with its signed drop score.
+    JaxPruner fails it at drop fraction 0 for gradients of 1e3."""
     before = np.array([0, 1, 0, 1, 0, 1, 1, 0], bool)
     step = rule(drop=signed)
     change = exchange(_JAXPRUNER, _JAXPRUNER * np.float32(scale), before, 4 - dropped, 4, step)
@@ -218,7 +218,7 @@ def signed(leaf):
 
 
 def test_a_freshly_grown_zero_weight_beats_inactive_zeros():
-    """Spec 0.7: RigL's noise can keep an inactive place instead."""
+    """RigL's noise can keep an inactive place instead."""
     mask = np.array([1, 1, 0, 1], bool)
     change = exchange([0.5, 0, 0, 0.3], np.zeros(4), mask, 3, 3, rule())
     np.testing.assert_array_equal(change.active, mask)
@@ -226,14 +226,14 @@ def test_a_freshly_grown_zero_weight_beats_inactive_zeros():
 
 
 def test_inactive_places_without_gradient_are_grown_before_the_count_shrinks():
-    """Spec 0.7: codes that multiply scores by the mask grow active places again."""
+    """Codes that multiply scores by the mask grow active places again."""
     mask = np.arange(8) < 4
     change = exchange(np.arange(8.0), np.where(mask, 9.0, 0.0), mask, 2, 4, rule(regrow="forbid"))
     np.testing.assert_array_equal(np.flatnonzero(change.active), [2, 3, 4, 5])
 
 
 def test_kept_weights_of_zero_score_stay():
-    """Peers 3.1: with no drop at all, weights that are exactly zero are still connections."""
+    """With no drop at all, weights that are exactly zero are still connections."""
     mask = np.arange(8) % 2 == 0
     change = exchange(np.zeros(8), np.ones(8), mask, 4, 4, rule())
     np.testing.assert_array_equal(change.active, mask)
@@ -252,7 +252,7 @@ def test_nan_scores_are_counted_and_never_win():
 
 
 def test_explored_connections_are_the_union_of_all_masks():
-    """Spec A6: R_s .583333, .75, .833333."""
+    """R_s .583333, .75, .833333."""
     masks = [M, np.array(_FORBID, bool), np.array([[1, 1, 0, 1], [1, 1, 1, 0], [0, 1, 0, 0]], bool)]
     seen = state.first_masks(jnp.asarray(masks[0]))
     counts = [int(state.explored(seen).sum())]
@@ -275,7 +275,7 @@ def test_ages_count_topology_steps_since_a_weight_was_grown():
     assert state.active(mask).all() and state.explored(mask).all()
 
 
-# Invariants I1 to I12 (spec 0.4)
+# Invariants of every drop-and-grow
 
 SHAPE = (4, 5)
 RULES = {

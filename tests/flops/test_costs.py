@@ -148,7 +148,7 @@ def test_a_dense_gradient_at_every_step_costs_what_snfs_costs(sparsity, expected
 
 @pytest.mark.parametrize("sparsity, expected", [(0.8, 0.5603), (0.9, 0.5053)])
 def test_gradual_pruning_costs_the_average_over_its_schedule(sparsity, expected):
-    # Spec G2 averages 33 samples, 1000 steps apart.
+    # 33 samples, 1000 steps apart.
     _, costs = network("resnet50")
     plan, rule = planned(
         "resnet50", sparsity, "uniform", dst.GMP, start=10_000, stop=25_000, every=1000
@@ -230,9 +230,9 @@ def relative(rule, steps, **options):
 @pytest.mark.parametrize(
     "interval, grow, memory, expected",
     [
-        (101, dst.rules.scores.gradient, False, 0.102970),  # spec G1: RigL, dT = 100
-        (2, dst.rules.scores.gradient, False, 0.25),  # spec G1: RigL, dT = 1
-        (101, dst.rules.scores.random, False, 0.1),  # spec G1: SET
+        (101, dst.rules.scores.gradient, False, 0.102970),  # RigL, dT = 100
+        (2, dst.rules.scores.gradient, False, 0.25),  # RigL, dT = 1
+        (101, dst.rules.scores.random, False, 0.1),  # SET
         (101, None, False, 0.1),
     ],
 )
@@ -250,7 +250,7 @@ def test_methods_that_choose_their_gradients_pay_for_those():
     def cost(method, steps=100):
         return relative(method.rule(steps), steps)
 
-    assert cost(dst.SNFS(0.9, every=10)) == pytest.approx(0.4)  # spec G1
+    assert cost(dst.SNFS(0.9, every=10)) == pytest.approx(0.4)  # (2 f_S + f_D) / 3
     # Top-KAST: forward .1, gradient of inputs .1, of weights .2.
     assert cost(dst.TopKAST(0.9, 0.8)) == pytest.approx((0.1 + 0.1 + 0.2) / 3)
     assert cost(dst.SRSTE(2, 4)) == pytest.approx((0.5 + 0.5 + 1) / 3)

@@ -1,5 +1,4 @@
-"""Methods against their twins in plain loops and against worked runs (spec 0.2, A1, A5, A6,
-C1, L2)."""
+"""Methods against their twins in plain loops and against runs worked by hand."""
 
 from __future__ import annotations
 
@@ -75,8 +74,9 @@ def loss_of(params):
 
 
 def test_rigl_in_nine_steps_worked_by_hand():
-    """Spec L2, as in RigL's own code: a topology step replaces the step of the optimizer.
-    There it does not count; here it does, so the topology steps of counts 0, 2, 4 are 0, 3, 6.
+    """As in google-research/rigl, rigl/sparse_optimizers_base.py: a topology step replaces the step
+    of the optimizer. There it does not count; here it does, so the topology steps of counts 0, 2,
+    4 are 0, 3, 6.
     """
     fractions = {0: 0.6, 3: 0.45, 6: 0.15}
     rule = Rule(
@@ -128,7 +128,7 @@ def test_rigl_in_nine_steps_worked_by_hand():
 
 
 def test_inactive_weights_have_a_gradient():
-    """Spec 0.2: weights that are zero in a dense array, not weights times a mask."""
+    """Weights that are zero in a dense array, not weights times a mask."""
     x, target = jnp.array([[1.0, 2.0, -1.0]]), jnp.array([[1.0, 0.0]])
     params = {"w": jnp.asarray(W[:, :2])}
     method = dst.RigL(sparsity=0.9, every=1, stop=10, drop_fraction=0.5)
@@ -147,7 +147,7 @@ def test_inactive_weights_have_a_gradient():
     ("make", "every", "floor"), [(dst.set_itop, 1500, 0.005), (dst.rigl_itop, 4000, 0.005)]
 )
 def test_itop_has_the_settings_of_its_paper(make, every, floor):
-    """Spec A6: long intervals, no freeze, a drop fraction of .5 that decays to .005."""
+    """README of the authors' code: long intervals, no freeze, a drop fraction of .5 to .005."""
     method = make(0.9)
     rule = method.rule(steps=100_000)
     assert (method.every, method.rounding, method.update_weights) == (every, "ceil", True)
@@ -161,7 +161,7 @@ def test_itop_has_the_settings_of_its_paper(make, every, floor):
 
 
 def test_dense_and_missing_leaves_pass_through():
-    """Peers 1.1 and 5.3: None leaves and leaves without mask break RigL and SET elsewhere."""
+    """None leaves and leaves without mask break RigL and SET of JaxPruner."""
     params = {
         "w": jnp.ones((4, 4)),
         "b": jnp.ones(4),

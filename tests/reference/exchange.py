@@ -1,4 +1,4 @@
-"""Drop and grow of one layer in plain loops (spec 0.4)."""
+"""Drop and grow of one layer in plain loops."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def per_group(layer: Layer, groups: Groups | None) -> list[int]:
 
 
 def exchanged(active: int, fraction: float, rounding: str) -> int:
-    """How many of the active weights are dropped (spec 0.6: products of decimals stay whole)."""
+    """How many of the active weights are dropped (products of decimals stay whole)."""
     product = active * fraction
     if rounding == "ceil":
         return min(active, math.ceil(product - 1e-6))
@@ -124,7 +124,7 @@ def exchanged(active: int, fraction: float, rounding: str) -> int:
 
 
 def cosine(value: float, t: int, stop: int, floor: float = 0.0) -> float:
-    """Drop fraction at step t (spec 0.9)."""
+    """Drop fraction at step t."""
     return floor + (value - floor) / 2 * (1 + math.cos(math.pi * t / stop))
 
 

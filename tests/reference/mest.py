@@ -1,4 +1,4 @@
-"""MEST in plain loops (spec A8), with plain gradient descent inside."""
+"""MEST in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RigL in plain loops (spec A5, A5b), with plain gradient descent inside."""
+"""RigL in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 

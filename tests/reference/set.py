@@ -1,4 +1,4 @@
-"""SET in plain loops (spec A1), with plain gradient descent inside."""
+"""SET in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 

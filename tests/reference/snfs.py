@@ -1,4 +1,4 @@
-"""Sparse momentum in plain loops (spec A2), with plain gradient descent inside."""
+"""Sparse momentum in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 

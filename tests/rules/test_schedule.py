@@ -1,4 +1,4 @@
-"""Laws and worked numbers of schedules and cadences (spec 0.6, 0.9, C1, P3; peers 4.4)."""
+"""Laws and worked numbers of schedules and cadences."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_cubic_ramp_of_gradual_pruning(step, value):
 
 
 def test_the_ramp_of_jaxpruner_runs_one_step_ahead():
-    """Peers 4.4: its progress is (step + 1 - start) / (end - start)."""
+    """jaxpruner/sparsity_schedules.py: its progress is (step + 1 - start) / (end - start)."""
     assert cubic(0.5, 0, 20)(9 + 1) == Fraction(4375, 10_000)
     for step, value in [(1000, 0.0003), (3250, 0.520481), (5500, 0.787575)]:
         assert float(cubic(0.9, 1000, 10_000)(step + 1)) == pytest.approx(value, abs=6e-7)
@@ -83,7 +83,7 @@ def test_a_line_is_straight():
 
 
 def test_exchanged_counts_follow_the_cosine():
-    """Spec P3."""
+    """100 active weights, drop fraction .3 at first, ten steps."""
     rule = Rule(0.9, how_many=HowMany(fraction=cosine(0.3, 10)))
     assert [rule.exchanged(100, t) for t in range(11)] == [30, 29, 27, 23, 19, 15, 10, 6, 2, 0, 0]
 
@@ -106,7 +106,7 @@ def test_exchanged_counts_follow_the_cosine():
     ],
 )
 def test_exchanged_counts_are_rounded_as_said(active, fraction, rounding, dropped):
-    """Spec 0.6."""
+    """``floor`` as in RigL's code, ``ceil`` as in ITOP's and GraNet's."""
     rule = Rule(0.9, how_many=HowMany(fraction=constant(fraction), rounding=rounding))
     assert rule.exchanged(active, 0) == dropped
 
@@ -282,7 +282,7 @@ def test_gradual_pruning_in_one_shot_is_possible():
     ("start", "stop", "every"), [(0, 95, 10), (3, 50, 7), (10, 20, 100), (1000, 10_000, 999)]
 )
 def test_gradual_pruning_reaches_its_sparsity_when_the_end_is_off_the_grid(start, stop, every):
-    """Peers 5.3: JaxPruner's last value is .8999 then."""
+    """JaxPruner's last value is .8999 then."""
     rule = dst.GMP(sparsity=0.9, start=start, stop=stop, every=every).rule()
     assert rule.when.steps()[-1] == stop
     assert rule.how_many.ramp(stop) == 1
