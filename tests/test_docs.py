@@ -212,6 +212,13 @@ def messages():
                 yield node.value
 
 
+def test_the_page_of_the_command_line_shows_the_help_that_commands_print(capsys):
+    page = generate.command_line()  # which sets the width of a terminal, too
+    for words in ([], *([x] for x in typer.main.get_command(app).commands)):
+        assert cli.main([*words, "--help"]) == 0
+        assert f"```text\n{capsys.readouterr().out.strip()}\n```" in page
+
+
 def test_messages_in_troubleshooting_are_those_of_the_code():
     text = (DOCS / "troubleshooting.md").read_text()
     quoted = re.findall(r"^### `(.*)`$", text, re.MULTILINE)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
 
 import evidence
 import reference
@@ -83,15 +82,16 @@ def method(name: str) -> str:
 def command_line() -> str:
     """The help of every command."""
     os.environ |= {"COLUMNS": "88", "NO_COLOR": "1"}
-    whole = typer.main.get_command(cli.app)
-    parts = ["(command-line)=\n# Command line", _help(whole, "dst")]
-    for name, command in whole.commands.items():
-        parts.append(f"## dst {name}\n\n{_help(command, f'dst {name}')}")
+    application = typer.main.get_command(cli.app)
+    whole = application.make_context("dst", [], resilient_parsing=True)
+    parts = ["(command-line)=\n# Command line", _help(whole)]
+    for name, command in application.commands.items():
+        context = command.make_context(name, [], parent=whole, resilient_parsing=True)
+        parts.append(f"## dst {name}\n\n{_help(context)}")
     return "\n\n".join(parts) + "\n"
 
 
-def _help(command: Any, name: str) -> str:
-    context = command.make_context(name, [], resilient_parsing=True)
+def _help(context: typer.Context) -> str:
     return f"```text\n{context.get_help().strip()}\n```"
 
 

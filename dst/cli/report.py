@@ -30,7 +30,7 @@ Out = Annotated[
 
 
 def report(paths: Paths, out: Out = None) -> int:
-    """Write the report of a run, a sweep or a study, or compare several."""
+    """Report on a run, a sweep or a study, or compare several."""
     from dst.report import collect
 
     collect.check(paths, out)
