@@ -1,4 +1,4 @@
-"""What leaves the program: masks and weights as files that any tool can read."""
+"""Masks and weights as safetensors files, which any tool can read."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ def replaced(params: Any, weights: Mapping[str, np.ndarray]) -> Any:
             f"{sorted(weights.keys() ^ set(paths))}. Were they saved from another model?"
         )
     for name, leaf in zip(paths, leaves, strict=True):
-        found = weights[name]
-        if found.shape != leaf.shape or found.dtype != leaf.dtype:
+        weight = weights[name]
+        if weight.shape != leaf.shape or weight.dtype != leaf.dtype:
             raise ValueError(
                 f"weights do not fit the parameters: {name} must be {leaf.dtype}{leaf.shape}, "
-                f"got {found.dtype}{found.shape}. Were they saved from another model?"
+                f"got {weight.dtype}{weight.shape}. Were they saved from another model?"
             )
     return treedef.unflatten([jnp.asarray(weights[name]) for name in paths])
 

@@ -54,7 +54,8 @@ def prune(
       [[0.0, -3.0], [2.0, 0.0]]
 
     References: magnitude pruning, Han et al. 2015 (arXiv 1506.02626); LAMP, Lee et al. 2021
-    (arXiv 2010.07611). Checked against: the formulas, in NumPy.
+    (arXiv 2010.07611). Checked against: the formulas, in NumPy
+    (``tests/oneshot/test_magnitude.py``).
     """
     rule = Rule(sparsity, structure, how_many=HowMany(allocation), start=Start("magnitude"))
     options = {"select": select, "overrides": overrides, "stacked": stacked, "axes": axes}
