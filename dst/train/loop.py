@@ -226,7 +226,7 @@ def _steps(
         else:
             n = _uninterrupted(at.step, settings.steps_per_call, pauses)
             at.state, metrics, losses = pieces.steps(at.state, *batches.take(n), n)
-        watch.took(range(at.step + 1, at.step + 1 + n), losses, metrics)
+        watch.add(range(at.step + 1, at.step + 1 + n), losses, metrics)
         at.step, at.drawn = at.step + n, at.drawn + n
 
         logs_now, saves, rank = at.step % log_every == 0, at.step % save_every == 0, None
@@ -236,21 +236,21 @@ def _steps(
             loggers.show(at.step, at.state.opt_state)
             missed = missed_topology_step(at.state, scheduled)
         if logs_now:
-            watch.look()
+            watch.check()
             speed = (at.step - logged) / (time.perf_counter() - since)
             loggers.log(at.step, "train", metrics | {"steps_per_second": np.float32(speed)})
             logged, since = at.step, time.perf_counter()
         if at.step % eval_every == 0 or at.step == settings.steps or (saves and settings.keep_best):
             scores = pieces.evaluate(at.state)
-            watch.look({at.step: scores["loss"]})
+            watch.check({at.step: scores["loss"]})
             cost = forward_cost(at.state.opt_state)
             loggers.log(at.step, "eval", scores | observe(at.state) | cost)
             rank = score(scores)
         if at.step in snapshots:  # before the checkpoint: a resumed run starts after this step
             _save(where / run_dir.weights(at.step), dst.save_weights, at.state.params)
         if saves or leaving:
-            watch.look()
-            watch.look_at_weights(at.step, at.state)
+            watch.check()
+            watch.check_weights(at.step, at.state)
             writer.save(at.step, at.state, _position(at), rank)
 
 
