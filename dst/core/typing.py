@@ -22,4 +22,6 @@ else:
 
         Bool = Float = Int = Num = UInt8 = _AnyShape
 
-__all__ = ["Array", "Bool", "Float", "Int", "Num", "UInt8"]
+PyTree = Any  # nested containers whose leaves are arrays, or one value for each array
+
+__all__ = ["Array", "Bool", "Float", "Int", "Num", "PyTree", "UInt8"]

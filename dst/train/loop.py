@@ -1,4 +1,8 @@
-"""A run: from its first step, or its newest checkpoint, to its summary."""
+"""A run: from its first step, or its newest checkpoint, to its summary.
+
+:func:`train` and :func:`resume` build the pieces, ``_run`` handles divergence and signals, and
+``_steps`` is the training loop.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +20,19 @@ import numpy as np
 
 import dst
 from dst.train import setup
-from dst.train.config import resume_overrides as changes
+from dst.train.config import resume_overrides
 from dst.train.config.run import Config, dump, enclosed, load
 from dst.train.data.stream import Batches
-from dst.train.distributed import processes as hosts
-from dst.train.distributed import signals
+from dst.train.distributed import processes, signals
 from dst.train.distributed.signals import Stopped
 from dst.train.nonfinite import Diverged, Rollback, Watch
 from dst.train.objectives.task import score
-from dst.train.records import checkpoint, summary
-from dst.train.records import loggers as logs
-from dst.train.records import run_dir as directory
+from dst.train.records import checkpoint, run_dir, summary
 from dst.train.records.costs import RunCosts
+from dst.train.records.loggers import Loggers
 from dst.train.setup import Setup
 from dst.train.state import TrainState
-from dst.train.step import observe, owes
+from dst.train.step import missed_topology_step, observe
 
 __all__ = ["Diverged", "Stopped", "finish", "resume", "train"]
 
@@ -43,8 +45,8 @@ class Point:
 
     Attributes:
       step: optimizer updates done.
-      state: after them; nobody else holds it, since every step gives its buffers away.
-      drawn: batches drawn so far; more than ``step`` once a rollback has passed some by.
+      state: after them. Nothing else may hold it: the next step donates its buffers.
+      drawn: batches drawn so far; more than ``step`` after a rollback, which skips batches.
     """
 
     step: int
@@ -65,7 +67,7 @@ def train(
     Args:
       config: of the run.
       where: its directory.
-      overwrite: whether a run that is already there is replaced.
+      overwrite: whether an earlier run in that directory is replaced.
       until: stop after this many steps, with a checkpoint, as if interrupted; None: at the end.
       make: builds the pieces from the config; None: :func:`dst.train.setup.make`.
 
@@ -74,17 +76,17 @@ def train(
 
     Raises:
       ConfigError, DirectoryError: before anything is written.
-      Diverged: a loss that is not finite, where ``train.on_nonfinite`` has no answer left.
+      Diverged: a loss is not finite, and ``train.on_nonfinite`` says to stop or cannot help.
       Stopped: by SIGTERM or SIGINT, with a checkpoint.
       CheckpointError: the last checkpoint could not be written.
     """
-    hosts.join(config.hosts)
-    hosts.decided(lambda: directory.check_free(where, overwrite))
-    made = (make or setup.make)(config)
-    kept, files = enclosed(made.config)
-    new = partial(directory.create, where, dump(kept), overwrite, files)
-    with hosts.held(new), signals.caught() as request:
-        return _run(made, where, None, until, request)
+    processes.join(config.hosts)
+    processes.decided(lambda: run_dir.check_free(where, overwrite))
+    pieces = (make or setup.make)(config)
+    kept, files = enclosed(pieces.config)
+    new = partial(run_dir.create, where, dump(kept), overwrite, files)
+    with processes.held(new), signals.caught() as request:
+        return _run(pieces, where, None, until, request)
 
 
 def resume(
@@ -95,105 +97,107 @@ def resume(
     until: int | None = None,
     make: Make | None = None,
 ) -> dict[str, Any] | None:
-    """Continues a run at its newest whole checkpoint, bit for bit as if it had never stopped.
+    """Continues a run at its newest undamaged checkpoint, bit for bit as if it had never stopped.
 
     Args:
       where: its directory.
-      overrides: ``key=value``; the run goes on with them and its config is saved with them.
-      changed: whether they may change the mathematics; see :mod:`resume_overrides`.
-      until, make: as for :func:`train`, as are result and errors.
+      overrides: ``key=value``; the run continues with them, and they are saved in its config.
+      changed: whether they may change the mathematics; see
+        :mod:`dst.train.config.resume_overrides`.
+      until, make: as in :func:`train`. Result and errors are the same, too.
     """
-    directory.check_run(where)
-    hosts.join(load(where / directory.CONFIG, overrides).hosts)
-    with hosts.held(partial(directory.lock, where)), signals.caught() as request:
-        made = (make or setup.make)(changes.applied(where, overrides, changed))
-        point = _newest(made, where)
-        if overrides:  # now that they are known to fit the checkpoint
-            text = dump(enclosed(made.config)[0])
-            hosts.decided(lambda: directory.write(where / directory.CONFIG, text))
-        return _run(made, where, point, until, request)
+    run_dir.check_run(where)
+    processes.join(load(where / run_dir.CONFIG, overrides).hosts)
+    with processes.held(partial(run_dir.lock, where)), signals.caught() as request:
+        pieces = (make or setup.make)(resume_overrides.applied(where, overrides, changed))
+        point = _newest(pieces, where)
+        if overrides:  # they are saved only once the checkpoint is known to fit them
+            text = dump(enclosed(pieces.config)[0])
+            processes.decided(lambda: run_dir.write(where / run_dir.CONFIG, text))
+        return _run(pieces, where, point, until, request)
 
 
 def finish(config: Config, where: Path) -> dict[str, Any]:
-    """The figures of a finished run; before, it is trained, or continued where it stopped.
+    """The figures of a finished run. A run that is not finished is trained or resumed first.
 
     Args:
-      config: of the run; one that is already there keeps its own.
+      config: of the run; a run that has started keeps the config in its directory.
       where: its directory.
     """
-    if (where / directory.SUMMARY).is_file():
-        return json.loads((where / directory.SUMMARY).read_text(encoding="utf-8"))
+    if (where / run_dir.SUMMARY).is_file():
+        return json.loads((where / run_dir.SUMMARY).read_text(encoding="utf-8"))
     with signals.caught() as request:
         request.check()  # a signal that came between two runs of a study
         print(f"\n{where.name}")
-        begun = (where / directory.CONFIG).is_file()
-        figures = resume(where) if begun else train(config, where)
-    assert figures is not None  # only `until` leaves a run without
+        started = (where / run_dir.CONFIG).is_file()
+        figures = resume(where) if started else train(config, where)
+    assert figures is not None  # None needs `until`
     return figures
 
 
 def _run(
-    made: Setup, where: Path, at: Point | None, until: int | None, request: signals.Request
+    pieces: Setup, where: Path, at: Point | None, until: int | None, request: signals.Request
 ) -> dict[str, Any] | None:
-    """Trains until the end, a signal, or a divergence to which the config has no answer."""
-    began, settings, saved = time.perf_counter(), made.config.train, where / directory.CHECKPOINTS
+    """Trains until the end, a signal, or a divergence that no rollback can undo."""
+    start_time, settings = time.perf_counter(), pieces.config.train
+    checkpoints = where / run_dir.CHECKPOINTS
     stop = settings.steps if until is None else min(until, settings.steps)
-    print(made.plan, *made.notes, sep="\n")
-    costs = made.costs()
-    rollback = Rollback(settings.on_nonfinite, saved)
-    with checkpoint.Writer(saved, settings.keep, settings.keep_best) as writer:
+    print(pieces.plan, *pieces.notes, sep="\n")
+    costs = pieces.costs()
+    rollback = Rollback(settings.on_nonfinite, checkpoints)
+    with checkpoint.Writer(checkpoints, settings.keep, settings.keep_best) as writer:
         if new := at is None:
-            at = _first(made, where)
+            at = _first(pieces, where)
             writer.save(at.step, at.state, _position(at))
-        with logs.Loggers(made.config, where, at.step) as told:
+        with Loggers(pieces.config, where, at.step) as loggers:
             if new:
-                told.show(at.step, at.state.opt_state, always=True)
+                loggers.show(at.step, at.state.opt_state, always=True)
             while at.step < stop:
                 try:
-                    with closing(made.batches(at.drawn)) as batches:
-                        _steps(made, where, at, stop, batches, costs, writer, told, request)
+                    with closing(pieces.batches(at.drawn)) as batches:
+                        _steps(pieces, where, at, stop, batches, costs, writer, loggers, request)
                     break
                 except Diverged as error:
                     writer.wait()
                     at.step, before = rollback.to(error), at.step
                     at.drawn -= before - error.step  # the first batch after the bad one
-                    at.state = checkpoint.restore(saved, at.step, at.state)
-                    told.rewind(at.step)
+                    at.state = checkpoint.restore(checkpoints, at.step, at.state)
+                    loggers.rewind(at.step)
             writer.finish()
             if at.step < stop:
                 raise Stopped(f"stopped by {request.name} after step {at.step} of {stop}")
             if stop < settings.steps:
                 return None
-            told.show(at.step, at.state.opt_state, always=True)
-            seconds = time.perf_counter() - began
-            last = at.state._replace(opt_state=hosts.gathered(at.state.opt_state))
+            loggers.show(at.step, at.state.opt_state, always=True)
+            seconds = time.perf_counter() - start_time
+            last = at.state._replace(opt_state=processes.gathered(at.state.opt_state))
 
             def conclude() -> dict[str, Any]:
-                figures = summary.make(last, told.records(), settings.steps, seconds)
+                figures = summary.make(last, loggers.records(), settings.steps, seconds)
                 sparsities = {row["path"]: row["sparsity"] for row in figures["layers"]}
                 return figures | costs.figures(sparsities)
 
-            told.finish(figures := hosts.decided(conclude))
+            loggers.finish(figures := processes.decided(conclude))
 
-    _keep(where / directory.MASKS_FINAL, dst.save_masks, dst.masks(last.opt_state))
-    hosts.decided(lambda: directory.write_json(where / directory.SUMMARY, figures))
+    _save(where / run_dir.MASKS_FINAL, dst.save_masks, dst.masks(last.opt_state))
+    processes.decided(lambda: run_dir.write_json(where / run_dir.SUMMARY, figures))
     print(summary.table(figures))
     return figures
 
 
 def _steps(
-    made: Setup,
+    pieces: Setup,
     where: Path,
     at: Point,
     stop: int,
     batches: Batches,
     costs: RunCosts,
     writer: checkpoint.Writer,
-    told: logs.Loggers,
+    loggers: Loggers,
     request: signals.Request,
 ) -> None:
-    """The training loop; ends with a checkpoint, at ``stop`` or where a signal has asked for it."""
-    settings = made.config.train
+    """The training loop. It ends with a checkpoint, at ``stop`` or after a signal."""
+    settings = pieces.config.train
     log_every = settings.interval("log_every")
     eval_every = settings.interval("eval_every")
     save_every = settings.interval("checkpoint_every")
@@ -201,55 +205,57 @@ def _steps(
 
     def pauses(step: int) -> bool:
         """Whether a call has to end after this step."""
-        due = any(step % every == 0 for every in (log_every, eval_every, save_every))
-        return due or step == stop or step in snapshots or made.fires(step)
+        every = (log_every, eval_every, save_every)
+        scheduled = any(step % n == 0 for n in every) or pieces.fires(step)
+        return scheduled or step == stop or step in snapshots
 
     forward_cost = jax.jit(costs.costs.metrics)
 
     watch = Watch(settings.on_nonfinite, at.state)
-    due = sum(map(made.fires, range(at.step)))  # topology steps, skipped ones included
-    owed = owes(at.state, due)
+    scheduled = sum(map(pieces.fires, range(at.step)))  # topology steps, skipped ones included
+    missed = missed_topology_step(at.state, scheduled)
     logged, since = at.step, time.perf_counter()
     leaving = False
     while not leaving:
-        fires = made.fires(at.step)
-        topology, due = fires or owed, due + fires
+        fires = pieces.fires(at.step)
+        topology, scheduled = fires or missed, scheduled + fires
         if topology or settings.steps_per_call == 1:
             n, batch = 1, next(batches)
-            at.state, metrics = made.step(at.state, *batch, topology=topology)
+            at.state, metrics = pieces.step(at.state, *batch, topology=topology)
             losses = metrics["loss"]
         else:
             n = _uninterrupted(at.step, settings.steps_per_call, pauses)
-            at.state, metrics, losses = made.steps(at.state, *batches.take(n), n)
-        watch.took(range(at.step + 1, at.step + 1 + n), losses, metrics)
+            at.state, metrics, losses = pieces.steps(at.state, *batches.take(n), n)
+        watch.add(range(at.step + 1, at.step + 1 + n), losses, metrics)
         at.step, at.drawn = at.step + n, at.drawn + n
 
         logs_now, saves, rank = at.step % log_every == 0, at.step % save_every == 0, None
         leaving = at.step == stop or signals.any_process_wants_to_stop(request, agree=logs_now)
         if topology:
-            told.log(at.step, "topology", observe(at.state))
-            told.show(at.step, at.state.opt_state)
-            owed = owes(at.state, due)
+            loggers.log(at.step, "topology", observe(at.state))
+            loggers.show(at.step, at.state.opt_state)
+            missed = missed_topology_step(at.state, scheduled)
         if logs_now:
-            watch.look()
+            watch.check()
             speed = (at.step - logged) / (time.perf_counter() - since)
-            told.log(at.step, "train", metrics | {"steps_per_second": np.float32(speed)})
+            loggers.log(at.step, "train", metrics | {"steps_per_second": np.float32(speed)})
             logged, since = at.step, time.perf_counter()
         if at.step % eval_every == 0 or at.step == settings.steps or (saves and settings.keep_best):
-            scores = made.evaluate(at.state)
-            watch.look({at.step: scores["loss"]})
-            told.log(at.step, "eval", scores | observe(at.state) | forward_cost(at.state.opt_state))
+            scores = pieces.evaluate(at.state)
+            watch.check({at.step: scores["loss"]})
+            cost = forward_cost(at.state.opt_state)
+            loggers.log(at.step, "eval", scores | observe(at.state) | cost)
             rank = score(scores)
-        if at.step in snapshots:  # before the checkpoint: a run that is resumed has passed it
-            _keep(where / directory.weights(at.step), dst.save_weights, at.state.params)
+        if at.step in snapshots:  # before the checkpoint: a resumed run starts after this step
+            _save(where / run_dir.weights(at.step), dst.save_weights, at.state.params)
         if saves or leaving:
-            watch.look()
-            watch.look_at_weights(at.step, at.state)
+            watch.check()
+            watch.check_weights(at.step, at.state)
             writer.save(at.step, at.state, _position(at), rank)
 
 
 def _uninterrupted(begin: int, most: int, pauses: Callable[[int], bool]) -> int:
-    """How many updates follow one another from a step on, at least one."""
+    """How many updates one call may make from a step on, at least one."""
     return next((n for n in range(1, most) if pauses(begin + n)), most)
 
 
@@ -258,29 +264,31 @@ def _position(at: Point) -> dict[str, Any]:
     return {"drawn": at.drawn}
 
 
-def _keep(path: Path, save: Callable[[Path, Any], None], arrays: Any) -> None:
-    """A file for good: of several processes, the first one writes it."""
-    whole = hosts.gathered(arrays)
-    hosts.decided(lambda: save(path, whole))
+def _save(path: Path, save: Callable[[Path, Any], None], arrays: Any) -> None:
+    """Writes a file of arrays. Of several processes, the first one writes it."""
+    whole = processes.gathered(arrays)
+    processes.decided(lambda: save(path, whole))
 
 
-def _first(made: Setup, where: Path) -> Point:
-    """The beginning of a run."""
-    start, state = made.config.start.step, made.begin()
-    _keep(where / directory.MASKS_INITIAL, dst.save_masks, dst.masks(state.opt_state))
-    if start in made.config.train.snapshot_steps():
-        _keep(where / directory.weights(start), dst.save_weights, state.params)
+def _first(pieces: Setup, where: Path) -> Point:
+    """The start of a new run, with its first files."""
+    start, state = pieces.config.start.step, pieces.begin()
+    _save(where / run_dir.MASKS_INITIAL, dst.save_masks, dst.masks(state.opt_state))
+    if start in pieces.config.train.snapshot_steps():
+        _save(where / run_dir.weights(start), dst.save_weights, state.params)
     return Point(start, state, drawn=start)
 
 
-def _newest(made: Setup, where: Path) -> Point | None:
-    """Where the newest whole checkpoint stands, if there is one."""
-    saved, steps = where / directory.CHECKPOINTS, made.config.train.steps
-    step = checkpoint.newest_whole(saved)
+def _newest(pieces: Setup, where: Path) -> Point | None:
+    """Where the newest undamaged checkpoint stands; None where there is none."""
+    checkpoints, steps = where / run_dir.CHECKPOINTS, pieces.config.train.steps
+    step = checkpoint.newest_whole(checkpoints)
     if step is None:
         return None
     if step > steps:
-        raise setup.SetupError(f"train.steps must be at least {step}, which are done, got {steps}.")
+        raise setup.SetupError(
+            f"train.steps must be at least {step}, the steps done so far, got {steps}."
+        )
     print(f"resuming at step {step} of {steps}")
-    state = checkpoint.restore(saved, step, made.begin())
-    return Point(step, state, checkpoint.position(saved, step)["drawn"])
+    state = checkpoint.restore(checkpoints, step, pieces.begin())
+    return Point(step, state, checkpoint.position(checkpoints, step)["drawn"])

@@ -1,8 +1,9 @@
-"""Losses and weights that are no finite numbers: seen, and answered as the config says.
+"""Losses and weights that are not finite: how they are detected, and what the config does then.
 
 ``stop`` ends the run. ``skip`` leaves such updates out, inside the compiled step; see
-:func:`dst.train.step.make`. ``rollback`` goes back to the newest checkpoint, which is good because
-losses and weights are checked before one is written, and on with the batches after the bad one.
+:func:`dst.train.step.make`. ``rollback`` returns to the newest checkpoint and continues with the
+batches after the bad one. Losses and weights are checked before a checkpoint is written, so that
+every checkpoint is finite.
 """
 
 from __future__ import annotations
@@ -11,25 +12,25 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from dst.train.distributed import processes as hosts
+from dst.core.typing import Array
+from dst.train.distributed import processes
 from dst.train.records import checkpoint
 from dst.train.state import TrainState
 from dst.train.step import Metrics, finite
 
 ROLLBACKS = 3  # from one checkpoint, without reaching the next
-SKIPS = 20  # in a row: what does not learn any more need not go on
+SKIPS = 20  # in a row: the run does not learn any more
 
 
 class Diverged(RuntimeError):
-    """A loss or a weight that is no finite number.
+    """A loss or a weight is not finite.
 
     Attributes:
-      step: at which it was found.
+      step: the step at which this was detected.
     """
 
     def __init__(self, step: int, text: str):
@@ -38,32 +39,44 @@ class Diverged(RuntimeError):
 
 
 class Watch:
-    """Looks at losses now and then, so that devices are not waited for at every step.
+    """Checks losses at intervals, because a check at every step would wait for the devices.
 
     Args:
       policy: ``train.on_nonfinite``.
-      state: that the run begins or goes on with.
+      state: with which the run starts or resumes.
     """
 
     def __init__(self, policy: str, state: TrainState):
         self._skips = policy == "skip"
-        self._losses: list[tuple[range, Any]] = []  # of the steps since they were last looked at
-        self._skipped: Any = int(state.skipped)  # the array is given away with its state
+        self._losses: list[tuple[range, Array]] = []  # of the steps since the last check
+        self._skipped: Array | int = int(state.skipped)  # a copy: the step donates the array
         self._before, self._in_a_row = self._skipped, 0
 
-    def took(self, steps: range, losses: Any, metrics: Metrics) -> None:
-        """Steps were taken: their losses, as one number or ``[len(steps) or more]``, and the
-        metrics of the last one."""
+    def add(self, steps: range, losses: Array, metrics: Metrics) -> None:
+        """Adds steps to those to be checked.
+
+        Args:
+          steps: those just done.
+          losses: a scalar, or ``[n]`` with n >= len(steps), of which the first are used.
+          metrics: of the last step.
+        """
         self._losses.append((steps, losses))
         self._skipped = metrics.get("skipped", self._skipped)
 
-    def look(self, tested: Mapping[int, Any] | None = None) -> None:
-        """Raises Diverged at the first training loss, or loss on the test set, by step, that is not
-        finite; and under ``skip`` when nothing but skips is left."""
-        taken = [steps for steps, _ in self._losses]
-        found, skipped = jax.device_get(([x for _, x in self._losses], self._skipped))
-        losses: dict[int, Any] = {}
-        for steps, values in zip(taken, found, strict=True):
+    def check(self, tested: Mapping[int, float | np.float32] | None = None) -> None:
+        """Checks all losses since the last check.
+
+        Args:
+          tested: losses on the test set, by step; they are checked, too.
+
+        Raises:
+          Diverged: at the first loss that is not finite; under ``skip``, after ``SKIPS`` skipped
+            updates in a row.
+        """
+        ranges = [steps for steps, _ in self._losses]
+        values_of, skipped = jax.device_get(([x for _, x in self._losses], self._skipped))
+        losses: dict[int, float | np.float32] = {}
+        for steps, values in zip(ranges, values_of, strict=True):
             losses |= zip(steps, np.atleast_1d(values), strict=False)
         if self._skips:
             self._count(int(skipped), list(losses))
@@ -73,7 +86,7 @@ class Watch:
                 raise Diverged(step, f"the loss is {loss} at step {step}.")
         self._losses.clear()
 
-    def look_at_weights(self, step: int, state: TrainState) -> None:
+    def check_weights(self, step: int, state: TrainState) -> None:
         """Raises Diverged unless all weights are finite."""
         if not finite((state.params, state.variables)):
             raise Diverged(step, f"weights are not finite after step {step}.")
@@ -85,7 +98,7 @@ class Watch:
         if not new:
             self._in_a_row = 0
             return
-        if hosts.first():
+        if processes.first():
             print(
                 f"warning: {new} of the {len(steps)} updates until step {steps[-1]} were skipped: "
                 "a loss, a gradient or a weight was not finite",
@@ -99,25 +112,25 @@ class Watch:
 
 
 class Rollback:
-    """Decides, after every divergence, whether to go back and where to.
+    """Decides after a divergence whether the run returns to a checkpoint, and to which.
 
     Args:
       policy: ``train.on_nonfinite``.
-      saved: the directory of all checkpoints.
+      checkpoints: the directory of all checkpoints.
     """
 
-    def __init__(self, policy: str, saved: Path):
-        self._allowed, self._saved = policy == "rollback", saved
+    def __init__(self, policy: str, checkpoints: Path):
+        self._allowed, self._checkpoints = policy == "rollback", checkpoints
         self._step, self._times = -1, 0
 
     def to(self, error: Diverged) -> int:
-        """The step of the checkpoint to go back to. No checkpoint may be in the making.
+        """The step of the checkpoint to return to. Call it while no checkpoint is being written.
 
         Raises:
-          Diverged: the config says to stop, no checkpoint is whole, or this is the fourth time at
-            the same one.
+          Diverged: the config says to stop, no checkpoint is undamaged, or ``ROLLBACKS`` rollbacks
+            to the same one have not helped.
         """
-        step = checkpoint.newest_whole(self._saved)
+        step = checkpoint.newest_whole(self._checkpoints)
         if step is None:
             raise Diverged(error.step, f"{error} There is no checkpoint. {_ADVICE}") from error
         self._times = self._times + 1 if step == self._step else 1
@@ -126,12 +139,12 @@ class Rollback:
             tried = f" {ROLLBACKS} rollbacks to it have not helped." if self._allowed else ""
             raise Diverged(
                 error.step,
-                f"{error} The last good checkpoint is that of step {step} in {self._saved}.{tried} "
-                f"{_ADVICE}",
+                f"{error} The last good checkpoint is that of step {step} in {self._checkpoints}."
+                f"{tried} {_ADVICE}",
             ) from error
         print(
-            f"{error} Rolling back to step {step} ({self._times} of {ROLLBACKS}), and on with the "
-            f"batches after that of step {error.step}.",
+            f"{error} Rolling back to step {step} ({self._times} of {ROLLBACKS}). Training "
+            f"continues with the batch after that of step {error.step}.",
             flush=True,
         )
         return step

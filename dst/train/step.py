@@ -42,7 +42,7 @@ def make(
         finite. Everything stays as it was, but the count goes on, so that topology steps and what
         they give stay where the schedule says; learning rates wait, as the inner optimizer has not
         counted. A topology step is left out as a whole: the caller makes it up at the next step
-        (:func:`owes`), since a count of active weights may depend on it.
+        (:func:`missed_topology_step`), since a count of active weights may depend on it.
 
     Returns:
       ``step(state, inputs, labels, topology=bool) -> state, {figures of the task,
@@ -154,6 +154,6 @@ def _left_out(state: TrainState) -> TrainState:
     return state._replace(opt_state=counted, skipped=state.skipped + 1)
 
 
-def owes(state: TrainState, due: int) -> bool:
-    """Whether a topology step was left out and not made up: fewer were done than ``due``."""
-    return int(state.skipped) > 0 and int(state.opt_state.topology.done) < due
+def missed_topology_step(state: TrainState, scheduled: int) -> bool:
+    """Whether a topology step was skipped and has yet to be done: fewer than ``scheduled`` were."""
+    return int(state.skipped) > 0 and int(state.opt_state.topology.done) < scheduled

@@ -15,10 +15,10 @@ _POLL = 0.1  # seconds
 
 
 def launch(command: Sequence[str], processes: int, devices: int | None = None) -> int:
-    """Runs ``dst`` in several processes, which find each other on the loopback interface.
+    """Runs ``dst`` in several processes, which connect over the loopback interface.
 
-    SIGTERM and SIGINT are passed on. When a process dies JAX ends the others within
-    ``hosts.heartbeat`` seconds, in native code and without a word; what happened is said here.
+    SIGTERM and SIGINT are passed on. When a process dies, JAX ends the others within
+    ``hosts.heartbeat`` seconds, in native code and without a message. The message is printed here.
 
     Args:
       command: arguments of ``dst``: ``train`` or ``resume`` with theirs.
@@ -32,13 +32,13 @@ def launch(command: Sequence[str], processes: int, devices: int | None = None) -
     environment = dict(os.environ)
     if devices is not None:
         environment["JAX_PLATFORMS"] = "cpu"
-        # With XLA's usual order, devices that share few cores may each wait in another sum.
+        # XLA's usual order can deadlock devices that share few cores: each waits in another sum.
         environment["XLA_FLAGS"] = (
             f"{environment.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
             " --xla_cpu_enable_concurrency_optimized_scheduler=false"
         )
-        # Threads of XLA. With one for each device, those that wait to start a later step, of which
-        # at most 32 are under way, may keep the earlier ones from running: for ever.
+        # XLA's threads. Up to 32 steps are dispatched at once. With one thread per device, threads
+        # that wait to start a later step can block the earlier steps for ever.
         environment["NPROC"] = str(max(os.cpu_count() or 1, 4 * devices))
     running: dict[int, subprocess.Popen] = {}
 
@@ -50,12 +50,12 @@ def launch(command: Sequence[str], processes: int, devices: int | None = None) -
     try:
         address = f"127.0.0.1:{_free_port()}"
         for i in range(processes):
-            found = {"coordinator": address, "processes": processes, "process": i}
-            overrides = [f"hosts.{key}={value}" for key, value in found.items()]
+            hosts = {"coordinator": address, "processes": processes, "process": i}
+            overrides = [f"hosts.{key}={value}" for key, value in hosts.items()]
             running[i] = subprocess.Popen(
                 [sys.executable, "-m", "dst.cli", *command, *overrides],
                 env=environment,
-                start_new_session=True,  # Ctrl-C reaches them once: from here
+                start_new_session=True,  # Ctrl-C reaches them once, through `pass_on`
             )
         return _watch(running)
     finally:
@@ -64,19 +64,20 @@ def launch(command: Sequence[str], processes: int, devices: int | None = None) -
 
 
 def _watch(running: dict[int, subprocess.Popen]) -> int:
-    """Waits for all; returns what the first failure gives."""
+    """Waits for all processes; returns the exit code of the first failure, or 0."""
     code = 0
     while running:
         ended = {i: p.returncode for i, p in running.items() if p.poll() is not None}
-        for i, found in ended.items():
+        for i, status in ended.items():
             del running[i]
-            if found == 0 or found == code:
+            if status == 0 or status == code:
                 continue
-            how = f"by {signal.Signals(-found).name}" if found < 0 else f"with code {found}"
+            killed = status < 0
+            how = f"by {signal.Signals(-status).name}" if killed else f"with code {status}"
             print(f"dst launch: process {i} ended {how}", file=sys.stderr, flush=True)
             if code == 0:
-                code = 1 if found < 0 else found
-                if found < 0 and running:
+                code = 1 if killed else status
+                if killed and running:
                     print(_ADVICE, file=sys.stderr, flush=True)
         time.sleep(_POLL)
     return code
@@ -89,6 +90,6 @@ _ADVICE = (
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

@@ -1,8 +1,8 @@
-"""Where arrays lie: the mesh of devices, and which of its axes splits which axis of an array.
+"""Sharding: the mesh of devices, and which of its axes splits which axis of an array.
 
 Data parallel: every device has all weights and its part of the batch. Fully sharded: weights, and
-all that has their shape, are split over the same devices, and gathered for the forward pass.
-Tensor parallel: devices share the work inside of the layers, and each has its part of the weights.
+all arrays of their shape, are split over the same devices and gathered for the forward pass.
+Tensor parallel: devices share the work inside layers, and each has its part of the weights.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dst.core.tree import flatten
+from dst.core.typing import PyTree
 from dst.train.config.sections import Mesh
 
-# The axis of the mesh that splits an axis of weights, by the name that networks give it. `data`
-# splits weights only where they are fully sharded.
+# Which axis of the mesh splits a named axis of a weight. `data` splits weights only where they are
+# fully sharded.
 RULES = {
     "embed": "data",
     "channels": "data",
@@ -32,55 +33,55 @@ RULES = {
 
 
 class Placement(NamedTuple):
-    """Where the arrays of a run lie.
+    """The shardings of a run's arrays.
 
     Attributes:
-      batch: of micro-batches ``[parts, batch, ...]``.
-      everywhere: on every device.
-      params: shapes of the weights, each with its sharding.
-      whole: shardings of the weights in a forward pass, for which `data` does not divide them.
+      batch: sharding of micro-batches ``[parts, batch, ...]``.
+      everywhere: the sharding of an array that every device has whole.
+      params: pytree of ``jax.ShapeDtypeStruct``, the weights, each with its sharding.
+      whole: pytree of shardings of the weights in a forward pass: `data` does not split them.
       notes: a line for each axis of the mesh that leaves weights whole.
     """
 
     batch: NamedSharding
     everywhere: NamedSharding
-    params: Any
-    whole: Any
+    params: PyTree
+    whole: PyTree
     notes: tuple[str, ...]
 
-    def of(self, tree: Any) -> Any:
-        """Shardings of a tree of arrays or shapes.
+    def of(self, tree: PyTree) -> PyTree:
+        """The shardings of a tree of arrays or shapes.
 
-        A leaf lies as the weight whose shape it has and whose path is in its own, as in
-        ``opt_state/inner_state/0/mu/out/kernel``; the others are on every device.
+        A leaf is split as the weight of its shape whose path is part of its own, as in
+        ``opt_state/inner_state/0/mu/out/kernel``. The other leaves are on every device.
         """
         weights = {f"/{path}/": x for path, x in zip(*flatten(self.params)[:2], strict=True)}
         paths, leaves, treedef = flatten(tree)
 
         def place(path: str, leaf: Any) -> NamedSharding:
-            found = [name for name in weights if name in f"/{path}/"]
-            if not found:
+            names = [name for name in weights if name in f"/{path}/"]
+            if not names:
                 return self.everywhere
-            weight = weights[max(found, key=len)]
+            weight = weights[max(names, key=len)]
             return weight.sharding if leaf.shape == weight.shape else self.everywhere
 
         return treedef.unflatten(map(place, paths, leaves))
 
-    def put(self, tree: Any) -> Any:
-        """The tree with its arrays where they belong. All processes have the same."""
-        return _lay(tree, self.of(tree))
+    def put(self, tree: PyTree) -> PyTree:
+        """The tree with its arrays on their devices. All processes must hold the same values."""
+        return _put(tree, self.of(tree))
 
-    def keep(self, tree: Any) -> Any:
-        """The same inside of a program."""
+    def keep(self, tree: PyTree) -> PyTree:
+        """The same inside a compiled function."""
         return jax.lax.with_sharding_constraint(tree, self.of(tree))
 
-    def spread(self, batch: tuple[Any, Any]) -> tuple[Any, Any]:
-        """Inputs and labels ``[batch, ...]``, divided if that gives equal parts."""
+    def spread(self, batch: tuple[np.ndarray, np.ndarray]) -> tuple[jax.Array, jax.Array]:
+        """Inputs and labels ``[batch, ...]``, split over `data` where the parts are equal."""
         mesh = self.batch.mesh
         divided = NamedSharding(mesh, PartitionSpec("data"))
         even = len(batch[0]) % mesh.shape["data"] == 0
         sharding = divided if even else self.everywhere
-        inputs, labels = _lay(batch, (sharding, sharding))
+        inputs, labels = _put(batch, (sharding, sharding))
         return inputs, labels
 
 
@@ -88,14 +89,14 @@ def placement(mesh: Mesh, batch_size: int, parts: int, model: nnx.Module) -> Pla
     """The placement on the devices of all processes.
 
     Args:
-      mesh: the devices to be used.
+      mesh: the config's section: how many devices split what.
       batch_size: examples per optimizer update.
       parts: micro-batches per optimizer update.
-      model: of arrays or shapes; names of its axes are the variables' ``out_sharding``.
+      model: of arrays or shapes; its variables name their axes in ``out_sharding``.
 
     Raises:
-      ValueError: more devices than there are, a batch that they cannot share evenly, or a network
-        of which they cannot share a single weight.
+      ValueError: the mesh needs more devices than there are, cannot split the batch evenly, or
+        splits no weight of the network.
     """
     grid = _grid(mesh)
     n = grid.shape["data"]
@@ -111,31 +112,31 @@ def placement(mesh: Mesh, batch_size: int, parts: int, model: nnx.Module) -> Pla
     }
     paths, leaves, treedef = flatten(nnx.to_pure_dict(variables))
 
-    def lie(spec: PartitionSpec) -> NamedSharding:
+    def sharding(spec: PartitionSpec) -> NamedSharding:
         return NamedSharding(grid, spec)
 
     weights = [
-        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lie(specs[path]))
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(specs[path]))
         for path, x in zip(paths, leaves, strict=True)
     ]
     matrices = {path: specs[path] for path, x in zip(paths, leaves, strict=True) if x.ndim > 1}
     whole = [
-        lie(PartitionSpec(*(axis if axis == "model" else None for axis in specs[path])))
+        sharding(PartitionSpec(*(axis if axis == "model" else None for axis in specs[path])))
         for path in paths
     ]
     return Placement(
-        batch=lie(PartitionSpec(None, "data")),
-        everywhere=lie(PartitionSpec()),
+        batch=sharding(PartitionSpec(None, "data")),
+        everywhere=sharding(PartitionSpec()),
         params=treedef.unflatten(weights),
         whole=treedef.unflatten(whole),
         notes=_left_whole(mesh, grid.shape, matrices),
     )
 
 
-def host() -> AbstractContextManager[Any]:
-    """Makes arrays in the memory of the host; on the first device where JAX has no CPU backend.
+def host() -> AbstractContextManager[None]:
+    """Within it arrays are created in host memory, so that no accelerator holds the whole network.
 
-    A network that is made there never lies whole on one accelerator.
+    Where JAX has no CPU backend they are created on the first device.
     """
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
@@ -143,10 +144,10 @@ def host() -> AbstractContextManager[Any]:
         return jax.default_device(None)
 
 
-def _lay(tree: Any, shardings: Any) -> Any:
-    """``jax.device_put``, which with several processes would compare all that they have."""
+def _put(tree: PyTree, shardings: PyTree) -> PyTree:
+    """As ``jax.device_put``, but several processes do not compare all their values first."""
 
-    def lay(x: Any, sharding: NamedSharding) -> Any:
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             return jax.device_put(x, sharding)
         own = np.asarray(x)
@@ -154,7 +155,7 @@ def _lay(tree: Any, shardings: Any) -> Any:
 
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
-    return jax.tree.map(lay, tree, shardings)
+    return jax.tree.map(put, tree, shardings)
 
 
 def _grid(mesh: Mesh) -> jax.sharding.Mesh:
@@ -186,36 +187,36 @@ def _grid(mesh: Mesh) -> jax.sharding.Mesh:
     )
 
 
-def _split(grid: jax.sharding.Mesh, fully_sharded: bool, variable: Any) -> PartitionSpec:
+def _split(grid: jax.sharding.Mesh, fully_sharded: bool, variable: nnx.Variable) -> PartitionSpec:
     """Which axis of the mesh splits which axis of a weight.
 
-    Names decide, where the length is a multiple of the number of devices. Fully sharded, `data`
-    splits every matrix that it can: where no name says how, along the longest axis.
+    The names of axes decide, where the length is a multiple of the number of devices. If fully
+    sharded, `data` splits every matrix that it can: without a fitting name, along the longest axis.
     """
     shape, sizes = variable.get_value().shape, grid.shape
-    asked = [a for a in ("data",) * fully_sharded + ("model",) if sizes[a] > 1]
+    wanted = [a for a in ("data",) * fully_sharded + ("model",) if sizes[a] > 1]
     names = variable.get_metadata("out_sharding", None) or (None,) * len(shape)
-    found: list[str | None] = [None] * len(shape)
+    axes: list[str | None] = [None] * len(shape)
     for i, name in enumerate(names):
         axis = RULES.get(name)
-        if axis in asked and axis not in found and shape[i] % sizes[axis] == 0:
-            found[i] = axis
-    if "data" in asked and "data" not in found and len(shape) > 1:
-        free = [i for i, n in enumerate(shape) if not found[i] and n % sizes["data"] == 0]
+        if axis in wanted and axis not in axes and shape[i] % sizes[axis] == 0:
+            axes[i] = axis
+    if "data" in wanted and "data" not in axes and len(shape) > 1:
+        free = [i for i, n in enumerate(shape) if not axes[i] and n % sizes["data"] == 0]
         if free:
-            found[max(free, key=shape.__getitem__)] = "data"
-    while found and found[-1] is None:  # as compiled programs describe what they return
-        found.pop()
-    return PartitionSpec(*found)
+            axes[max(free, key=shape.__getitem__)] = "data"
+    while axes and axes[-1] is None:  # the spec that compiled programs return has no such end
+        axes.pop()
+    return PartitionSpec(*axes)
 
 
 def _left_whole(
     mesh: Mesh, sizes: Mapping[str, int], matrices: Mapping[str, PartitionSpec]
 ) -> tuple[str, ...]:
-    """A line for each axis of the mesh that is to split matrices and leaves some whole.
+    """A line for each axis of the mesh that should split matrices and leaves some whole.
 
     Raises:
-      ValueError: it leaves all of them whole.
+      ValueError: an axis leaves all of them whole.
     """
     notes = []
     wanted = {"mesh.fully_sharded": ("data", mesh.fully_sharded), "mesh.model": ("model", True)}

@@ -1,8 +1,8 @@
 """Several processes as one run: they join, agree, and the first one writes.
 
-Every process runs the same program on its own devices and its own part of each batch. What only one
-may do (the directory, its lock, records, the screen, the report) the first process does; what it
-finds, and its errors, are told to all through the coordination service of ``jax.distributed``.
+Every process runs the same program on its own devices and its own part of each batch. The first
+process alone handles the run directory, its lock, the records, the terminal and the report. Its
+results and errors reach the others through the coordination service of ``jax.distributed``.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ import jax
 from jax.experimental import multihost_utils
 
 from dst.core import checks
+from dst.core.typing import PyTree
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Hosts:
-    """Several processes as one run. Addresses are those of one launch, and are not saved with it.
+    """Several processes as one run. Addresses belong to one launch and are not saved with the run.
 
     Attributes:
-      coordinator: where the first process listens, `host:port`; auto: found by JAX on SLURM,
-        Kubernetes, Cloud TPU and under Open MPI; null: one process.
-      processes: how many there are, with an address.
-      process: which of them this one is, from 0, with an address.
-      heartbeat: seconds without a sign of life after which a process counts as dead, and the
-        others are ended.
+      coordinator: where the first process listens, `host:port`; auto: JAX asks SLURM, Kubernetes,
+        Cloud TPU or Open MPI; null: one process.
+      processes: how many there are; needs an address.
+      process: which of them this one is, from 0; needs an address.
+      heartbeat: seconds without a heartbeat after which a process counts as dead, and JAX ends
+        the others.
     """
 
     coordinator: str | None = None
@@ -46,9 +47,9 @@ class Hosts:
         checks.integer("heartbeat", self.heartbeat, at_least=1)
         if self.coordinator in (None, "auto"):
             for name in ("processes", "process"):
-                if (found := getattr(self, name)) is not None:
+                if (value := getattr(self, name)) is not None:
                     raise ValueError(
-                        f"{name} must be null unless coordinator is host:port, got {found}."
+                        f"{name} must be null unless coordinator is host:port, got {value}."
                     )
             return
         host, _, port = str(self.coordinator).rpartition(":")
@@ -64,26 +65,27 @@ class Hosts:
             )
 
     def saved(self) -> Hosts:
-        """Without what is of one launch."""
+        """What is saved with the run: everything but the addresses."""
         auto = "auto" if self.coordinator == "auto" else None
         return replace(self, coordinator=auto, processes=None, process=None)
 
 
 class HostsError(ValueError):
-    """Processes that cannot find each other."""
+    """The processes of a run could not connect."""
 
 
 def join(hosts: Hosts) -> None:
-    """Makes this process one of a run's, before anything is computed; once, later calls do nothing.
+    """Connects this process with the others of its run. Later calls do nothing.
 
-    The others than the first print nothing from here on but warnings and errors.
+    Call it before any computation. From then on only the first process prints to standard output;
+    the others print warnings and errors.
 
     Raises:
-      HostsError: nobody says where the others are, or they do not come.
+      HostsError: no address is known, or a process did not connect in time.
     """
     if hosts.coordinator is None or jax.distributed.is_initialized():
         return
-    # It would take SIGTERM, which dst.train.distributed.signals answers.
+    # JAX's service would catch SIGTERM, which dst.train.distributed.signals handles.
     jax.config.update("jax_enable_preemption_service", False)
     address = None if hosts.coordinator == "auto" else hosts.coordinator
     try:
@@ -97,51 +99,54 @@ def join(hosts: Hosts) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise HostsError(
-            f"hosts.coordinator={hosts.coordinator}: the processes of the run did not find each "
-            f"other: {error} See docs/hosts.md for how to launch them."
+            f"hosts.coordinator={hosts.coordinator}: the processes of the run did not connect: "
+            f"{error} See docs/hosts.md for how to launch them."
         ) from error
     if not first():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
 
 
 def first() -> bool:
-    """Whether this process writes; the only one of a run always does."""
+    """Whether this is the process that writes. A single process always is."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 _decisions = itertools.count()
-_DAY = 24 * 3600 * 1000  # in ms; who waits for a process that has died is ended by JAX
+_DAY = 24 * 3600 * 1000  # in ms; JAX ends a process that waits for a dead one
 
 
 def decided(decide: Callable[[], T]) -> T:
-    """What the first process finds or does, for all: its result, or its error.
+    """Calls a function in the first process only; all processes get its result, or its error.
 
     Args:
-      decide: called by the first process only. Result and error must be picklable.
+      decide: the function. Its result and its errors must be picklable.
     """
     if not jax.distributed.is_initialized():
         return decide()
     from jax._src.distributed import global_state  # has no public name; Orbax uses it too
 
-    client: Any = global_state.client
+    client: Any = global_state.client  # not typed
     key = f"dst/decided/{next(_decisions)}"
     if not first():
-        found, error = pickle.loads(client.blocking_key_value_get_bytes(key, _DAY))
+        result, error = pickle.loads(client.blocking_key_value_get_bytes(key, _DAY))
         if error is not None:
             raise error
-        return found
+        return result
     try:
-        found = decide()
+        result = decide()
     except Exception as error:
         client.key_value_set_bytes(key, pickle.dumps((None, error)))
         raise
-    client.key_value_set_bytes(key, pickle.dumps((found, None)))
-    return found
+    client.key_value_set_bytes(key, pickle.dumps((result, None)))
+    return result
 
 
 @contextmanager
-def held(take: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
-    """Within it the first process has what only one may have; if it cannot, all get its error."""
+def held(take: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    """Within it the first process holds what only one process may hold, such as a lock.
+
+    An error of ``take`` is raised in all processes.
+    """
     with ExitStack() as stack:
 
         def enter() -> None:
@@ -151,15 +156,15 @@ def held(take: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
         yield
 
 
-def anywhere(flag: bool) -> bool:
-    """Whether a flag is set in any process. All must ask, at one step; devices are waited for."""
+def any_process(flag: bool) -> bool:
+    """Whether a flag is set in any process. All must call it, at one step; it waits for them."""
     if not jax.distributed.is_initialized():
         return flag
     return bool(multihost_utils.process_allgather(flag).any())
 
 
-def gathered(tree: Any) -> Any:
-    """A tree of arrays, whole in every process. All must ask; what one has whole stays as it is."""
+def gathered(tree: PyTree) -> PyTree:
+    """A tree of arrays, whole in every process. All must call it; whole arrays stay as they are."""
 
     def whole(x: Any) -> Any:
         own = not isinstance(x, jax.Array) or x.is_fully_addressable

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first one asks a run to stop, a second one stops the process at once."""
+"""SIGTERM and SIGINT: the first one requests a stop, a second one ends the process at once."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from types import FrameType
 
 import jax
 
-from dst.train.distributed import processes as hosts
+from dst.train.distributed import processes
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):
-    """A signal has asked for a stop; what was done is kept, and can be continued."""
+    """A signal requested a stop. The run has a checkpoint and can be resumed."""
 
 
 @dataclass
 class Request:
-    """Whether a signal has asked for a stop.
+    """Whether a signal requested a stop.
 
     Attributes:
-      name: of the signal; None: there was none.
+      name: the signal's name; None: there was no signal.
     """
 
     name: str | None = None
 
     def check(self) -> None:
-        """Raises Stopped where a signal has come."""
+        """Raises Stopped after a signal."""
         if self.name is not None:
             raise Stopped(f"stopped by {self.name}")
 
@@ -42,11 +42,11 @@ _current: Request | None = None
 
 @contextmanager
 def caught() -> Iterator[Request]:
-    """Within this context signals are requests; afterwards they do what they did before.
+    """Within this context a signal is a request; afterwards the earlier handlers are back.
 
-    Contexts may lie in each other and share one request, so that a signal that stops a run also
-    stops the study it belongs to. Python calls handlers in the main thread only: elsewhere, without
-    a context in the main thread, signals are left alone.
+    Nested contexts share one request, so that a signal that stops a run also stops its study.
+    Python calls signal handlers in the main thread only. In another thread, unless the main thread
+    is in such a context, signals are not caught.
     """
     global _current
     if _current is not None or threading.current_thread() is not threading.main_thread():
@@ -56,9 +56,9 @@ def caught() -> Iterator[Request]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         request.name = signal.Signals(number).name
-        for second in _SIGNALS:  # ends the process without Python, which may be waiting for a step
+        for second in _SIGNALS:  # ends the process without Python, which may wait for a step
             signal.signal(second, signal.SIG_DFL)
-        # Not print: the signal may have come while something was being printed.
+        # Not `print`: the signal may have interrupted one.
         text = f"{request.name}: stopping with a checkpoint; a second signal stops at once\n"
         os.write(2, text.encode())
 
@@ -68,21 +68,22 @@ def caught() -> Iterator[Request]:
     finally:
         _current = None
         for number, handler in before.items():
-            # None: a handler that was not set from Python, and cannot be from here.
+            # None: the handler was not set from Python and cannot be restored from Python.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def any_process_wants_to_stop(request: Request, agree: bool) -> bool:
-    """Whether to stop at this step boundary.
+    """Whether to stop after this step.
 
-    Several processes must stop after the same step, so they ask each other, and only where all do.
+    Several processes must stop after the same step. So they exchange requests, at steps where all
+    of them do.
 
     Args:
-      request: of this process; named after the fact where it came to another one.
-      agree: whether all processes ask now. They wait for each other, and for their devices.
+      request: of this process; gets a name where another process received the signal.
+      agree: whether all processes exchange requests now. They wait for each other.
     """
     if jax.distributed.is_initialized():
-        if not (agree and hosts.anywhere(request.name is not None)):
+        if not (agree and processes.any_process(request.name is not None)):
             return False
         request.name = request.name or "a signal to another process"
     return request.name is not None

@@ -15,15 +15,13 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 import dst
-from dst.train import loop, setup
-from dst.train import optimizer as optim
-from dst.train import state as states
+from dst.train import loop, optimizer, setup
 from dst.train.config import run as config
 from dst.train.config.models import MODEL
 from dst.train.data import digits, stream
-from dst.train.distributed import mesh as devices
-from dst.train.records import checkpoint
-from dst.train.records import run_dir as directory
+from dst.train.distributed.mesh import placement
+from dst.train.records import checkpoint, run_dir
+from dst.train.state import network
 from tests.runs import QUICK
 from tests.training import assert_same, batch, saved, small, write_small
 
@@ -51,30 +49,30 @@ pytestmark = pytest.mark.skipif(jax.local_device_count() < 8, reason="needs eigh
 
 
 class Run:
-    """A setup whose programs are compiled once, and take only a state that lies as at the start."""
+    """A setup whose programs are compiled once, for a state with the shardings of the first one."""
 
     def __init__(self, settings):
-        self.made = setup.make(settings)
+        self.pieces = setup.make(settings)
         self.programs = {}
 
     @cached_property
     def first(self):
-        """The state before the first step; steps are given copies, since they give it away."""
-        return self.made.begin()
+        """The state before the first step; steps get copies, since they donate it."""
+        return self.pieces.begin()
 
     def program(self, topology):
         """The compiled step."""
         if topology not in self.programs:
-            step = self.made.step.lower(self.first, *batch(self.made, 0), topology=topology)
+            step = self.pieces.step.lower(self.first, *batch(self.pieces, 0), topology=topology)
             self.programs[topology] = step.compile()
         return self.programs[topology]
 
     def train(self, state, *steps):
         """Losses of some steps, and the state after them."""
         state, losses = jax.tree.map(jnp.copy, state), []
-        with closing(self.made.batches(steps[0])) as batches:
+        with closing(self.pieces.batches(steps[0])) as batches:
             for count in range(*steps):
-                step = self.program(self.made.fires(count))
+                step = self.program(self.pieces.fires(count))
                 state, metrics = step(state, *next(batches))
                 losses.append(float(metrics["loss"]))
         return losses, state
@@ -82,7 +80,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs by mesh and further settings, each made once."""
+    """Runs by mesh and further settings, each set up once."""
     folder = tmp_path_factory.mktemp("meshes")
 
     @cache
@@ -92,7 +90,7 @@ def runs(tmp_path_factory):
     return make
 
 
-def assert_lies_as_its_weights(state, specs):
+def assert_split_as_its_weights(state, specs):
     """Every array of the shape of a weight, and with its path, is split as the weight is."""
     paths, leaves, _ = dst.core.tree.flatten(state)
     split = Counter()
@@ -128,23 +126,23 @@ LONG = [pytest.param(m, marks=pytest.mark.evidence) for m in ("8", "8 fully shar
 
 
 @pytest.mark.parametrize("mesh", [*LONG, "4 x 2 fully sharded"])
-def test_a_run_lies_split_trains_as_on_one_device_and_moves_no_weight_to_select(runs, mesh):
-    found, one = runs(mesh), runs("1")
-    state, alone = found.first, one.first
+def test_a_split_run_trains_as_on_one_device_and_moves_no_weight_to_select(runs, mesh):
+    many, one = runs(mesh), runs("1")
+    state, alone = many.first, one.first
     assert_same(jax.device_get(state), jax.device_get(alone))
-    assert_lies_as_its_weights(state, SPECS[mesh])
+    assert_split_as_its_weights(state, SPECS[mesh])
 
-    hot, topology = (Counter(collectives(found.program(t).as_text())) for t in (False, True))
+    hot, topology = (Counter(collectives(many.program(t).as_text())) for t in (False, True))
     assert hot and not any(shape for _, shape in topology - hot), "more than scalars travel"
 
-    losses, state = found.train(state, 0, 10)
+    losses, state = many.train(state, 0, 10)
     expected, alone = one.train(alone, 0, 10)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
-    scores, ones = found.made.evaluate(state), one.made.evaluate(alone)
+    scores, ones = many.pieces.evaluate(state), one.pieces.evaluate(alone)
     assert scores == pytest.approx(ones, rel=1e-3)
 
-    _, state = found.train(state, 10, 12)
-    assert_lies_as_its_weights(state, SPECS[mesh])
+    _, state = many.train(state, 10, 12)
+    assert_split_as_its_weights(state, SPECS[mesh])
     assert int(state.opt_state.topology.done) == 1
     dst.check_invariants(state.opt_state, state.params)
 
@@ -173,12 +171,12 @@ CASES = [
 
 @pytest.mark.parametrize(("method", "mesh"), CASES)
 def test_masks_are_those_of_one_device_given_its_weights_and_gradients(runs, method, mesh):
-    """Three topology steps; weights and gradients are made on the host, the state goes on."""
-    found = [runs(name, *METHODS[method]) for name in ("1", mesh)]
-    settings = found[0].made.config
-    tx = dst.sparsify(optim.make(settings.optimizer, 40), settings.rule(), seed=settings.seed)
+    """Three topology steps; weights and gradients come from the host, the state continues."""
+    pair = [runs(name, *METHODS[method]) for name in ("1", mesh)]
+    settings = pair[0].pieces.config
+    tx = dst.sparsify(optimizer.make(settings.optimizer, 40), settings.rule(), seed=settings.seed)
     update = jax.jit(partial(tx.update, topology=True), compiler_options=QUICK)
-    now = [x.first for x in found]
+    now = [x.first for x in pair]
     for seed in range(3):
         random = np.random.default_rng(seed)
         values = jax.tree.map(partial(normal, random), now[0].params)
@@ -193,7 +191,7 @@ def test_masks_are_those_of_one_device_given_its_weights_and_gradients(runs, met
         assert_same(*map(jax.device_get, masks))
 
 
-def test_a_run_saved_on_eight_devices_goes_on_with_one_and_four_and_back(runs, tmp_path):
+def test_a_run_saved_on_eight_devices_resumes_on_one_and_four_and_back(runs, tmp_path):
     eight, one = runs("4 x 2 fully sharded"), runs("1")
     four = Run(small(tmp_path, *SETTINGS, "mesh.data=2", "mesh.model=2"))
     _, state = eight.train(eight.first, 0, 12)
@@ -217,24 +215,24 @@ def test_a_resumed_run_trains_on_for_100_steps_on_another_mesh(tmp_path, capsys)
     run, last = tmp_path / "run", None
     loop.train(settings, run, until=100)
     for mesh, until in (("1", 200), ("4 x 2", 300), ("8 fully sharded", 400)):
-        file = run / directory.CONFIG
+        file = run / run_dir.CONFIG
         before = config.load(file)
-        kept = checkpoint.steps(run / directory.CHECKPOINTS)[-1]
+        kept = checkpoint.steps(run / run_dir.CHECKPOINTS)[-1]
         restored = []
-        for changes in ((), MESHES[mesh]):
-            if changes:
+        for overrides in ((), MESHES[mesh]):
+            if overrides:
                 defaults = ("mesh.model=1", "mesh.fully_sharded=false")
-                file.write_text(config.dump(config.load(file, [*defaults, *changes])))
+                file.write_text(config.dump(config.load(file, [*defaults, *overrides])))
             like = setup.make(config.load(file)).begin()
-            restored.append(checkpoint.restore(run / directory.CHECKPOINTS, kept, like))
+            restored.append(checkpoint.restore(run / run_dir.CHECKPOINTS, kept, like))
         assert before.mesh != config.load(file).mesh
         assert_same(*map(jax.device_get, restored))
         capsys.readouterr()
         last = loop.resume(run, until=until)
-        said = capsys.readouterr().out.count("leaves 1 of 3 matrices undivided among 2 devices")
-        assert said == (mesh == "4 x 2")
+        notes = capsys.readouterr().out.count("leaves 1 of 3 matrices undivided among 2 devices")
+        assert notes == (mesh == "4 x 2")
         like = setup.make(config.load(file)).begin()
-        state = checkpoint.restore(run / directory.CHECKPOINTS, until, like)
+        state = checkpoint.restore(run / run_dir.CHECKPOINTS, until, like)
         assert int(state.opt_state.count) == until
         dst.check_invariants(state.opt_state, state.params)
     assert last is not None and last["accuracy"] > 0.8
@@ -242,11 +240,11 @@ def test_a_resumed_run_trains_on_for_100_steps_on_another_mesh(tmp_path, capsys)
 
 @pytest.mark.evidence
 @pytest.mark.parametrize("method", METHODS)
-def test_300_steps_have_exact_counts_everywhere_and_begin_alike(runs, method):
+def test_300_steps_have_exact_counts_everywhere_and_start_alike(runs, method):
     ends = {}
     for mesh in MESHES:
-        found = runs(mesh, "train.steps=400", *METHODS[method])
-        losses, state = found.train(found.first, 0, 300)
+        run = runs(mesh, "train.steps=400", *METHODS[method])
+        losses, state = run.train(run.first, 0, 300)
         dst.check_invariants(state.opt_state, state.params)
         ends[mesh] = losses, {k: int(m.sum()) for k, m in dst.masks(state.opt_state).items()}
     expected, exact = ends["1"]
@@ -260,12 +258,12 @@ def model_of(name, **settings):
     """A network of shapes by its name in configs."""
     shape, classes = ((8,), 256) if name == "decoder" else ((32, 32, 3), 10)
     section = MODEL.read({"name": name, **settings}, "model")
-    return nnx.eval_shape(lambda: states.network(section, shape, classes, 0))
+    return nnx.eval_shape(lambda: network(section, shape, classes, 0))
 
 
 def share_split(mesh, model, axis):
     """The fraction of the weights that an axis of the mesh splits."""
-    leaves = jax.tree.leaves(devices.placement(mesh, 8, 1, model).params)
+    leaves = jax.tree.leaves(placement(mesh, 8, 1, model).params)
     split = sum(x.size for x in leaves if axis in x.sharding.spec)
     return split / sum(x.size for x in leaves)
 
@@ -304,15 +302,15 @@ class Unnamed(nnx.Module):
 
 def test_networks_without_names_are_split_along_their_longest_axis():
     model = nnx.eval_shape(lambda: Unnamed(8, 24))
-    found = devices.placement(config.Mesh(8, fully_sharded=True), 8, 1, model)
-    assert found.params["hidden"]["kernel"].sharding.spec == P(None, "data")
-    assert found.params["hidden"]["bias"].sharding.spec == P()
-    assert found.whole["hidden"]["kernel"].spec == P(None, None)
+    split = placement(config.Mesh(8, fully_sharded=True), 8, 1, model)
+    assert split.params["hidden"]["kernel"].sharding.spec == P(None, "data")
+    assert split.params["hidden"]["bias"].sharding.spec == P()
+    assert split.whole["hidden"]["kernel"].spec == P(None, None)
     with pytest.raises(ValueError, match=r"mesh\.model would divide no weight among 2 devices"):
-        devices.placement(config.Mesh(1, 2), 8, 1, model)
+        placement(config.Mesh(1, 2), 8, 1, model)
 
 
-def test_what_the_mesh_leaves_whole_is_said(tmp_path):
+def test_what_the_mesh_leaves_whole_is_reported(tmp_path):
     settings = ("model.hidden=[15, 9]", "mesh.data=8", "mesh.fully_sharded=true")
     assert setup.make(small(tmp_path, *settings)).notes == (
         "mesh.fully_sharded leaves 2 of 3 matrices undivided among 8 devices: hidden/1/kernel, "
@@ -325,22 +323,22 @@ NORMED = "model={'name': 'convnet', 'channels': [4], 'hidden': 8, 'norm': 'batch
 
 @pytest.mark.parametrize("model", ["model.hidden=[48, 16]", NORMED])
 def test_bfloat16_multiplies_and_everything_kept_is_float32(tmp_path, model):
-    made = setup.make(small(tmp_path, model, "optimizer.ema=0.9", "train.compute=bfloat16"))
-    arguments = (jax.eval_shape(made.begin), *batch(made, 0))
-    step = jax.make_jaxpr(partial(made.step, topology=False), return_shape=True)
+    pieces = setup.make(small(tmp_path, model, "optimizer.ema=0.9", "train.compute=bfloat16"))
+    arguments = (jax.eval_shape(pieces.begin), *batch(pieces, 0))
+    step = jax.make_jaxpr(partial(pieces.step, topology=False), return_shape=True)
     program, (state, metrics) = step(*arguments)
     for before, after in zip(jax.tree.leaves(arguments[0]), jax.tree.leaves(state), strict=True):
         assert before.dtype == after.dtype
         assert not jnp.issubdtype(after.dtype, jnp.floating) or after.dtype == jnp.float32
     assert {x.dtype for x in metrics.values()} == {jnp.dtype("float32")}
-    found = r":(\w+)\[[^\]]*\] = (?:dot_general|conv_general_dilated)"
-    products = re.findall(found, str(program))
+    pattern = r":(\w+)\[[^\]]*\] = (?:dot_general|conv_general_dilated)"
+    products = re.findall(pattern, str(program))
     assert len(products) > 4 and set(products) == {"bf16"}
 
 
 def test_bfloat16_logits_are_those_of_rounded_weights(tmp_path):
-    made = setup.make(small(tmp_path, "train.compute=bfloat16"))
-    state = made.begin()
+    pieces = setup.make(small(tmp_path, "train.compute=bfloat16"))
+    state = pieces.begin()
     state = state._replace(params=jax.tree.map(lambda w: 8 * w, state.params))
     ((inputs, labels),) = stream.testing(digits.load())
 
@@ -352,6 +350,6 @@ def test_bfloat16_logits_are_those_of_rounded_weights(tmp_path):
         chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         return -np.log(chances[np.arange(len(labels)), labels]).mean()
 
-    found = made.evaluate(state)["loss"]
-    assert found == pytest.approx(loss(jnp.bfloat16), rel=1e-5)
-    assert found != pytest.approx(loss(jnp.float32), rel=1e-4)
+    value = pieces.evaluate(state)["loss"]
+    assert value == pytest.approx(loss(jnp.bfloat16), rel=1e-5)
+    assert value != pytest.approx(loss(jnp.float32), rel=1e-4)

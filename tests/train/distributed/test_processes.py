@@ -1,4 +1,4 @@
-"""Laws of several processes as one run: they train like one, stop together, and go on together.
+"""Laws of several processes as one run: they train like one, stop together and resume together.
 
 They are real processes on this machine, under `dst launch`.
 """
@@ -18,9 +18,8 @@ import pytest
 import dst
 from dst.train import loop
 from dst.train.config import run as config
-from dst.train.distributed import processes as hosts
-from dst.train.records import checkpoint
-from dst.train.records import run_dir as directory
+from dst.train.distributed import processes
+from dst.train.records import checkpoint, run_dir
 from tests import faults
 from tests.faults import ended, last_step, proc, records, row, until
 from tests.training import ROOT, assert_same, states_in, write_small
@@ -41,7 +40,7 @@ def launch(devices: int, *arguments: object, **environment: str) -> subprocess.P
 
 
 def done(process: subprocess.Popen) -> str:
-    """What a process has printed that must succeed."""
+    """The output of a process that must succeed."""
     code, out, err = ended(process)
     assert code == 0, err
     return out
@@ -49,8 +48,8 @@ def done(process: subprocess.Popen) -> str:
 
 def children(process: subprocess.Popen) -> list[int]:
     """Process ids, in the order in which they were started."""
-    found = proc(process) / "task" / str(process.pid) / "children"
-    return sorted(map(int, found.read_text().split()))
+    path = proc(process) / "task" / str(process.pid) / "children"
+    return sorted(map(int, path.read_text().split()))
 
 
 def assert_close(one: Path, two: Path) -> None:
@@ -77,17 +76,17 @@ def test_two_processes_train_like_one(tmp_path):
     path, one, two = write_small(tmp_path), tmp_path / "one", tmp_path / "two"
     both = launch(2, "train", path, *settings, "--dir", two, XLA_FLAGS=QUICK)
     loop.train(config.load(path, settings), one)
-    assert done(both).count("test accuracy") == 1  # one of them talks
+    assert done(both).count("test accuracy") == 1  # only the first process prints
     assert (two / "report.html").is_file()
-    assert config.load(two / directory.CONFIG).hosts == hosts.Hosts(heartbeat=HEARTBEAT)
+    assert config.load(two / run_dir.CONFIG).hosts == processes.Hosts(heartbeat=HEARTBEAT)
 
     assert_close(one, two)
-    for name in (directory.MASKS_INITIAL, directory.MASKS_FINAL):
+    for name in (run_dir.MASKS_INITIAL, run_dir.MASKS_FINAL):
         assert_same(dst.load_masks(one / name), dst.load_masks(two / name))
-    first, second = (dst.load_weights(run / directory.weights(6)) for run in (one, two))
+    first, second = (dst.load_weights(run / run_dir.weights(6)) for run in (one, two))
     for name, weight in first.items():
         np.testing.assert_allclose(weight, second[name], rtol=1e-4, atol=1e-6)
-    saved = two / directory.CHECKPOINTS
+    saved = two / run_dir.CHECKPOINTS
     assert [checkpoint.damage(saved, n) for n in checkpoint.steps(saved)] == [None] * 3
 
 
@@ -101,18 +100,18 @@ def test_two_processes_train_like_one(tmp_path):
         ({"heartbeat": 0}, "heartbeat"),
     ],
 )
-def test_addresses_that_are_none(given, expected):
+def test_wrong_addresses_are_refused(given, expected):
     with pytest.raises(ValueError, match=expected):
-        hosts.Hosts(**given)
+        processes.Hosts(**given)
 
 
 def test_one_process_starts_nothing():
-    hosts.join(hosts.Hosts())
+    processes.join(processes.Hosts())
     assert not jax.distributed.is_initialized()
-    assert hosts.first()
-    assert hosts.decided(lambda: 3) == 3
+    assert processes.first()
+    assert processes.decided(lambda: 3) == 3
     ones = jax.numpy.ones(3)
-    assert hosts.gathered({"x": ones})["x"] is ones
+    assert processes.gathered({"x": ones})["x"] is ones
 
 
 @pytest.mark.evidence
@@ -140,8 +139,8 @@ def test_the_quickstart_on_two_times_four_devices_is_that_on_eight(tmp_path):
 
 
 def assert_equal_losses(runs: list[Path], step: int) -> None:
-    found = [{x["step"]: x["loss"] for x in records(r) if x["kind"] == "train"} for r in runs]
-    np.testing.assert_allclose(found[0].get(step, 0), found[1].get(step, 0), rtol=1e-2)
+    one, two = ({x["step"]: x["loss"] for x in records(r) if x["kind"] == "train"} for r in runs)
+    np.testing.assert_allclose(one.get(step, 0), two.get(step, 0), rtol=1e-2)
 
 
 STEPS = 900
@@ -151,8 +150,8 @@ LONG = (
 )
 
 
-def begun(tmp_path: Path, run: Path) -> subprocess.Popen:
-    """Two processes under way, with checkpoints behind them."""
+def started(tmp_path: Path, run: Path) -> subprocess.Popen:
+    """Two processes that train and have written checkpoints."""
     process = launch(4, "train", write_small(tmp_path), *LONG, "--dir", run, XLA_FLAGS=QUICK)
     until(process, run, 250)
     return process
@@ -160,9 +159,9 @@ def begun(tmp_path: Path, run: Path) -> subprocess.Popen:
 
 @pytest.mark.evidence
 @pytest.mark.parametrize("victim", [0, 1])
-def test_one_is_killed_the_other_ends_and_both_go_on(victim, tmp_path):
+def test_one_is_killed_the_other_ends_and_both_resume(victim, tmp_path):
     run = tmp_path / "run"
-    process = begun(tmp_path, run)
+    process = started(tmp_path, run)
     os.kill(children(process)[victim], signal.SIGKILL)
     at = time.monotonic()
     code, _, err = ended(process)
@@ -174,7 +173,7 @@ def test_one_is_killed_the_other_ends_and_both_go_on(victim, tmp_path):
     assert "`dst launch ... resume RUN_DIR` continues" in said[1]
     assert any(line.startswith(f"dst launch: process {1 - victim} ended ") for line in said)
 
-    newest = checkpoint.newest_whole(run / directory.CHECKPOINTS)
+    newest = checkpoint.newest_whole(run / run_dir.CHECKPOINTS)
     out = done(launch(4, "resume", run, XLA_FLAGS=QUICK))
     assert f"resuming at step {newest} of {STEPS}" in out
     assert last_step(run) == STEPS
@@ -188,9 +187,9 @@ def test_one_is_killed_the_other_ends_and_both_go_on(victim, tmp_path):
 @pytest.mark.evidence
 def test_both_stop_at_one_step_and_processes_come_and_go(tmp_path):
     run = tmp_path / "run"
-    saved = run / directory.CHECKPOINTS
-    process = begun(tmp_path, run)
-    os.kill(children(process)[1], signal.SIGTERM)  # one of them: the other is asked
+    saved = run / run_dir.CHECKPOINTS
+    process = started(tmp_path, run)
+    os.kill(children(process)[1], signal.SIGTERM)  # one of them: the other stops, too
     first = stopped(process, run)
 
     alone = faults.dst("resume", run, XLA_FLAGS=f"{QUICK} {EIGHT}")
@@ -207,7 +206,7 @@ def test_both_stop_at_one_step_and_processes_come_and_go(tmp_path):
 
     states = states_in(run).values()
     counts = [[int(m.sum()) for m in dst.masks(state.opt_state).values()] for state in states]
-    assert all(found == counts[0] for found in counts)
+    assert all(count == counts[0] for count in counts)
     assert checkpoint.newest_whole(saved) == STEPS
     row(
         "2 processes, SIGTERM for one, and for the launcher; one process between",
@@ -220,7 +219,7 @@ def stopped(process: subprocess.Popen, run: Path) -> int:
     """The step after which a signal has stopped a run, with a checkpoint."""
     code, _, err = ended(process)
     assert code == 75, err
-    step = checkpoint.newest_whole(run / directory.CHECKPOINTS)
+    step = checkpoint.newest_whole(run / run_dir.CHECKPOINTS)
     assert f"after step {step} of {STEPS}; `dst resume {run}` continues" in err
     return step
 
@@ -233,7 +232,7 @@ def test_all_roll_back_together(tmp_path):
     code, out, err = ended(launch(1, "train", path, *given, "--dir", run, XLA_FLAGS=QUICK))
     assert code == 1
     assert out.count("Rolling back to step 0") == 3
-    assert err.count("3 rollbacks to it have not helped") == 2  # an error is told by each
+    assert err.count("3 rollbacks to it have not helped") == 2  # each process prints the error
     assert "was not written" not in err
     row("2 processes, losses that are not finite", f"exit {code}: {err}", "nothing")
 
