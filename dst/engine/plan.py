@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from dst.core import checks
+from dst.core.text import aligned
 from dst.core.tree import Leaf
 from dst.rules.allocation import Allocation, Global, Layer, Uniform, allocator, zeros
 from dst.rules.counts import fixed_point
@@ -72,18 +73,13 @@ class Plan:
             rows.append(
                 (leaf.path, shape, leaf.axes or "?", str(n), f"{1 - n / leaf.size:.4f}", why)
             )
-        lines = _aligned(rows)
+        lines = aligned(rows, left=len(rows[0]))
         if selected:
             lines.append(
                 f"selected: {active} of {selected} weights active at the end, "
                 f"sparsity {1 - active / selected:.4f}"
             )
         return "\n".join(lines)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
 
 
 def make(leaves: Sequence[Leaf], rule: Rule, masks: Mapping[str, Any] | None = None) -> Plan:

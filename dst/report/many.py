@@ -18,7 +18,7 @@ from dst.report.collect import Runs
 from dst.report.figures import Compared
 from dst.report.reading import number
 from dst.report.run import REPORT, Section, Tile, model_words
-from dst.report.words import duration, figure, write
+from dst.report.words import duration, figure
 from dst.train.config import overrides as plain
 
 COMPARISON = "comparison.html"
@@ -55,9 +55,9 @@ def write_report(
     csv = tables.runs_csv(it, found.trials)
     with plots.style():
         html = render(found, it, target, csv)
-    write(target.with_suffix(".csv"), csv)
-    write(target.with_name(f"{target.stem}-curves.csv"), tables.curves_csv(it))
-    write(target, html)
+    page.write(target.with_suffix(".csv"), csv)
+    page.write(target.with_name(f"{target.stem}-curves.csv"), tables.curves_csv(it))
+    page.write(target, html)
     return target
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from dst.report import page, pictures, plots, reading
 from dst.report.reading import Run
 from dst.report.tables import metrics_csv
-from dst.report.words import count, duration, figure, percent, write
+from dst.report.words import count, duration, figure, percent
 from dst.train.objectives.task import FIGURES
 
 REPORT = "report.html"
@@ -78,8 +78,8 @@ def write_report(
     with plots.style():
         html = render(run)
     target = Path(out or Path(run_dir) / REPORT)
-    write(target.with_suffix(".csv"), metrics_csv(run))
-    write(target, html)
+    page.write(target.with_suffix(".csv"), metrics_csv(run))
+    page.write(target, html)
     return target
 
 

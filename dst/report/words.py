@@ -1,18 +1,6 @@
-"""Figures as a person would write them, a dash where one is unknown; and the files they go to."""
+"""Figures as a person would write them; a dash where one is unknown."""
 
 from __future__ import annotations
-
-from pathlib import Path
-
-from dst.train.records import run_dir as directory
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a report, whole or not at all.
-
-    Names may hold bytes that are no text; a report is UTF-8 all the same.
-    """
-    directory.write(path, text.encode("utf-8", errors="replace").decode("utf-8"))
 
 
 def figure(value: float | None, share: bool) -> str:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 import dst
+from dst.core.files import write, write_json
 from dst.train import setup
 from dst.train.config import resume_overrides as changes
 from dst.train.config.run import Config, dump, enclosed, load
@@ -110,7 +111,7 @@ def resume(
         point = _newest(made, where)
         if overrides:  # now that they are known to fit the checkpoint
             text = dump(enclosed(made.config)[0])
-            hosts.decided(lambda: directory.write(where / directory.CONFIG, text))
+            hosts.decided(lambda: write(where / directory.CONFIG, text))
         return _run(made, where, point, until, request)
 
 
@@ -176,7 +177,7 @@ def _run(
             told.finish(figures := hosts.decided(conclude))
 
     _keep(where / directory.MASKS_FINAL, dst.save_masks, dst.masks(last.opt_state))
-    hosts.decided(lambda: directory.write_json(where / directory.SUMMARY, figures))
+    hosts.decided(lambda: write_json(where / directory.SUMMARY, figures))
     print(summary.table(figures))
     return figures
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dst.core.files import write
 from dst.report import page, plots
 from dst.report.run import REPORT
 from dst.report.words import percent
@@ -47,7 +48,7 @@ def write_report(
     with plots.style():
         html = render(results, (Path(where) / directory.CONFIG).read_text(encoding="utf-8"))
     path = Path(out or Path(where) / REPORT)
-    directory.write(path, html)
+    write(path, html)
     return path
 
 
