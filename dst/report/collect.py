@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dst.report import reading
-from dst.report.reading import Run
+from dst.report.contents import Run, number
 from dst.train.config import overrides as plain
 from dst.train.objectives.task import FIGURES, Figure, headline
 from dst.train.records import run_dir as directory
@@ -50,7 +50,7 @@ class Trial:
 
     def figure(self, name: str) -> float | None:
         """A final figure; None where the run has none, or has not ended."""
-        return reading.number(self.run.summary.get(name)) if self.run and self.done else None
+        return number(self.run.summary.get(name)) if self.run and self.done else None
 
 
 @dataclass
@@ -102,7 +102,7 @@ def check(paths: Sequence[Path], out: Path | None = None) -> None:
         if not (is_sweep(path) or reading.is_run(path)):
             found = "a directory without them" if path.is_dir() else "no directory"
             raise directory.DirectoryError(
-                f"{path} is no run, sweep or study: expected {reading.CONFIG} or {FILE} in it, "
+                f"{path} is no run, sweep or study: expected {directory.CONFIG} or {FILE} in it, "
                 f"found {found}. Give directories that `dst train`, `dst sweep` or `dst lottery` "
                 "wrote, for example runs/<name>."
             )

@@ -9,10 +9,11 @@ from functools import reduce
 import numpy as np
 
 from dst.report import plots
+from dst.report.contents import Run
 from dst.report.figures import Compared, colour
 from dst.report.groups import Group
 from dst.report.plots import Key, Line, Plot
-from dst.report.reading import Run
+from dst.report.theme import variable
 
 _POINTS = 6000  # of one figure, over all its lines
 _FAINTEST = 0.3
@@ -104,24 +105,21 @@ def draw(it: Compared, kind: Kind) -> Plot | None:
         return None
     places = sorted({x.group.number(it.layout.x or "") for x in found} - {None})  # type: ignore[type-var]
     labels = list(it.lines())
-    most = max(100, _POINTS // len(found))
+    most = min(plots.POINTS, max(100, _POINTS // len(found)))
     some = []
     for x in found:
         at = x.group.number(it.layout.x or "")
         rank = 1.0 if at is None or len(places) < 2 else places.index(at) / (len(places) - 1)
-        values = x.values
-        if kind.noisy and values.size >= 40:
-            values = plots.smooth(values, max(5, values.size // 40))
-        stride = max(1, -(-values.size // most))
+        n = plots.window(x.values.size) if kind.noisy else 1
         some.append(
             Line(
                 "",
-                x.steps[::stride],
-                values[::stride],
+                x.steps,
+                plots.smooth(x.values, n) if n > 1 else x.values,
                 colour(labels.index(x.label)),
                 alpha=_FAINTEST + (1 - _FAINTEST) * rank,
                 dashed=not x.ended,
-                points=values.size < 3,
+                points=x.values.size < 3,
                 holds=kind.holds,
             )
         )
@@ -130,12 +128,13 @@ def draw(it: Compared, kind: Kind) -> Plot | None:
         some,
         percent=kind.share,
         may_log=not kind.share,
+        most=most,
         caption=" ".join(_said(it, kind, found, len(places))),
     )
     if plot is None:
         return None
     shown = dict.fromkeys(x.label for x in found)
-    keys = tuple(Key(plots.variable(colour(labels.index(label))), label) for label in shown)
+    keys = tuple(Key(variable(colour(labels.index(label))), label) for label in shown)
     return Plot(plot.title, plot.svg, keys, plot.caption)
 
 

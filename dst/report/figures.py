@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from dst.report import groups as of
-from dst.report import plots
+from dst.report import theme
 from dst.report.groups import SPARSITY, Group, Layout
-from dst.report.plots import SERIES, Key, Plot
+from dst.report.plots import Key, Plot
+from dst.report.theme import SERIES
 from dst.report.words import percent
 from dst.train.objectives.task import Figure
 
@@ -72,7 +73,7 @@ def against_setting(it: Compared) -> Plot | None:
         return None
     if it.layout.x is None:
         return _side_by_side(it)
-    figure, axes = plots.canvas()
+    figure, axes = theme.canvas()
     legend = []
     shown: list[float] = []
     places: list[float] = []
@@ -81,7 +82,7 @@ def against_setting(it: Compared) -> Plot | None:
         if not some:
             continue
         style = "--" if i >= len(SERIES) else "-"
-        legend.append(Key(plots.variable(colour(i)), label))
+        legend.append(Key(theme.variable(colour(i)), label))
         for group in some:
             shown += group.values(it.name).tolist()
             if group.number(it.layout.x) is None:
@@ -99,7 +100,7 @@ def against_setting(it: Compared) -> Plot | None:
         caption = f"Points of one colour differ in {rest}. {caption}"
     if any(group.number(it.layout.x) is None for group in it.ended()):
         caption = f"Level lines: {it.x_words} does not apply. {caption}"
-    return Plot(title, plots.themed(figure, title), tuple(legend), caption)
+    return Plot(title, theme.themed(figure, title), tuple(legend), caption)
 
 
 def pareto(it: Compared, cost: str, words: str) -> Plot | None:
@@ -110,18 +111,18 @@ def pareto(it: Compared, cost: str, words: str) -> Plot | None:
         return None
     at = np.array([[x.mean(cost), x.mean(it.name)] for x in found], dtype=float)
     best = front(at[:, 0], at[:, 1] * (1 if it.figure.best is max else -1))
-    figure, axes = plots.canvas()
+    figure, axes = theme.canvas()
     steps = at[best]
-    axes.step(steps[:, 0], steps[:, 1], where="post", color=plots.MUTED, linewidth=1.2, zorder=1)
+    axes.step(steps[:, 0], steps[:, 1], where="post", color=theme.MUTED, linewidth=1.2, zorder=1)
     legend = []
     for i, (label, some) in enumerate(it.lines().items()):
         mine = [n for n, group in enumerate(found) if group in some]
         if mine:
             axes.plot(at[mine, 0], at[mine, 1], "o", color=colour(i), markersize=5)
-            legend.append(Key(plots.variable(colour(i)), label))
-    legend.append(Key(plots.variable(plots.MUTED), "Pareto front"))
+            legend.append(Key(theme.variable(colour(i)), label))
+    legend.append(Key(theme.variable(theme.MUTED), "Pareto front"))
     _scaled(axes, at[:, 0])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %"))
+    theme.percent_ticks(axes.xaxis)
     axes.set_xlabel(f"{words}, relative to dense")
     _vertical(axes, it, at[:, 1].tolist())
     title = f"{it.title} against {words}"
@@ -129,7 +130,7 @@ def pareto(it: Compared, cost: str, words: str) -> Plot | None:
     most = 2 if it.layout.rest else 6
     more = f"; and {len(names) - most} more" if len(names) > most else ""
     caption = f"Means over seeds. On the front, cheapest first: {'; '.join(names[:most])}{more}."
-    return Plot(title, plots.themed(figure, title), tuple(legend), caption)
+    return Plot(title, theme.themed(figure, title), tuple(legend), caption)
 
 
 def front(cost: np.ndarray, gain: np.ndarray) -> list[int]:
@@ -153,7 +154,7 @@ def parallel(it: Compared) -> Plot | None:
     columns = [np.array([x.number(key) for x in found], dtype=float) for key in numbers]
     columns.append(np.array([x.mean(it.name) for x in found], dtype=float))
     order = np.argsort(columns[-1] * (1 if it.figure.best is max else -1), kind="stable")
-    figure, axes = plots.canvas()
+    figure, axes = theme.canvas()
     figure.subplots_adjust(left=0.08, right=0.92, bottom=0.2, top=0.9)
     heights = np.stack([_unit(column) for column in columns])
     for rank, i in enumerate(order, start=1):
@@ -166,10 +167,10 @@ def parallel(it: Compared) -> Plot | None:
         )
     names = [*(of.short(key, it.keys) for key in numbers), it.figure.words]
     for n, column in enumerate(columns):
-        axes.axvline(n, color=plots.MUTED, linewidth=0.8, zorder=0)
+        axes.axvline(n, color=theme.MUTED, linewidth=0.8, zorder=0)
         for value, y, side in ((column.max(), 1.04, "bottom"), (column.min(), -0.04, "top")):
-            text = percent(value) if n == len(numbers) and it.figure.share else plots.short(value)
-            axes.text(n, y, text, color=plots.MUTED, ha="center", va=side, fontsize=9)
+            text = percent(value) if n == len(numbers) and it.figure.share else theme.short(value)
+            axes.text(n, y, text, color=theme.MUTED, ha="center", va=side, fontsize=9)
     axes.grid(False)
     axes.yaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
@@ -177,10 +178,10 @@ def parallel(it: Compared) -> Plot | None:
     axes.tick_params(axis="x", length=0, pad=16)
     title = "All settings that are numbers"
     legend = (
-        Key(plots.variable(SERIES[0]), "one group of runs, the fuller the better"),
-        Key(plots.variable(SERIES[7]), "the best one"),
+        Key(theme.variable(SERIES[0]), "one group of runs, the fuller the better"),
+        Key(theme.variable(SERIES[7]), "the best one"),
     )
-    return Plot(title, plots.themed(figure, title), legend)
+    return Plot(title, theme.themed(figure, title), legend)
 
 
 def seeds_said(it: Compared) -> str:
@@ -225,7 +226,7 @@ def _side_by_side(it: Compared) -> Plot:
     """Where no number varies: a row per line."""
     rows = [(label, some[0]) for label, some in it.lines().items() if some[0] in it.ended()]
     height = 0.5 + 0.32 * len(rows)
-    figure, axes = plots.canvas((plots.SIZE[0], height))
+    figure, axes = theme.canvas((theme.SIZE[0], height))
     longest = max(len(label) for label, _ in rows)
     left = min(0.5, 0.06 + 0.019 * longest)
     figure.subplots_adjust(left=left, bottom=0.3 / height, top=1 - 0.06 / height)
@@ -235,13 +236,13 @@ def _side_by_side(it: Compared) -> Plot:
         _single(axes, values, np.full(values.size, float(i)), colour(i))
     axes.set_yticks(range(len(rows)), [_cut(label) for label, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.grid(True, axis="x", color=plots.GRID, linewidth=0.8)
+    axes.grid(True, axis="x", color=theme.GRID, linewidth=0.8)
     axes.grid(False, axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(4))
     if it.figure.share:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %"))
+        theme.percent_ticks(axes.xaxis)
     caption = seeds_said(it).replace("Bands", "Bars").replace("bands", "bars")
-    return Plot(it.title, plots.themed(figure, it.title), (), caption)
+    return Plot(it.title, theme.themed(figure, it.title), (), caption)
 
 
 def _cut(label: str) -> str:
@@ -254,7 +255,7 @@ def _vertical(axes: Axes, it: Compared, values: list[float]) -> None:
     room = 0.12 * (high - low) or 0.02 * abs(high) or 0.01
     axes.set_ylim(low - room, high + room)
     if it.figure.share:
-        plots.percents(axes, np.array(axes.get_ylim()))
+        theme.percents(axes, np.array(axes.get_ylim()))
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
@@ -273,14 +274,14 @@ def _horizontal(axes: Axes, key: str, words: str, values: np.ndarray) -> None:
         places = [x for x in _SPARSITIES if values.min() <= x <= values.max()]
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.4g} %"))
+    theme.percent_ticks(axes.xaxis)
 
 
 def _scaled(axes: Axes, values: np.ndarray) -> None:
     if values.min() > 0 and values.max() > _WIDE * values.min():
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(plots.short))
+    axes.xaxis.set_major_formatter(FuncFormatter(theme.short))
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

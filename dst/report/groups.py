@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from dst.report import reading
 from dst.report.collect import Trial
+from dst.report.contents import number
 from dst.train.config.resume_overrides import FREE
 
 SEED = "seed"
@@ -53,7 +53,7 @@ class Group:
 
     def number(self, key: str) -> float | None:
         """A setting that is a number."""
-        return reading.number(self.settings.get(key))
+        return number(self.settings.get(key))
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,13 @@ def _text(settings: Mapping[str, Any], key: str) -> str:
     """A value that can be compared; an absent one is unlike all others, and 1 is like 1.0."""
     if key not in settings:
         return ""
-    number = reading.number(settings[key])
-    return repr(number) if number is not None else json.dumps(settings[key], default=str)
+    value = number(settings[key])
+    return repr(value) if value is not None else json.dumps(settings[key], default=str)
 
 
 def _order(settings: Mapping[str, Any], key: str) -> tuple[int, float, str]:
-    number = reading.number(settings.get(key))
-    return (1, 0.0, _text(settings, key)) if number is None else (0, number, "")
+    value = number(settings.get(key))
+    return (1, 0.0, _text(settings, key)) if value is None else (0, value, "")
 
 
 def _follows(key: str, keys: Sequence[str], known: Sequence[Mapping[str, Any]]) -> bool:

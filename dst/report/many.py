@@ -12,12 +12,15 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
-from dst.report import collect, curves, figures, page, plots, tables
+from dst.report import collect, curves, figures, page, tables, theme
 from dst.report import groups as of
 from dst.report.collect import Runs
+from dst.report.contents import number
 from dst.report.figures import Compared
-from dst.report.reading import number
-from dst.report.run import REPORT, Section, Tile, model_words
+from dst.report.question import model_words
+from dst.report.run import REPORT
+from dst.report.sections import Section
+from dst.report.tiles import Tile
 from dst.report.words import duration, figure
 from dst.train.config import overrides as plain
 
@@ -53,7 +56,7 @@ def write_report(
     target = Path(out or (Path(paths[0]) / REPORT if found.sweep else COMPARISON))
     it = compared(found)
     csv = tables.runs_csv(it, found.trials)
-    with plots.style():
+    with theme.style():
         html = render(found, it, target, csv)
     page.write(target.with_suffix(".csv"), csv)
     page.write(target.with_name(f"{target.stem}-curves.csv"), tables.curves_csv(it))
@@ -69,7 +72,7 @@ def compared(found: Runs) -> Compared:
 
 
 def render(found: Runs, it: Compared, target: Path, csv: str) -> str:
-    """The report as HTML text; to be called under :func:`dst.report.plots.style`.
+    """The report as HTML text; to be called under :func:`dst.report.theme.style`.
 
     Args:
       found: what is compared, and how (``it``).

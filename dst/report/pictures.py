@@ -193,8 +193,7 @@ def degrees(first: np.ndarray | None, last: np.ndarray | None, whose: str = "") 
         ("Connections per input", "input", 1),
     ):
         before, after = (
-            None if mask is None else mask.reshape(-1, mask.shape[-1]).sum(axis=axis)
-            for mask in (first, last)
+            None if mask is None else matrix(mask).sum(axis=axis) for mask in (first, last)
         )
         assert after is not None
         plots.append(histogram(f"{title}{whose}", unit, before, after))

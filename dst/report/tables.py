@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dst.report import curves, reading
+from dst.report import curves
 from dst.report import groups as of
 from dst.report.collect import Trial
+from dst.report.contents import Run, number
 from dst.report.figures import Compared
-from dst.report.reading import Run
 from dst.report.words import count, duration, figure, percent
 from dst.train.records.run_dir import CONFIG
 
@@ -93,7 +93,7 @@ def runs_csv(it: Compared, trials: Sequence[Trial]) -> str:
         key
         for trial in trials
         for key, value in (trial.run.summary if trial.run else {}).items()
-        if reading.number(value) is not None
+        if number(value) is not None
     )
     keys = [*it.keys, of.SEED]
     heads = ["run", "state", *keys, *numbers, "directory", "command", "error"]
@@ -150,11 +150,11 @@ def _run(it: Compared, trial: Trial, beside: Path) -> Iterable[Cell]:
     yield _figure(it, trial.figure(it.name))
     for name in _FIGURES:
         yield _share(trial.figure(name))
-    steps = reading.number(summary.get("steps"))
+    steps = number(summary.get("steps"))
     if steps is None and trial.run:
         steps = trial.run.last_step()
     yield _number(steps)
-    seconds = reading.number(summary.get("seconds"))
+    seconds = number(summary.get("seconds"))
     yield Cell(duration(seconds), _value(seconds))
     again = command(trial)
     yield Cell(again, again, code=True) if again else _none()
@@ -164,8 +164,8 @@ def _setting(settings: Mapping[str, Any], key: str) -> Cell:
     if key not in settings:
         return _none()
     value = settings[key]
-    number = reading.number(value)
-    return Cell(of.worded(value), of.worded(value) if number is None else repr(number))
+    known = number(value)
+    return Cell(of.worded(value), of.worded(value) if known is None else repr(known))
 
 
 def _figure(it: Compared, value: float | None) -> Cell:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dst.io.safetensors import save_masks
-from dst.report import plots, reading, run, write_report
+from dst.report import reading, sections, theme, tiles, write_report
 
 CONFIG = """\
 name: small-rigl
@@ -179,12 +179,12 @@ def test_nothing_is_said_to_be_missing_where_nothing_is(whole):
 
 def test_the_same_files_give_the_same_bytes(whole):
     first = write_report(whole).read_bytes()
-    plots.matplotlib.rcParams["font.size"] = 17.0
+    theme.matplotlib.rcParams["font.size"] = 17.0
     try:
         assert write_report(whole).read_bytes() == first
-        assert plots.matplotlib.rcParams["font.size"] == 17.0
+        assert theme.matplotlib.rcParams["font.size"] == 17.0
     finally:
-        plots.matplotlib.rcParams["font.size"] = 10.0
+        theme.matplotlib.rcParams["font.size"] = 10.0
 
 
 def test_ids_are_unique_and_every_reference_has_one(whole):
@@ -331,7 +331,7 @@ def test_masks_alone_tell_the_sparsity(whole):
     masks = {"w": np.arange(40).reshape(8, 5) < 5}
     save_masks(whole / "masks-initial.safetensors", masks)
     save_masks(whole / "masks-final.safetensors", masks)
-    tile = run.tiles(reading.read(whole))[1]
+    tile = tiles.tiles(reading.read(whole))[1]
     assert (tile.value, tile.detail) == ("87.5 %", "5 of 40 selected weights active")
 
 
@@ -346,7 +346,7 @@ def test_many_layers_share_one_legend_entry(whole):
     (whole / "summary.json").unlink()
     for name in ("initial", "final"):
         (whole / f"masks-{name}.safetensors").unlink()
-    plot = run.exploration(reading.read(whole)).plots[0]
+    plot = sections.exploration(reading.read(whole)).plots[0]
     assert [key.label for key in plot.legend] == ["each layer", "all sparse layers"]
     page(whole)
 
