@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dst.report import reading
-from dst.report.contents import Run, number
+from dst.report.contents import Run, figure_of, most_telling, number
 from dst.train.config import overrides as plain
-from dst.train.objectives.task import FIGURES, Figure, headline
+from dst.train.objectives.task import Figure
 from dst.train.records import run_dir as directory
 
 FILE, JOURNAL, RESULTS, TRIALS = "sweep.yaml", "journal.log", "sweep.json", "trials"
@@ -79,11 +79,12 @@ class Runs:
             name = self.metric
         else:
             # What not all runs have cannot compare them.
-            names = [{key for line in r.lines for key in line} | r.summary.keys() for r in runs]
-            name = headline(set.intersection(*names) if names else ())
-        best = min if self.goal == "minimize" and name == self.metric else max
-        usual = Figure(name.replace("_", " "), False, min if name == "loss" else best)
-        return name, FIGURES.get(name, usual)
+            names = [run.logged() | run.summary.keys() for run in runs]
+            name = most_telling(set.intersection(*names) if names else set())
+        figure = figure_of(name)
+        if name == self.metric and self.goal == "maximize":
+            figure = replace(figure, best=max)
+        return name, figure
 
 
 def is_sweep(path: Path) -> bool:
@@ -197,6 +198,8 @@ def _mapping(path: Path, found: Runs, consequence: str) -> Mapping[str, Any]:
 def _trial(path: Path, row: Mapping[str, Any], run: Run | None) -> Trial:
     noted = row.get("settings")
     settings = flat(run.config) if run else {}
+    # A part of the user's own is told apart by its import path, others by their names.
+    settings = {re.sub(r"^(\w+)\.import$", r"\1.name", k): v for k, v in settings.items()}
     if not settings and isinstance(noted, Mapping):
         settings = {str(key): value for key, value in noted.items()}
     error = row.get("error")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from dst.train.objectives.task import headline
+from dst.train.objectives.task import FIGURES, Figure, headline
 
 
 def number(value: Any) -> float | None:
@@ -81,7 +81,26 @@ class Run:
 
     def headline(self) -> str:
         """The figure that this run is about: the most telling one that was logged."""
-        return headline({key for line in self.lines for key in line} | self.summary.keys())
+        return most_telling(self.logged() | self.summary.keys())
+
+    def figure(self) -> Figure:
+        """How the headline is shown."""
+        return figure_of(self.headline())
+
+    def logged(self, *kinds: str) -> set[str]:
+        """Names of what the lines hold, or those of some kinds."""
+        return {key for x in self.lines if not kinds or x["kind"] in kinds for key in x}
+
+    def task_figures(self) -> list[str]:
+        """What training and test data are both judged by, shares last.
+
+        Where a figure in bits is logged, it stands for the loss, which is the same in nats.
+        """
+        names = self.logged("train") & self.logged("eval") - {"step", "kind"}
+        names |= self.logged("train", "eval") & {*FIGURES, "loss"}
+        if "bits_per_byte" in names:
+            names -= {"loss"}
+        return sorted(names, key=lambda name: (figure_of(name).share, name))
 
     def last_step(self) -> int | None:
         """The last logged step."""
@@ -124,6 +143,16 @@ class Run:
         if mask.size:
             sparsity = 1 - active / mask.size
         return Layer(path, mask.shape, active, mask.size, sparsity, explored)
+
+
+def figure_of(name: str) -> Figure:
+    """How a figure is shown; one that the objectives do not name is a number to be lowered."""
+    return FIGURES.get(name, Figure(name.replace("_", " "), share=False, best=min))
+
+
+def most_telling(names: Set[str]) -> str:
+    """The figure to show of those that a record has; the loss where no objective names one."""
+    return "loss" if "loss" in names and not names & FIGURES.keys() else headline(names)
 
 
 def summary_layers(summary: Mapping[str, Any]) -> list[Layer]:

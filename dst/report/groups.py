@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 
 from dst.report.collect import Trial
 from dst.report.contents import number
+from dst.report.words import worded
 from dst.train.config.resume_overrides import FREE
 
 SEED = "seed"
@@ -141,15 +142,6 @@ def short(key: str, keys: Sequence[str]) -> str:
     last = parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
     alike = [k for k in keys if k != key and k.split(".")[-1] == parts[-1] != "name"]
     return (" ".join(parts) if alike else last).replace("_", " ")
-
-
-def worded(value: Any) -> str:
-    """A setting as text; numbers drawn at random have more digits than anyone wants to read."""
-    if isinstance(value, float):
-        return f"{value:.15g}" if len(f"{value:.15g}") <= 7 else f"{value:.3g}"
-    if isinstance(value, list):
-        return ", ".join(map(worded, value))
-    return "none" if value is None else str(value)
 
 
 def described(settings: Mapping[str, Any], keys: Sequence[str], among: Sequence[str]) -> str:

@@ -21,12 +21,11 @@ from dst.report.question import model_words
 from dst.report.run import REPORT
 from dst.report.sections import Section
 from dst.report.tiles import Tile
-from dst.report.words import duration, figure
+from dst.report.words import duration, figure, name_of, worded
 from dst.train.config import overrides as plain
 
 COMPARISON = "comparison.html"
 _COSTS = (("training_cost", "training FLOPs"), ("forward_cost", "inference FLOPs"))
-_STATES = ("done", "running", "unfinished", "waiting", "stopped", "lost", "pruned", "failed")
 
 
 def write_report(
@@ -104,7 +103,7 @@ def question(found: Runs, it: Compared) -> str:
     """What the runs ask together, in one sentence."""
     runs = [trial.run for trial in found.trials if trial.run]
     models = {model_words(run) for run in runs}
-    data = {str(run.section("data").get("name") or "its data") for run in runs}
+    data = {name_of(run.section("data")) or "its data" for run in runs}
     model = models.pop() if len(models) == 1 else "each model"
     where = data.pop() if len(data) == 1 else "its data"
     what = f"the {it.figure.words} of {model} on {where}"
@@ -120,7 +119,7 @@ def settings(found: Runs, it: Compared) -> list[str]:
     result = []
     for key in [*it.keys, of.SEED]:
         some = [trial.settings[key] for trial in found.trials if key in trial.settings]
-        values = list(dict.fromkeys(map(of.worded, sorted(some, key=_order))))
+        values = list(dict.fromkeys(map(worded, sorted(some, key=_order))))
         if len(values) > 6:  # too many to read: from the least to the greatest
             values = [f"{values[0]} to {values[-1]}"]
         result.append(f"{of.short(key, it.keys)}: {', '.join(values) or 'unknown'}")
@@ -133,7 +132,7 @@ def settings(found: Runs, it: Compared) -> list[str]:
 def tiles(found: Runs, it: Compared) -> list[Tile]:
     """The key figures."""
     states = Counter(trial.state for trial in found.trials)
-    said = ", ".join(f"{states[state]} {state}" for state in _STATES if states[state])
+    said = ", ".join(f"{n} {state}" for state, n in states.most_common())
     sizes = [len(group.trials) for group in it.groups] or [0]
     seeds = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else f"{max(sizes)}"
     seconds = [number(x.run.summary.get("seconds")) for x in found.trials if x.run]
@@ -189,7 +188,7 @@ def _best(it: Compared) -> Tile:
 
 def _order(value: object) -> tuple[int, float, str]:
     known = number(value)
-    return (1, 0.0, of.worded(value)) if known is None else (0, known, "")
+    return (1, 0.0, worded(value)) if known is None else (0, known, "")
 
 
 def _nested(settings: dict) -> dict:

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from dst.report import pictures, plots
-from dst.report.contents import Run
+from dst.report.contents import Run, figure_of
 from dst.report.theme import INK, MUTED, SERIES
 from dst.report.tiles import RS
 
@@ -25,11 +25,11 @@ class Section:
 
 
 def training(run: Run) -> Section:
-    """The figures of the task over steps; bits per byte stand for the loss, which they are."""
+    """The figures of the task over steps."""
     marks, _ = run.series("sparsity", "topology")
     shown = []
-    first = "loss" if run.headline() == "accuracy" else run.headline()
-    for key, is_percent in ((first, False), ("accuracy", True)):
+    for key in run.task_figures():
+        is_percent = figure_of(key).share
         some = plots.with_average("train", *run.series(key, "train"), SERIES[0])
         for prefix, label, colour in (
             ("", "test", SERIES[7]),

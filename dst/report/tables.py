@@ -17,7 +17,7 @@ from dst.report import groups as of
 from dst.report.collect import Trial
 from dst.report.contents import Run, number
 from dst.report.figures import Compared
-from dst.report.words import count, duration, figure, percent
+from dst.report.words import count, duration, figure, percent, worded
 from dst.train.records.run_dir import CONFIG
 
 _FIGURES = {
@@ -165,7 +165,7 @@ def _setting(settings: Mapping[str, Any], key: str) -> Cell:
         return _none()
     value = settings[key]
     known = number(value)
-    return Cell(of.worded(value), of.worded(value) if known is None else repr(known))
+    return Cell(worded(value), worded(value) if known is None else repr(known))
 
 
 def _figure(it: Compared, value: float | None) -> Cell:
@@ -189,4 +189,4 @@ def _value(value: float | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return "" if value is None else of.worded(value) if isinstance(value, list) else value
+    return "" if value is None else worded(value) if isinstance(value, list) else value

@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from dst.report.contents import Run, number
 from dst.report.words import count, duration, figure, percent
-from dst.train.objectives.task import FIGURES
 
 RS = Markup("R<sub>s</sub>")
 
@@ -28,13 +27,13 @@ def final(run: Run, key: str) -> float | None:
     value = number(run.summary.get(key))
     if value is not None:
         return value
-    return run.last(key, "eval") if key in FIGURES else run.last(key, "topology", "eval")
+    return run.last(key, "topology", "eval")
 
 
 def _headline(run: Run) -> Tile:
     """The figure that answers the question, and the best one on the way."""
     name = run.headline()
-    known = FIGURES[name]
+    known = run.figure()
     steps, values = run.series(name, "eval")
     detail = ""
     if np.isfinite(values).any():

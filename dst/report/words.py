@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+_DETAILS = 4  # settings of one section in a sentence
+
 
 def figure(value: float | None, share: bool) -> str:
     """A fraction in percent, another figure with three decimals."""
@@ -32,3 +37,29 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def name_of(section: Mapping[str, Any]) -> str:
+    """The name in a section of a config; of an import path the last part; empty for none."""
+    name = section.get("name") or str(section.get("import") or "").rpartition(":")[2]
+    return str(name)
+
+
+def worded(value: Any) -> str:
+    """A setting as text, ``0.1``, ``300, 100`` or ``mlp (hidden 300, 100)``.
+
+    Numbers drawn at random have more digits than anyone wants to read.
+    """
+    if isinstance(value, Mapping):
+        details = [
+            f"{key.replace('_', ' ')} {worded(x)}"
+            for key, x in value.items()
+            if key not in ("name", "import") and isinstance(x, int | float | str | list)
+        ]
+        listed = f" ({'; '.join(details[:_DETAILS])})" if details else ""
+        return name_of(value) and f"{name_of(value)}{listed}"
+    if isinstance(value, float):
+        return f"{value:.15g}" if len(f"{value:.15g}") <= 7 else f"{value:.3g}"
+    if isinstance(value, list):
+        return ", ".join(map(worded, value))
+    return "none" if value is None else str(value)

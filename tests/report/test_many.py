@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dst import cli
-from dst.report import collect, curves, figures, groups, many, tables
+from dst.report import collect, curves, figures, groups, many, tables, words
 from dst.studies.sweep import driver as sweeps
 from dst.train.records.run_dir import DirectoryError
 from tests import browser
@@ -145,6 +145,14 @@ def test_runs_that_differ_in_their_seed_only_are_one_group(kept):
     np.testing.assert_allclose(means, [0.91, 0.86, 0.83, 0.88, 0.83, 0.80], atol=1e-12)
 
 
+def test_parts_named_by_import_path_are_one_setting_with_those_named(tmp_path):
+    runs = [make(tmp_path / "a"), make(tmp_path / "b")]
+    text = (runs[1] / "config.yaml").read_text()
+    (runs[1] / "config.yaml").write_text(text.replace("name: rigl", "import: 'mine:Pruner'"))
+    found = many.compared(collect.collect(runs))
+    assert list(found.lines()) == ["mine:Pruner", "rigl"]
+
+
 def test_intervals_are_students_from_three_seeds_on(tmp_path):
     scores = (0.90, 0.92, 0.94)
     runs = [make(tmp_path / f"{i}", seed=i, accuracy=x) for i, x in enumerate(scores)]
@@ -223,7 +231,7 @@ def test_the_table_of_runs_has_the_settings_of_each(kept):
     table = tables.runs(many.compared(found), found.trials, kept)
     for key, head in (("method.name", "method"), ("method.sparsity", "sparsity"), ("seed", "seed")):
         column = [row[table.heads.index(head)].text for row in table.rows]
-        assert column == [groups.worded(trial.settings[key]) for trial in found.trials]
+        assert column == [words.worded(trial.settings[key]) for trial in found.trials]
 
 
 def test_every_trial_is_listed_with_its_state_and_its_error(toy):
@@ -246,7 +254,7 @@ def test_every_trial_is_listed_with_its_state_and_its_error(toy):
     assert states == expected + ["done"] * 12
     assert lock.read_text().startswith("process"), "the lock of a run is not touched"
     text = page(target).text
-    assert "13 done, 1 running, 1 unfinished, 1 waiting, 1 pruned, 1 failed" in text
+    assert "13 done, 1 failed, 1 running, 1 unfinished, 1 pruned, 1 waiting" in text
     assert evil in text and text.count("What is missing") == 1
     assert "2 runs, 00002, 00003: summary.json is missing" in text
     assert "00002: metrics.jsonl holds no metrics yet" in text

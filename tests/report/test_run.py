@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -9,8 +10,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+import dst
 from dst.io.safetensors import save_masks
-from dst.report import reading, sections, theme, tiles, write_report
+from dst.methods import METHODS
+from dst.report import question, reading, sections, theme, tiles, write_report
 
 CONFIG = """\
 name: small-rigl
@@ -162,9 +165,59 @@ def test_the_figures_of_the_summary_are_shown(whole):
 
 def test_the_question_names_model_data_method_and_sparsity(whole):
     assert (
-        "How accurate does mlp (hidden 12) become on digits when RigL keeps 75 % of its selected "
-        "weights at zero?"
+        "What test accuracy does mlp (hidden 12) reach on digits with RigL at 75 % sparsity?"
     ) in page(whole).text
+
+
+def test_a_method_that_is_registered_needs_no_line_in_the_report(whole, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Pruner:
+        sparsity: float
+        a: int = 1
+        b: int = 1
+        c: int = 1
+        d: int = 1
+        e: int = 1
+        usual: int = 1
+        changed: int = 1
+        structure: object = dst.Unstructured()
+
+    monkeypatch.setitem(METHODS, "my-pruner", Pruner)
+    method = "name: my-pruner, sparsity: 0.5, a: 2, b: 2, c: 2, d: null, e: 2"
+    method += ", usual: 1, changed: 3, structure: unstructured"
+    text = CONFIG.replace("name: rigl, sparsity: 0.75, allocation: erk, every: 10", method)
+    (whole / "config.yaml").write_text(text)
+    run = reading.read(whole)
+    assert question.question(run).endswith(" on digits with Pruner at 50 % sparsity?")
+    shown = ["method my-pruner", "sparsity 0.5", "a 2", "b 2", "c 2", "e 2", "usual 1", "changed 3"]
+    assert question.settings(run) == [*shown, "seed 3"]
+
+
+def test_parts_named_by_import_path_are_called_by_their_last_name(whole):
+    (whole / "config.yaml").write_text(
+        """\
+model: {import: "my.nets:make_vit", depth: 6}
+data: {import: "my.data:Spirals", noise: 0.1}
+method: {import: "mine:Pruner", sparsity: 0.9}
+"""
+    )
+    found = question.question(reading.read(whole))
+    assert found == (
+        "What test accuracy does make_vit (depth 6) reach on Spirals with Pruner at 90 % sparsity?"
+    )
+
+
+def test_figures_of_an_objective_of_the_users_own_are_drawn(whole):
+    own = {"loss": 1.5, "mean_error": 0.25}
+    lines = [{k: v for k, v in x.items() if k != "accuracy"} for x in records()]
+    lines = [x | own if x["kind"] != "topology" else x for x in lines]
+    (whole / "metrics.jsonl").write_text(jsonl(lines))
+    (whole / "summary.json").write_text(json.dumps({"loss": 1.25}))
+    text = page(whole).text
+    assert "What test loss does mlp (hidden 12) reach" in text
+    assert "Test loss 1.250 best 1.500 at step 10" in text
+    titles = [plot.title for plot in sections.training(reading.read(whole)).plots]
+    assert titles == ["Loss", "Mean error"]
 
 
 def test_config_and_the_command_that_repeats_it_are_shown(whole):
@@ -311,7 +364,7 @@ def test_a_dense_run_misses_nothing(whole):
     save_masks(whole / "masks-final.safetensors", {})
     text = page(whole).text
     assert "What is missing" not in text
-    assert "with all of its weights in use?" in text
+    assert "reach on digits when all of its weights are in use?" in text
     assert "A dense run: no layer is sparse" in text and "A dense run has no masks" in text
 
 
@@ -392,7 +445,7 @@ def test_a_run_on_text_reports_bits_per_byte(whole):
     (whole / "metrics.jsonl").write_text(jsonl(lines))
     (whole / "summary.json").write_text(json.dumps(summary() | {"bits_per_byte": 2.125}))
     text = page(whole).text
-    assert "With how few bits per byte does mlp (hidden 12) predict digits when RigL" in text
+    assert "What test bits per byte does mlp (hidden 12) reach on digits with RigL at 75 %" in text
     assert "Test bits per byte 2.125 best 2.200 at step 40" in text
     html = (whole / "report.html").read_text(encoding="utf-8")
     titles = re.findall("<figcaption>(.*?)</figcaption>", html)
