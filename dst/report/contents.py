@@ -25,7 +25,7 @@ def number(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Layer:
-    """One leaf of the model as far as the files tell; None is unknown, or does not apply."""
+    """One leaf of the model; None where the files do not say it, or where it does not apply."""
 
     path: str
     shape: tuple[int, ...]
@@ -65,13 +65,13 @@ class Run:
 
         Where several lines have the same step, the last one counts.
         """
-        found = {
+        by_step = {
             line["step"]: number(line[key])
             for line in self.lines
             if line["kind"] in kinds and key in line
         }
-        values = [math.nan if value is None else value for value in found.values()]
-        return np.array(list(found), dtype=float), np.array(values, dtype=float)
+        values = [math.nan if value is None else value for value in by_step.values()]
+        return np.array(list(by_step), dtype=float), np.array(values, dtype=float)
 
     def last(self, key: str, *kinds: str) -> float | None:
         """The last finite value of a metric in the lines of these kinds."""
@@ -107,9 +107,9 @@ class Run:
         return self.lines[-1]["step"] if self.lines else None
 
     def section(self, name: str) -> dict[str, Any]:
-        """One section of the config, empty where it is not there."""
-        found = self.config.get(name)
-        return dict(found) if isinstance(found, Mapping) else {}
+        """One section of the config, empty where there is none."""
+        section = self.config.get(name)
+        return dict(section) if isinstance(section, Mapping) else {}
 
     def paths(self) -> list[str]:
         """Leaf paths of the sparse layers, in the order of the model where that is known."""
@@ -157,11 +157,11 @@ def most_telling(names: Set[str]) -> str:
 
 def summary_layers(summary: Mapping[str, Any]) -> list[Layer]:
     """The layer rows of a summary; rows without a path are left out."""
-    found = summary.get("layers")
-    if not isinstance(found, Sequence) or isinstance(found, str):
+    rows = summary.get("layers")
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
         return []
     result = []
-    for row in found:
+    for row in rows:
         if not isinstance(row, Mapping) or not isinstance(row.get("path"), str):
             continue
         shape = row.get("shape")

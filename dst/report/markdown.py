@@ -1,4 +1,4 @@
-"""Figures in Markdown: tables, and what a program writes between two marker comments."""
+"""Figures in Markdown: tables, and text that a program writes between two marker comments."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from dst.report.words import count, percent, shape
 
 
 def fill(template: str, **values: Any) -> str:
-    """A template's HTML. What it names must be given; values are escaped."""
+    """A template's HTML. Every name in it needs a value; values are escaped."""
     environment = Environment(
         loader=PackageLoader("dst.report", "."),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Kinds of figures: lines over steps, exchanged connections, histograms of degrees."""
+"""Kinds of figures: lines over steps, grown and dropped connections, histograms."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Shares:
-    """A horizontal axis of shares, falling to the right on a logarithmic scale: what remains.
+    """A logarithmic horizontal axis of shares that fall to the right, such as remaining weights.
 
     Attributes:
       label: below the axis.
@@ -122,13 +122,13 @@ def with_average(label: str, x: np.ndarray, y: np.ndarray, colour: str) -> list[
         return [Line(label, x, y, colour, points=y.size < 3)]
     return [
         Line("", x, y, colour, faint=True),
-        Line(f"{label} (mean of {n} lines)", x, smooth(y, n), colour),
+        Line(f"{label} (running mean of {n})", x, smooth(y, n), colour),
     ]
 
 
 def lines(
     title: str,
-    some: Sequence[Line],
+    drawn: Sequence[Line],
     *,
     caption: str = "",
     percent: bool = False,
@@ -143,16 +143,16 @@ def lines(
 
     Args:
       title, caption: above and below the figure.
-      some: the lines; those with a label are in the legend.
+      drawn: the lines; those with a label are in the legend.
       percent: the values are fractions and shown in percent.
       may_log: a logarithmic axis where positive values span more than a factor of 30.
-      marks: steps to mark at the foot of the figure (topology steps).
+      marks: steps to mark at the bottom of the figure (topology steps).
       until: the last step of the run, so that all figures have the same axis.
       axis: shares that the lines run over, where these are no steps.
       x_label: of the horizontal axis.
       most: points of one line.
     """
-    shown = [line for line in some if np.isfinite(line.y).any()]
+    shown = [line for line in drawn if np.isfinite(line.y).any()]
     if not shown:
         return None
     figure, axes = canvas()
@@ -173,7 +173,7 @@ def lines(
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(short))
         axes.tick_params(axis="y", which="minor", length=0)
-        caption = f"{caption} Logarithmic axis.".strip()
+        caption = f"{caption} The vertical axis is logarithmic.".strip()
     if percent:
         percents(axes, values)
     if marks is not None and marks.size:
@@ -186,7 +186,7 @@ def lines(
             markersize=6,
             linestyle="",
         )
-        caption = f"{caption} Ticks at the foot: topology steps.".strip()
+        caption = f"{caption} Ticks at the bottom mark topology steps.".strip()
     if axis is None:
         _steps(axes, until, x_label)
     else:
@@ -207,7 +207,12 @@ def exchange(
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: short(abs(v))))
     _steps(axes, until)
     legend = (Key(variable(SERIES[1]), "grown"), Key(variable(SERIES[7]), "dropped"))
-    return Plot(title, themed(figure, title), legend, "Connections changed at every topology step.")
+    return Plot(
+        title,
+        themed(figure, title),
+        legend,
+        "Connections that each topology step grew (up) and dropped (down).",
+    )
 
 
 def histogram(title: str, unit: str, before: np.ndarray | None, after: np.ndarray) -> Plot:
@@ -226,8 +231,8 @@ def histogram(title: str, unit: str, before: np.ndarray | None, after: np.ndarra
         legend.insert(0, Key(variable(INK), "before training"))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=TICKS))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=TICKS))
-    axes.set_xlabel(f"active connections of one {unit}")
-    caption = f"How many {unit}s have how many active connections."
+    axes.set_xlabel(f"active connections per {unit}")
+    caption = f"The number of {unit}s by their number of active connections."
     return Plot(title, themed(figure, title), tuple(legend), caption)
 
 

@@ -1,4 +1,4 @@
-"""Reads the files of a run directory; what is missing or damaged becomes a note, not an error."""
+"""How a run directory is read: what is missing or damaged becomes a note, not an error."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from ruamel.yaml.error import YAMLError
 
 from dst.io.safetensors import load_masks
 from dst.report.contents import Run, number
+from dst.report.words import listed
 from dst.train.objectives.task import FIGURES
 from dst.train.records.run_dir import CONFIG, MASKS_FINAL, MASKS_INITIAL, METRICS, SUMMARY
 
 
 def is_run(path: Path) -> bool:
-    """Whether a directory holds a file of a run, be it damaged."""
+    """Whether a directory holds a file of a run, even if it is damaged."""
     return any((path / name).is_file() for name in (CONFIG, METRICS, SUMMARY))
 
 
-def read(run_dir: str | os.PathLike[str], *, masks: bool = True) -> Run:
+def read(path: str | os.PathLike[str], *, masks: bool = True) -> Run:
     """Reads a run directory.
 
     Args:
-      run_dir: the directory.
-      masks: whether to read masks, too.
+      path: the directory.
+      masks: whether to read the masks, too.
 
     Raises:
       FileNotFoundError: no such directory, or one that holds no file of a run.
     """
-    where = Path(run_dir)
-    if not where.is_dir():
+    folder = Path(path)
+    if not folder.is_dir():
         raise FileNotFoundError(
-            f"expected a run directory, found no directory at {where}. "
+            f"expected a run directory, found no directory at {folder}. "
             "Give the directory that `dst train` wrote, for example runs/<name>."
         )
-    if not is_run(where):
+    if not is_run(folder):
         raise FileNotFoundError(
-            f"{where} is no run directory: expected {CONFIG}, {METRICS} or {SUMMARY} in it, found "
-            "none of them. Give the directory that `dst train` wrote, for example runs/<name>."
+            f"{folder} is not a run directory: expected {CONFIG}, {METRICS} or {SUMMARY} in it, "
+            "found none of them. Give a directory that `dst train` wrote, such as runs/<name>."
         )
-    run = Run(name=where.resolve().name)
-    _read_config(where, run)
-    _read_metrics(where, run)
-    _read_summary(where, run)
+    run = Run(name=folder.resolve().name)
+    _read_config(folder, run)
+    _read_metrics(folder, run)
+    _read_summary(folder, run)
     if masks:
-        _read_masks(where, run)
+        _read_masks(folder, run)
     return run
 
 
@@ -63,8 +64,8 @@ def _text(path: Path, run: Run, consequence: str) -> str | None:
         return None
 
 
-def _read_config(where: Path, run: Run) -> None:
-    text = _text(where / CONFIG, run, "the settings of this run are unknown.")
+def _read_config(folder: Path, run: Run) -> None:
+    text = _text(folder / CONFIG, run, "the settings of this run are unknown.")
     if text is None:
         return
     run.config_text = text
@@ -73,16 +74,18 @@ def _read_config(where: Path, run: Run) -> None:
     except (YAMLError, ValueError):
         config = None
     if not isinstance(config, dict):
-        run.notes.append(f"{CONFIG} is damaged: it is no YAML mapping; its text is shown as it is.")
+        run.notes.append(
+            f"{CONFIG} is damaged: it is not a YAML mapping. Its text is shown unchanged."
+        )
         return
     run.config = config
     if isinstance(config.get("name"), str) and config["name"]:
         run.name = config["name"]
 
 
-def _read_metrics(where: Path, run: Run) -> None:
-    missing = "there are no curves; they appear once training has logged a step."
-    text = _text(where / METRICS, run, missing)
+def _read_metrics(folder: Path, run: Run) -> None:
+    missing = "there are no curves before training has logged a step."
+    text = _text(folder / METRICS, run, missing)
     if text is None:
         return
     raw = text.split("\n")
@@ -94,12 +97,13 @@ def _read_metrics(where: Path, run: Run) -> None:
         if line is not None:
             run.lines.append(line)
         elif i == len(raw):
-            run.notes.append(f"The last line of {METRICS} is cut off; it is left out.")
+            run.notes.append(f"The last line of {METRICS} is incomplete and left out.")
         else:
             damaged.append(i)
     if damaged:
-        some = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-        run.notes.append(f"{METRICS}: {len(damaged)} unreadable lines are left out (line {some}).")
+        run.notes.append(
+            f"{METRICS}: {len(damaged)} unreadable lines are left out (line {listed(damaged)})."
+        )
     if not run.lines:
         run.notes.append(f"{METRICS} holds no metrics yet: {missing}")
     run.lines.sort(key=lambda line: line["step"])
@@ -108,7 +112,7 @@ def _read_metrics(where: Path, run: Run) -> None:
         bad = steps[~np.isfinite(values)]
         if bad.size:
             run.notes.append(
-                f"The {'test' if kind == 'eval' else kind} {key} is no finite number on "
+                f"The {'test' if kind == 'eval' else kind} {key} is not a finite number on "
                 f"{bad.size} of {steps.size} lines, first at step {bad[0]:,.0f}."
             )
 
@@ -126,11 +130,11 @@ def _metrics_line(text: str) -> dict[str, Any] | None:
     return line | {"step": int(step)}
 
 
-def _read_summary(where: Path, run: Run) -> None:
+def _read_summary(folder: Path, run: Run) -> None:
     text = _text(
-        where / SUMMARY,
+        folder / SUMMARY,
         run,
-        "the run has not finished, and there are no figures but the last logged ones.",
+        "the run has not finished. The figures are those that were logged last.",
     )
     if text is None:
         return
@@ -141,18 +145,18 @@ def _read_summary(where: Path, run: Run) -> None:
     if isinstance(summary, dict):
         run.summary = summary
     else:
-        run.notes.append(f"{SUMMARY} is damaged: it is no JSON object, and is left out.")
+        run.notes.append(f"{SUMMARY} is damaged and left out: it is not a JSON object.")
 
 
-def _read_masks(where: Path, run: Run) -> None:
-    found = {}
+def _read_masks(folder: Path, run: Run) -> None:
+    masks = {}
     for name in (MASKS_INITIAL, MASKS_FINAL):
         try:
-            found[name] = load_masks(where / name)
+            masks[name] = load_masks(folder / name)
         except FileNotFoundError:
             if not run.dense():
                 when = "before" if name == MASKS_INITIAL else "after"
-                run.notes.append(f"{name} is missing: no masks from {when} training.")
+                run.notes.append(f"{name} is missing: there are no masks from {when} training.")
         except (ValueError, TypeError, KeyError, OSError) as error:
             run.notes.append(f"{name} is damaged and left out: {error}")
-    run.initial, run.final = found.get(MASKS_INITIAL, {}), found.get(MASKS_FINAL, {})
+    run.initial, run.final = masks.get(MASKS_INITIAL, {}), masks.get(MASKS_FINAL, {})

@@ -1,4 +1,4 @@
-"""`dst report`: a run directory becomes one HTML file that needs nothing else."""
+"""``dst report`` of one run: a directory becomes one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ REPORT = "report.html"
 def write_report(
     run_dir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
 ) -> Path:
-    """Writes the report of a run, whole or not at all, and returns its path; the logged metrics lie
-    beside it as CSV.
+    """Writes the report of a run, and its logged metrics as CSV beside it; returns its path.
 
-    The report holds everything it shows: it asks for nothing from outside and opens offline. It is
-    made from the files of the run directory alone; what is missing or damaged is named in it. The
-    same files give the same report.
+    The report holds everything that it shows, and opens offline. It is written from the files of
+    the run directory alone, whole or not at all. It names what is missing or damaged. The same
+    files give the same report.
 
     Args:
       run_dir: the directory that ``dst train`` wrote.
       out: the file; None: ``<run_dir>/report.html``.
 
     Raises:
-      FileNotFoundError: no such directory, or one that holds no file of a run.
+      FileNotFoundError: no such directory, or one without a file of a run.
 
     Example:
       >>> write_report("runs/digits-rigl")  # doctest: +SKIP
@@ -56,7 +55,7 @@ def render(run: Run) -> str:
         tiles=tiles(run),
         training=sections.training(run),
         exploration=sections.exploration(run),
-        exchange=sections.exchange(run),
+        topology_steps=sections.topology_steps(run),
         layers=layers,
         sparse=[row for row in layers if row.sparse],
         matrices=[row for row in layers if row.sparse or len(row.shape) > 1],
@@ -68,7 +67,7 @@ def render(run: Run) -> str:
 
 
 def _versions(run: Run) -> str:
-    found = run.summary.get("versions")
-    if isinstance(found, Mapping):
-        return ", ".join(f"{name} {version}" for name, version in found.items())
-    return found if isinstance(found, str) else ""
+    versions = run.summary.get("versions")
+    if isinstance(versions, Mapping):
+        return ", ".join(f"{name} {version}" for name, version in versions.items())
+    return versions if isinstance(versions, str) else ""

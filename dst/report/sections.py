@@ -30,43 +30,43 @@ def training(run: Run) -> Section:
     shown = []
     for key in run.task_figures():
         is_percent = figure_of(key).share
-        some = plots.with_average("train", *run.series(key, "train"), SERIES[0])
+        lines = plots.with_average("train", *run.series(key, "train"), SERIES[0])
         for prefix, label, colour in (
             ("", "test", SERIES[7]),
             ("ema_", "test, moving average of the weights", SERIES[4]),
         ):
             scores = run.series(prefix + key, "eval")
-            some.append(plots.Line(label, *scores, colour, points=True))
+            lines.append(plots.Line(label, *scores, colour, points=True))
         shown.append(
             plots.lines(
                 key.replace("_", " ").capitalize(),
-                some,
+                lines,
                 percent=is_percent,
                 may_log=not is_percent,
                 marks=marks,
                 until=run.last_step(),
             )
         )
-    found = tuple(plot for plot in shown if plot)
-    return Section("Training", "" if found else "No training curves: no metrics yet.", found)
+    drawn = tuple(plot for plot in shown if plot)
+    return Section("Training", "" if drawn else "No metrics are logged yet.", drawn)
 
 
 def exploration(run: Run) -> Section:
     """R_s over time, of all sparse layers and of each."""
     title = Markup("Explored weights, ") + RS
     if run.dense():
-        return Section(title, "A dense run: no layer is sparse, so there is nothing to explore.")
+        return Section(title, "This run is dense: all weights are active throughout.")
     plot = per_layer(run, "explored", "Explored over time", "all sparse layers")
     if plot is None:
-        return Section(title, "The metrics do not say which weights were explored.")
+        return Section(title, "The metrics do not say how many weights were explored.")
     text = RS + (
-        " is the share of the selected weights that have been active at any time so far: the "
-        "in-time over-parameterization rate of ITOP. It cannot fall."
+        " is the share of the selected weights that have ever been active. ITOP calls it the "
+        "in-time over-parameterization rate. It never falls."
     )
     return Section(title, text, (plot,))
 
 
-def exchange(run: Run) -> Section:
+def topology_steps(run: Run) -> Section:
     """What the topology steps dropped and grew."""
     title = "Topology steps"
     if run.dense():
@@ -74,7 +74,7 @@ def exchange(run: Run) -> Section:
     steps, grown = run.series("grown", "topology")
     _, dropped = run.series("dropped", "topology")
     if not steps.size or steps.size != dropped.size:
-        return Section(title, "The metrics hold no topology step.")
+        return Section(title, "The metrics contain no topology step.")
     total = (
         f"{steps.size:,} topology steps dropped {np.nansum(dropped):,.0f} connections and grew "
         f"{np.nansum(grown):,.0f}."
@@ -83,7 +83,7 @@ def exchange(run: Run) -> Section:
         "Churn",
         [plots.Line("", *run.series("churn", "topology"), SERIES[4], points=True)],
         percent=True,
-        caption="Share of the active connections that a topology step dropped.",
+        caption="The share of the active connections that a topology step dropped.",
         until=run.last_step(),
     )
     bars = plots.exchange("Grown and dropped", steps, grown, dropped, run.last_step())
@@ -95,7 +95,7 @@ def per_layer(run: Run, key: str, title: str, together: str) -> plots.Plot | Non
     kinds = ("topology", "eval")
     paths = run.paths()
     few = len(paths) <= _MANY
-    some = [
+    layers = [
         plots.Line(
             path if few else ("each layer" if i == 0 else ""),
             *run.series(f"{key}/{path}", *kinds),
@@ -107,8 +107,8 @@ def per_layer(run: Run, key: str, title: str, together: str) -> plots.Plot | Non
     ]
     whole = plots.Line(together, *run.series(key, *kinds), INK, width=2.2, dashed=True, holds=True)
     if len(paths) == 1:
-        some = []
-    return plots.lines(title, [*some, whole], percent=True, until=run.last_step())
+        layers = []
+    return plots.lines(title, [*layers, whole], percent=True, until=run.last_step())
 
 
 def mask_view(run: Run) -> pictures.MaskView | None:

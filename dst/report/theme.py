@@ -26,9 +26,14 @@ SIZE = (4.5, 2.75)  # inches; small, so that the text stays readable on a phone
 TICKS = [1, 2, 2.5, 5, 10]  # round numbers
 
 
+def colour(index: int) -> str:
+    """The colour of a line; after the eighth they repeat."""
+    return SERIES[index % len(SERIES)]
+
+
 @contextmanager
 def style() -> Iterator[None]:
-    """matplotlib's own settings for the time of a report, whatever the user has set."""
+    """Inside, matplotlib has its own defaults, whatever the user has set."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams["svg.hashsalt"] = "dst"  # the same data gives the same file
@@ -42,7 +47,7 @@ def variable(colour: str) -> str:
 
 
 def themed(figure: Figure, label: str) -> Markup:
-    """The figure as an SVG element: no width, no outside names, colours as CSS variables.
+    """The figure as an SVG element without width and metadata, with CSS variables as colours.
 
     Args:
       figure: drawn with the stand-in colours of this module, under :func:`style`.
@@ -94,7 +99,7 @@ def canvas(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
 
 
 def short(value: float, _: object = None) -> str:
-    """``0.05``, ``4,000``, ``25k``, ``1.5M``: what fits beside an axis."""
+    """A number beside an axis: ``0.05``, ``4,000``, ``25k``, ``1.5M``."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:g}M"
     if abs(value) >= 1e4:

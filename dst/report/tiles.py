@@ -23,7 +23,7 @@ class Tile:
 
 
 def final(run: Run, key: str) -> float | None:
-    """A final figure: the summary's, or else the last logged one."""
+    """A final figure: that of the summary, or else the last logged one."""
     value = number(run.summary.get(key))
     if value is not None:
         return value
@@ -31,7 +31,7 @@ def final(run: Run, key: str) -> float | None:
 
 
 def _headline(run: Run) -> Tile:
-    """The figure that answers the question, and the best one on the way."""
+    """The figure that answers the question, and its best value during training."""
     name = run.headline()
     known = run.figure()
     steps, values = run.series(name, "eval")
@@ -75,7 +75,7 @@ def tiles(run: Run) -> list[Tile]:
         Tile(
             Markup("Explored, ") + RS,
             percent(final(run, "explored")),
-            "selected weights ever active",
+            "of the selected weights",
         ),
         *_costs(run),
         Tile("Steps", count(done), f"of {count(planned)} planned" if short else ""),
@@ -88,7 +88,7 @@ def tiles(run: Run) -> list[Tile]:
 
 
 def _costs(run: Run) -> list[Tile]:
-    """What the run cost beside a dense one; nothing for runs that did not count it."""
+    """The cost of the run relative to a dense one; nothing for runs without this figure."""
     training = number(run.summary.get("training_cost"))
     if training is None:
         return []
@@ -97,4 +97,4 @@ def _costs(run: Run) -> list[Tile]:
         for label, key in (("forward pass", "forward_cost"), ("average density", "average_density"))
         if (value := number(run.summary.get(key))) is not None
     ]
-    return [Tile("Training cost, of dense", percent(training), "; ".join(parts))]
+    return [Tile("Training cost, relative to dense", percent(training), "; ".join(parts))]

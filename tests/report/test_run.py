@@ -1,4 +1,4 @@
-"""The report of a run: shows what the run directory holds, and says what it lacks."""
+"""The report of a run shows what the run directory holds, and names what it lacks."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def sparsities() -> dict[str, float]:
 
 
 def records() -> list[dict]:
-    found = []
+    lines = []
     for step in range(10, 41, 10):
         common = sparsities() | {"dropped": 7, "grown": 7}
-        found.append({"step": step, "kind": "topology", "churn": 0.12} | common)
-        found.append({"step": step, "kind": "train", "loss": 1 / step, "accuracy": step / 50})
-        found.append({"step": step, "kind": "eval", "loss": 0.5, "accuracy": 0.9} | common)
-    return found
+        lines.append({"step": step, "kind": "topology", "churn": 0.12} | common)
+        lines.append({"step": step, "kind": "train", "loss": 1 / step, "accuracy": step / 50})
+        lines.append({"step": step, "kind": "eval", "loss": 0.5, "accuracy": 0.9} | common)
+    return lines
 
 
 def summary() -> dict:
@@ -135,21 +135,21 @@ def page(where) -> Page:
 
 def notes(text: str) -> str:
     """The text of the part on what is missing."""
-    found = re.search(r"What is missing(.*?)Training", text)
-    return found.group(1) if found else ""
+    part = re.search(r"What is missing(.*?)Training", text)
+    return part.group(1) if part else ""
 
 
 def test_the_report_asks_for_nothing_from_outside(whole):
-    found = page(whole)
-    assert not {"script", "iframe", "object", "embed"} & set(found.tags)
-    for tag, name, value in found.attributes:
+    result = page(whole)
+    assert not {"script", "iframe", "object", "embed"} & set(result.tags)
+    for tag, name, value in result.attributes:
         assert "://" not in value, (tag, name, value)
         if name in ("src", "href", "srcset", "xlink:href", "data", "action"):
             assert value.startswith(("data:", "#")), (tag, name, value)
     html = (whole / "report.html").read_text(encoding="utf-8")
     assert "@import" not in html
     assert not re.search(r"url\((?!#)", html)
-    policy = [value for tag, name, value in found.attributes if "default-src" in value]
+    policy = [value for tag, name, value in result.attributes if "default-src" in value]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
 
@@ -201,8 +201,8 @@ data: {import: "my.data:Spirals", noise: 0.1}
 method: {import: "mine:Pruner", sparsity: 0.9}
 """
     )
-    found = question.question(reading.read(whole))
-    assert found == (
+    sentence = question.question(reading.read(whole))
+    assert sentence == (
         "What test accuracy does make_vit (depth 6) reach on Spirals with Pruner at 90 % sparsity?"
     )
 
@@ -241,8 +241,8 @@ def test_the_same_files_give_the_same_bytes(whole):
 
 
 def test_ids_are_unique_and_every_reference_has_one(whole):
-    found = page(whole)
-    ids = [value for _, name, value in found.attributes if name == "id"]
+    result = page(whole)
+    ids = [value for _, name, value in result.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     html = (whole / "report.html").read_text(encoding="utf-8")
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', html)) == set(ids)
@@ -258,10 +258,10 @@ def test_figures_follow_light_and_dark(whole):
 def test_text_from_files_is_escaped(whole):
     evil = "<script>alert('x')</script>&\""
     (whole / "config.yaml").write_text(f"name: {json.dumps(evil)}\nmodel: {{name: '<b>'}}\n")
-    found = summary()
-    found["layers"][0]["path"] = evil
-    found["versions"] = {evil: evil}
-    (whole / "summary.json").write_text(json.dumps(found))
+    figures = summary()
+    figures["layers"][0]["path"] = evil
+    figures["versions"] = {evil: evil}
+    (whole / "summary.json").write_text(json.dumps(figures))
     line = {"step": 50, "kind": "eval", "accuracy": 0.5, f"explored/{evil}": 0.5}
     (whole / "metrics.jsonl").write_text(jsonl([*records(), line]))
     masks = {evil: np.eye(16, dtype=bool)}
@@ -301,9 +301,9 @@ def test_a_run_of_one_file_has_a_report(whole, only):
     for path in whole.iterdir():
         if path.name != only:
             path.unlink()
-    said = notes(page(whole).text)
-    assert only not in said
-    assert said.count("missing") == 4
+    missing = notes(page(whole).text)
+    assert only not in missing
+    assert missing.count("missing") == 4
 
 
 def test_a_run_under_way_shows_its_last_logged_figures(whole):
@@ -317,11 +317,11 @@ def test_a_run_under_way_shows_its_last_logged_figures(whole):
     assert "Mask before training" in text and "Mask after training" not in text
 
 
-def test_a_cut_off_last_line_is_left_out_and_named(whole):
+def test_an_incomplete_last_line_is_left_out_and_named(whole):
     lines = jsonl(records())
     (whole / "metrics.jsonl").write_text(lines + '{"step": 50, "kind": "eval", "accu')
-    found = page(whole)
-    assert "The last line of metrics.jsonl is cut off" in notes(found.text)
+    result = page(whole)
+    assert "The last line of metrics.jsonl is incomplete" in notes(result.text)
     assert reading.read(whole).lines == sorted(records(), key=lambda line: line["step"])
 
 
@@ -341,11 +341,11 @@ def test_values_that_are_no_numbers_leave_gaps_and_are_named(whole):
             if key in line and line["step"] == 20:
                 line[key] = float("nan")
     (whole / "metrics.jsonl").write_text(jsonl(lines))
-    found = summary() | {"accuracy": float("nan"), "seconds": None, "sparsity": "high"}
-    (whole / "summary.json").write_text(json.dumps(found))
+    figures = summary() | {"accuracy": float("nan"), "seconds": None, "sparsity": "high"}
+    (whole / "summary.json").write_text(json.dumps(figures))
     text = page(whole).text
-    said = "The train loss is no finite number on 4 of 4 lines, first at step 10."
-    assert said in notes(text)
+    note = "The train loss is not a finite number on 4 of 4 lines, first at step 10."
+    assert note in notes(text)
     assert "90.0 %" in text, "the last logged accuracy stands in for the summary's"
     assert "nan" not in text.lower().split()
 
@@ -358,14 +358,14 @@ def test_a_dense_run_misses_nothing(whole):
     ]
     (whole / "config.yaml").write_text(CONFIG.replace("rigl, sparsity: 0.75", "dense"))
     (whole / "metrics.jsonl").write_text(jsonl(dense))
-    found = summary() | {"layers": summary()["layers"][-1:], "sparsity": 0.0}
-    (whole / "summary.json").write_text(json.dumps(found))
+    figures = summary() | {"layers": summary()["layers"][-1:], "sparsity": 0.0}
+    (whole / "summary.json").write_text(json.dumps(figures))
     (whole / "masks-initial.safetensors").unlink()
     save_masks(whole / "masks-final.safetensors", {})
     text = page(whole).text
     assert "What is missing" not in text
     assert "reach on digits when all of its weights are in use?" in text
-    assert "A dense run: no layer is sparse" in text and "A dense run has no masks" in text
+    assert "This run is dense: no layer is sparse" in text and "A dense run has no masks" in text
 
 
 def test_a_static_mask_is_said_to_be_the_same(whole):
@@ -375,7 +375,7 @@ def test_a_static_mask_is_said_to_be_the_same(whole):
     save_masks(whole / "masks-final.safetensors", random_masks(0))
     text = page(whole).text
     assert "The mask is the same before and after training." in text
-    assert "The metrics hold no topology step." in text and "What changed" not in text
+    assert "The metrics contain no topology step." in text and "What changed" not in text
 
 
 def test_masks_alone_tell_the_sparsity(whole):
