@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dst.core import checks, tree
+from dst.core.text import aligned
 from dst.core.tree import Leaf
 from dst.engine.given_masks import counts_of_masks, leaves_of_masks
 from dst.rules.allocation import Allocation, Allocator, Global, Layer, Uniform, allocator, zeros
@@ -121,18 +122,13 @@ class Plan:
             rows.append(
                 (leaf.path, shape, leaf.axes or "?", str(n), f"{1 - n / leaf.size:.4f}", why)
             )
-        lines = _aligned(rows)
+        lines = aligned(rows, left=len(rows[0]))
         if selected:
             lines.append(
                 f"selected: {active} of {selected} weights active at the end, "
                 f"sparsity {1 - active / selected:.4f}"
             )
         return "\n".join(lines)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
 
 
 class Planner:

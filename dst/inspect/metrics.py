@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dst.core import tree
+from dst.core.text import aligned
 from dst.core.typing import Array
 from dst.engine import masks as mask_bits
 from dst.engine import state as states
@@ -165,18 +166,6 @@ def table(opt_state: Any, params: Any) -> str:
         if size:
             text.append(f"{name}: {active} of {size} active, sparsity {1 - active / size:.4f}")
     return "\n".join(text)
-
-
-def aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of a text table; the first column to the left, the others to the right."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from dst.core import tree
+from dst.core.files import whole
 
 
 def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Any]) -> None:
@@ -97,10 +98,8 @@ def replaced(params: Any, weights: Mapping[str, np.ndarray]) -> Any:
 
 
 def _write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], kind: str) -> None:
-    target = Path(path)
-    part = target.with_name(target.name + ".part")
-    save_file(arrays, part, metadata={"format": kind})
-    os.replace(part, target)
+    with whole(path) as part:
+        save_file(arrays, part, metadata={"format": kind})
 
 
 def _read(path: str | os.PathLike[str], kind: str) -> dict[str, np.ndarray]:

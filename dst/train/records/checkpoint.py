@@ -24,8 +24,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from dst.core.files import write_json
 from dst.train.distributed import processes as hosts
-from dst.train.records import run_dir as directory
 
 _MANIFEST, _POSITION = "manifest.json", "position.json"
 _STATE = "state"
@@ -139,8 +139,8 @@ class Writer:
                 _TURN.release()
             if not hosts.first():
                 return
-            directory.write_json(part / _POSITION, position)
-            directory.write_json(part / _MANIFEST, manifest | {"sha256": _sums(part)})
+            write_json(part / _POSITION, position)
+            write_json(part / _MANIFEST, manifest | {"sha256": _sums(part)})
             _flush(*part.rglob("*"), part)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(part, target)

@@ -9,9 +9,9 @@ from typing import Any
 from flax import nnx
 
 import dst.nnx
+from dst.core.text import aligned
 from dst.engine.plan import Plan
 from dst.flops import Costs, Training, sparsity_at_end
-from dst.inspect.metrics import aligned
 
 
 @dataclass(frozen=True)
