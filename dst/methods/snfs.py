@@ -54,14 +54,14 @@ class SNFS:
 
     sparsity: Sparsity
     allocation: str | Allocator = "uniform"
-    drop_fraction: Share = 0.5
+    beta: Sparsity = 0.9
+    redistribute: bool = True
     every: Duration | None = None
     start: Duration | None = None
     stop: Duration | None = "100%"
-    decay: Decay = "cosine"
+    drop_fraction: Share = 0.5
     end_drop_fraction: Share = 0.005
-    beta: Sparsity = 0.9
-    redistribute: bool = True
+    decay: Decay = "cosine"
     cold_start: ColdStart = "local_count"
     structure: Structure = Unstructured()
 
@@ -70,12 +70,11 @@ class SNFS:
         if self.redistribute:
             require_unstructured(self, "moves single connections between layers")
         counts = redistribution if self.redistribute else None
-        when = update_schedule(self.every, self.start, self.stop, steps, _HINT)
         fraction = drop_schedule(self, steps, _HINT)
         return Rule(
             self.sparsity,
             self.structure,
-            when,
+            update_schedule(self.every, self.start, self.stop, steps, _HINT),
             HowMany(self.allocation, fraction, "ceil", counts=counts),
             Which(scores.magnitude, scores.accumulated, accumulator=momentum(self.beta)),
             Reset("zero", cold_start=self.cold_start),

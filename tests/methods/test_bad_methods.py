@@ -90,7 +90,7 @@ CALLS = {
     # what single methods need
     "stages of MEST that do not match": (
         lambda: dst.MEST(0.5, extra=(0.1, 0.0), stages=(10, 20), every=5),
-        ["extra", "one entry per stage", "(0.1, 0.0)", "(10, 20)"],
+        ["extra", "one entry more than", "(0.1, 0.0)", "(10, 20)"],
     ),
     "a last stage of MEST that exchanges": (
         lambda: dst.MEST(0.5, extra=(0.1, 0.05, 0.02), every=5),
