@@ -91,8 +91,8 @@ class MEST:
     def _check_stages(self) -> None:
         if not self.stages or len(self.extra) != len(self.stages) + 1 or self.extra[-1] != 0:
             raise ValueError(
-                "extra must have one entry more than `stages`, which has one at least, and end with "
-                f"0, got extra={self.extra} and stages={self.stages}."
+                "extra must have one entry more than `stages`, of which there is one at least, "
+                f"and end with 0, got extra={self.extra} and stages={self.stages}."
             )
         for value in self.extra:
             checks.fraction("extra", value, below_one=True)
