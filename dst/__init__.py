@@ -14,10 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 from dst.core.selection import top_k_mask
+from dst.engine.projection import apply_masks
 from dst.engine.sparsify import SparseTransformation, sparsify
 from dst.engine.state import SparsifyState
 from dst.inspect.explain import Explanation, explain
-from dst.inspect.invariants import InvariantError, apply_masks, check_invariants
+from dst.inspect.invariants import InvariantError, check_invariants
 from dst.inspect.metrics import compare, explored, masks, metrics, rows, table
 from dst.inspect.sensitivity import EqualIncrease, Sensitivity, sensitivity
 from dst.methods import (
@@ -46,10 +47,13 @@ from dst.methods import (
     set_itop,
     smet,
 )
+from dst.rules.accumulators import Accumulator, Observation
 from dst.rules.allocation import Allocation, ErdosRenyi, Global, Uniform
 from dst.rules.latent import Latent
-from dst.rules.rule import Memory, Rule, Seen
-from dst.rules.schedule import Cadence, constant, cosine, cubic, linear
+from dst.rules.method import method
+from dst.rules.ramps import cubic
+from dst.rules.rule import HowMany, Reset, Rule, Start, Which
+from dst.rules.schedule import UpdateSchedule, constant, cosine, linear
 from dst.rules.structure import (
     NM,
     Block,
@@ -70,6 +74,8 @@ _LAZY = {
     "save_weights": "dst.io.safetensors",
 }
 _MODULES = ("flops", "nnx")
+# Names of earlier versions, which still work.
+_RENAMED = {"Cadence": "UpdateSchedule", "Memory": "Accumulator", "Seen": "Observation"}
 
 __all__ = [
     "ACDC",
@@ -82,9 +88,9 @@ __all__ = [
     "SNIP",
     "SPDF",
     "SRSTE",
+    "Accumulator",
     "Allocation",
     "Block",
-    "Cadence",
     "ConstantFanIn",
     "Dense",
     "EdgePopup",
@@ -94,26 +100,30 @@ __all__ = [
     "FromMasks",
     "Global",
     "GraNet",
+    "HowMany",
     "InputChannel",
     "InvariantError",
     "Latent",
     "Layout",
     "MaskDecay",
-    "Memory",
+    "Observation",
     "OutputChannel",
+    "Reset",
     "RigL",
     "Rule",
     "SRigL",
-    "Seen",
     "Sensitivity",
     "SparseTransformation",
     "SparsifyState",
+    "Start",
     "Static",
     "StructureDecay",
     "TopKAST",
     "TopKWeights",
     "Uniform",
     "Unstructured",
+    "UpdateSchedule",
+    "Which",
     "apply_masks",
     "check_invariants",
     "compare",
@@ -125,6 +135,7 @@ __all__ = [
     "journey",
     "linear",
     "masks",
+    "method",
     "metrics",
     "prune",
     "rigl_itop",
@@ -143,6 +154,12 @@ def __getattr__(name: str) -> Any:
 
     if name in _MODULES:
         return importlib.import_module(f"dst.{name}")
+    if name in _RENAMED:
+        import warnings
+
+        text = f"dst.{name} is now dst.{_RENAMED[name]}."
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return globals()[_RENAMED[name]]
     if name not in _LAZY:
         raise AttributeError(f"module 'dst' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

@@ -12,11 +12,10 @@ from flax import nnx
 
 from dst import flops
 from dst.core.tree import lookup
+from dst.engine.projection import apply_masks
 from dst.engine.sparsify import sparsify
-from dst.inspect import invariants
-from dst.inspect import metrics as view
+from dst.inspect import invariants, metrics
 from dst.methods import FromMasks
-from dst.rules.rule import Rule
 
 __all__ = ["Mask", "Optimizer", "axes", "check_invariants", "costs", "detach", "masks"]
 
@@ -76,10 +75,10 @@ class Optimizer(nnx.Optimizer):
         super().__init__(model, tx, wrt=wrt, graph=graph)
         self.attach_masks = attach_masks
         params = nnx.state(model, wrt, graph=graph)
-        nnx.update(model, invariants.apply_masks(params, self._arrays()))
+        nnx.update(model, apply_masks(params, self._arrays()))
         detach(model)
         if attach_masks:
-            for path, mask in view.masks(self._arrays()).items():
+            for path, mask in metrics.masks(self._arrays()).items():
                 owner, name = _owner(model, path)
                 if not isinstance(owner, nnx.Module):
                     raise ValueError(
@@ -92,9 +91,9 @@ class Optimizer(nnx.Optimizer):
         """One optimizer step; ``topology`` as in :func:`dst.sparsify`, other extras go inside."""
         updates = super().update(model, grads, **kwargs)
         # Latent-weight methods may choose at every step, whatever the flag says.
-        steady = kwargs.get("topology") is False and isinstance(self.tx.rule, Rule)
+        steady = kwargs.get("topology") is False and not self.tx.selects_every_step
         if self.attach_masks and not steady:
-            for path, mask in view.masks(self._arrays()).items():
+            for path, mask in metrics.masks(self._arrays()).items():
                 owner, name = _owner(model, path)
                 getattr(owner, name + _SUFFIX).set_value(mask)
         return updates
@@ -109,16 +108,16 @@ def masks(model: Any) -> dict[str, Any]:
     Raises:
       ValueError: there are none.
     """
-    found = {}
+    carried = {}
     for path, variable in nnx.to_flat_state(nnx.state(model, Mask)):
         name = "/".join(map(str, path)).removesuffix(_SUFFIX)
-        found[name] = np.asarray(variable.get_value())
-    if not found:
+        carried[name] = np.asarray(variable.get_value())
+    if not carried:
         raise ValueError(
             "this model carries no masks. Create them with dst.nnx.Optimizer(model, ...), or give "
             "FromMasks(masks=...)."
         )
-    return found
+    return carried
 
 
 def detach(model: Any) -> None:
@@ -137,11 +136,10 @@ def check_invariants(model: Any, optimizer: nnx.Optimizer) -> None:
     """
     arrays = nnx.as_pure(optimizer.opt_state)
     invariants.check_invariants(arrays, nnx.state(model, optimizer.wrt))
-    carried = nnx.state(model, Mask)
-    if not jax.tree.leaves(carried):
+    if not jax.tree.leaves(nnx.state(model, Mask)):
         return
     copies = masks(model)
-    truth = {path: np.asarray(mask) for path, mask in view.masks(arrays).items()}
+    truth = {path: np.asarray(mask) for path, mask in metrics.masks(arrays).items()}
     wrong = [
         f"{path}: the mask of the model is not the optimizer's"
         for path in sorted(copies.keys() | truth.keys())
@@ -204,13 +202,13 @@ def _rank(features: Any) -> int:
 
 def _module_axes(model: Any, wrt: Any, stacked: Mapping[str, int] | None) -> dict[str, str]:
     """Axes of all kernels whose rank is what their module says, stacked axes aside."""
-    found = {}
+    meanings = {}
     for path, name, module, shape in _kernels(model, wrt):
         meaning = axes(module) if name == "kernel" else None
         depth = lookup(stacked, path) or 0
         if meaning is not None and len(meaning.split()) == len(shape) - depth:
-            found[path] = meaning
-    return found
+            meanings[path] = meaning
+    return meanings
 
 
 def _kernels(model: Any, wrt: Any) -> Iterator[tuple[str, str, Any, tuple[int, ...]]]:

@@ -17,10 +17,11 @@ import generate
 import links
 import pytest
 import reference
+import typer
 
 import dst
-from dst.cli import app as cli
-from dst.cli import commands
+from dst import cli
+from dst.cli.app import app
 from dst.studies import sweep
 from dst.studies.lottery import config as lottery
 from dst.train.config import overrides as plain
@@ -93,21 +94,31 @@ def lines_of(page):
     return [shlex.split(x, comments=True) for x in lines if re.match(r"dst [a-z]", x.strip())]
 
 
+def parsed(words):
+    """The command that the words name, and its arguments; nothing is executed.
+
+    Raises:
+      TyperException: the command line would refuse them.
+    """
+    command = typer.main.get_command(app).commands[words[0]]
+    arguments = command.make_context(words[0], words[1:]).params
+    return parsed(arguments["arguments"]) if words[0] == "launch" else (words[0], arguments)
+
+
 @pytest.mark.parametrize("page", [x for x in PAGES if lines_of(x)], ids=name)
 def test_the_commands_of_a_page_are_accepted(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     for words in lines_of(page):
         if ">" in words:
             words = words[: words.index(">")]
-        args, rest = cli._parser().parse_known_args(words[1:])
-        assert not [x for x in rest if x.startswith("-")], words
-        file = str(getattr(args, "config", None) or getattr(args, "file", ""))
+        command, arguments = parsed(words[1:])
+        file = str(arguments.get("config") or arguments.get("file"))
         if not file.startswith("configs/"):
             continue
-        overrides = [x for x in [*getattr(args, "overrides", []), *rest] if x != "..."]
-        if args.command is commands.sweep:
+        overrides = [x for x in arguments.get("overrides") or () if x != "..."]
+        if command == "sweep":
             assert sweep.load(file).trials()
-        elif args.command is commands.lottery:
+        elif command == "lottery":
             lottery.load(file, overrides)
         else:
             config.load(file, overrides)
@@ -199,6 +210,13 @@ def messages():
                 yield "".join(parts)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
+
+
+def test_the_page_of_the_command_line_shows_the_help_that_commands_print(capsys):
+    page = generate.command_line()  # which sets the width of a terminal, too
+    for words in ([], *([x] for x in typer.main.get_command(app).commands)):
+        assert cli.main([*words, "--help"]) == 0
+        assert f"```text\n{capsys.readouterr().out.strip()}\n```" in page
 
 
 def test_messages_in_troubleshooting_are_those_of_the_code():

@@ -152,4 +152,13 @@ assert set(dst.__all__) <= set(dir(dst)) | set(dst._LAZY)
 
 @pytest.mark.parametrize("file", sorted((PACKAGE / "methods").glob("*.py")), ids=lambda f: f.name)
 def test_a_method_is_a_short_file(file):
-    assert len(file.read_text().splitlines()) <= 150
+    assert len(file.read_text().splitlines()) <= 100
+
+
+def test_no_six_lines_stand_in_two_methods():
+    places = {}
+    for file in sorted((PACKAGE / "methods").glob("*.py")):
+        lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+        for i in range(len(lines) - 5):
+            places.setdefault("\n".join(lines[i : i + 6]), set()).add(file.name)
+    assert not {run: files for run, files in places.items() if len(files) > 1}

@@ -1,4 +1,4 @@
-"""What goes wrong in the closest peers (spec peers 5.3 and 3.1): each a test that passes here."""
+"""What goes wrong in the closest peers: each a test that passes here."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_layer_of_more_than_2_to_the_24_elements():
 def test_gmp_end_not_a_multiple_of_the_interval(stop):
     method = dst.GMP(0.9, every=10, start=5, stop=stop)
     counts = dst.sparsify(optax.sgd(0.1), method).plan(initial_params())
-    assert method.rule().cadence.steps()[-1] == stop
+    assert method.rule().when.steps()[-1] == stop
     assert counts.sparse["hidden/kernel"].counts[-1, 1] == 128 - 115  # floor(0.9 * 128) zeros
 
 
@@ -292,7 +292,7 @@ def test_mixed_precision_and_accumulation():
 def test_reproduction_settings_hidden():
     """Every duration is printed in steps, whatever it was given in."""
     tx = dst.sparsify(optax.sgd(0.1), dst.RigL(0.9, every="2%", stop="75%"), steps=5000)
-    assert tx.rule.cadence == dst.Cadence(first=100, every=100, last=3700)
+    assert tx.rule.when == dst.UpdateSchedule(first=100, every=100, last=3700)
 
 
 def test_norms_embeddings_and_recurrent_biases_are_pruned():
@@ -316,7 +316,7 @@ def test_a_users_own_mask_is_kept():
 
 
 def test_global_norm_clipping_of_dense_gradients():
-    """Inactive gradients must not shrink the step: [.1, .2, 3, 4], two active (spec 0.8)."""
+    """Inactive gradients must not shrink the step: [.1, .2, 3, 4], two active."""
     params = {"w": jnp.ones((2, 2))}
     mask = {"w": np.array([[True, True], [False, False]])}
     inner = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
@@ -326,7 +326,7 @@ def test_global_norm_clipping_of_dense_gradients():
 
 
 def test_growth_by_the_gradient_through_the_mask():
-    """Spec 0.2: the gradient is that of all weights, so the best inactive one grows."""
+    """The gradient is that of all weights, so the best inactive one grows."""
     weights = jnp.array([[0.5, -0.1], [0.0, 0.3], [0.2, 0.0]])
     x, target = jnp.array([[1.0, 2.0, -1.0]]), jnp.array([[1.0, 0.0]])
     method = dst.RigL(1 / 3, drop_fraction=0.25, every=1, stop=10, decay="constant")

@@ -6,12 +6,12 @@ that a second build has little to do.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 
 import evidence
 import reference
+import typer
 from links import GENERATED, ROOT, rewritten
 
 from dst.cli import app as cli
@@ -82,12 +82,17 @@ def method(name: str) -> str:
 def command_line() -> str:
     """The help of every command."""
     os.environ |= {"COLUMNS": "88", "NO_COLOR": "1"}
-    parser = cli._parser()
-    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    parts = ["(command-line)=\n# Command line"]
-    for name, command in commands.choices.items():
-        parts.append(f"## dst {name}\n\n```text\n{command.format_help().strip()}\n```")
+    application = typer.main.get_command(cli.app)
+    whole = application.make_context("dst", [], resilient_parsing=True)
+    parts = ["(command-line)=\n# Command line", _help(whole)]
+    for name, command in application.commands.items():
+        context = command.make_context(name, [], parent=whole, resilient_parsing=True)
+        parts.append(f"## dst {name}\n\n{_help(context)}")
     return "\n\n".join(parts) + "\n"
+
+
+def _help(context: typer.Context) -> str:
+    return f"```text\n{context.get_help().strip()}\n```"
 
 
 def _index(title: str, folder: str, titles: dict[str, str]) -> str:

@@ -1,5 +1,36 @@
-"""The command line."""
+"""The command line. Importing it loads nothing heavy: each command loads what it needs."""
 
-from dst.cli.app import main
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from dst.cli import exits
 
 __all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command of ``dst`` and returns its exit code.
+
+    Args:
+      argv: arguments without the program's name; None: those of the process.
+
+    Returns:
+      0 done; 1 failed; 2 bad input; 75 stopped with a checkpoint, to be resumed; 130 interrupted.
+
+    Example:
+      >>> main(["train"])  # no config: stderr says so
+      2
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments == ["--version"]:  # works without any extra
+        from dst import __version__
+
+        print(__version__)
+        return exits.DONE
+    try:
+        from dst.cli import app
+    except ModuleNotFoundError as error:
+        return exits.missing(error)
+    return app.run(arguments)

@@ -1,1 +1,1 @@
-"""Arrays, leaf paths, exact selection. Knows nothing of training."""
+"""Arrays, leaf paths, exact selection, text tables, whole files. Knows nothing of training."""

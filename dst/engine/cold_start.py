@@ -1,4 +1,4 @@
-"""What the wrapped optimizer remembers of weights that have just grown.
+"""The cold start of recently grown weights under the wrapped optimizer.
 
 Their slots are set to zero, found by the shape and place of the parameters, never by the class
 of a state. Under Adam a zero slot meets a bias correction that counts the steps of the whole
@@ -18,7 +18,9 @@ import optax
 
 from dst.core.tree import flatten, is_dense_marker
 from dst.core.typing import Array
-from dst.engine import state as states
+from dst.engine import masks
+from dst.engine.flat import Flat
+from dst.engine.state import SparsifyState
 from dst.rules.rule import Rule
 
 
@@ -63,7 +65,7 @@ def adam_decays(inner: optax.GradientTransformationExtraArgs, params: Any) -> di
             _, second = inner.update(nothing, first, tiny)
         except Exception:  # optimizers that need more than gradients, or other shapes
             return _assumed(jax.eval_shape(inner.init, params))
-        found = {}
+        rates = {}
         for before, after in zip(_adam_states(first), _adam_states(second), strict=True):
             mu, nu = _by_path(before.mu), _by_path(before.nu)
             for path in nu.keys() & mu.keys():
@@ -74,8 +76,8 @@ def adam_decays(inner: optax.GradientTransformationExtraArgs, params: Any) -> di
                 b2 = float(_by_path(after.nu)[path].sum()) / v
                 second_moment = math.isclose(v * (1 - b1) ** 2, m**2 * (1 - b2), rel_tol=1e-2)
                 if 0 <= b1 < 1 and 0 < b2 < 1 and second_moment:
-                    found[path] = (b1, b2)
-        return found
+                    rates[path] = (b1, b2)
+        return rates
 
 
 def _assumed(state: Any) -> dict[str, Any]:
@@ -113,39 +115,45 @@ def local_correction(steps: Array, count: Array, decays: Array) -> Array:
     return whole_run * jnp.sqrt(1 - jnp.exp(log2 * steps)) / (1 - jnp.exp(log1 * steps))
 
 
-def decays(inner: Any, params: Any, rule: Rule, flat: states.Flat) -> Any:
-    """Decays of Adam-like rules, where young weights exist and are to be corrected."""
-    wanted = rule.cold_start == "local_count" and rule.grow is not None and bool(flat.plans)
-    found = adam_decays(inner, params) if wanted else {}
+def decays(inner: Any, params: Any, rule: Rule, flat: Flat) -> Any:
+    """Decays of Adam-like rules, where recently grown weights exist and are to be corrected."""
+    wanted = (
+        rule.reset.cold_start == "local_count" and rule.which.grow is not None and bool(flat.plans)
+    )
+    known = adam_decays(inner, params) if wanted else {}
     return flat.map(
         lambda p: (
-            jnp.array(found[p.leaf.path], jnp.float32)
-            if p.leaf.path in found
+            jnp.array(known[p.leaf.path], jnp.float32)
+            if p.leaf.path in known
             else optax.MaskedNode()
         )
     )
 
 
-def young_factors(rule: Rule, flat: states.Flat, state: states.SparsifyState) -> list[Array | None]:
-    """Factors on the updates of young weights; None where there are none to correct."""
-    nothing: list[Array | None] = [None] * len(flat.plans)
-    if rule.cold_start == "off" or rule.grow is None:
-        return nothing
-    skipped = 0 if rule.update_weights else 1  # topology steps that the inner optimizer missed
+def scaled(rule: Rule, flat: Flat, state: SparsifyState, updates: list[Array]) -> list[Array]:
+    """The updates of all sparse leaves, those of recently grown weights at their own scale."""
+    reset = rule.reset
+    if reset.cold_start == "off" or rule.which.grow is None:
+        return updates
+    skipped = 0 if reset.update_weights else 1  # topology steps that the inner optimizer missed
     log = state.topology
     since = (state.count - log.at).astype(jnp.float32)
     spacing = (log.spacing - skipped).astype(jnp.float32)
     count = (state.count + 1 - skipped * log.done).astype(jnp.float32)
-    factors: list[Array | None] = []
-    for mask, decays in zip(flat.of(state.masks), flat.of(state.hyper.decays), strict=True):
-        age = states.age(mask)
+
+    def factor(mask: Array, decays: Any) -> Array | None:
+        age = masks.age(mask)
         steps = since + age.astype(jnp.float32) * spacing
-        if isinstance(rule.cold_start, int):
-            factor = jnp.minimum(steps / rule.cold_start, 1.0)
+        if isinstance(reset.cold_start, int):
+            scale = jnp.minimum(steps / reset.cold_start, 1.0)
         elif is_dense_marker(decays):
-            factors.append(None)
-            continue
+            return None
         else:
-            factor = local_correction(steps, count, decays)
-        factors.append(jnp.where(age < states.OLD, factor, 1.0))
-    return factors
+            scale = local_correction(steps, count, decays)
+        return jnp.where(age < masks.OLD, scale, 1.0)
+
+    factors = map(factor, flat.of(state.masks), flat.of(state.hyper.decays))
+    return [
+        u if scale is None else u * scale.astype(u.dtype)
+        for u, scale in zip(updates, factors, strict=True)
+    ]

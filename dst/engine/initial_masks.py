@@ -13,7 +13,8 @@ from jax.experimental.shard_alike import shard_alike
 
 from dst.core.selection import top_k_masks
 from dst.core.typing import Array
-from dst.engine import state
+from dst.engine import masks as mask_bits
+from dst.engine.flat import Flat
 from dst.rules.allocation import Global, allocator
 from dst.rules.counts import best_of_all
 from dst.rules.rule import Rule
@@ -22,7 +23,7 @@ from dst.rules.structure import Layout
 
 
 def chosen(
-    flat: state.Flat, rule: Rule, seed: int | Array, initial: Any, masks: Mapping[str, Any] | None
+    flat: Flat, rule: Rule, seed: int | Array, initial: Any, masks: Mapping[str, Any] | None
 ) -> list[Array]:
     """bool arrays, one per sparse leaf: random, by magnitude, or as given.
 
@@ -37,24 +38,24 @@ def chosen(
         return [jnp.asarray(masks[p.leaf.path], bool) for p in flat.plans]
     layouts = tuple(p.layout for p in flat.plans)
     dense = all((p.initial == p.layout.units).all() for p in flat.plans)
-    ranked = isinstance(allocator(rule.first_allocation or rule.allocation), Global)
+    ranked = isinstance(allocator(rule.start.allocation or rule.how_many.allocation), Global)
     if initial == "random" and ranked and not dense:
         raise ValueError(
             "a global allocation ranks weights, so connections cannot start at random. Start from "
             "a dense network (initial='magnitude'), or use 'erk' or 'uniform'."
         )
     weights, seed = flat.sparse, jnp.asarray(seed, jnp.uint32)
-    competition = allocator(rule.allocation)
+    competition = allocator(rule.how_many.allocation)
     if initial == "magnitude" and isinstance(competition, Global):
         units = sum(int(p.initial.sum()) for p in flat.plans)
         stacked = tuple(p.leaf.stacked for p in flat.plans)
         return _compete(weights, units, competition, flat.sparse_paths, stacked, layouts)
     groups = [tuple(x.split[a] for a in x.groups) for x in layouts]
-    due = [
+    counts = [
         np.broadcast_to(p.initial.reshape(p.initial.shape + (1,) * (len(g) - p.initial.ndim)), g)
         for p, g in zip(flat.plans, groups, strict=True)
     ]
-    return _draw(seed, weights, due, initial, flat.sparse_paths, layouts)
+    return _draw(seed, weights, counts, initial, flat.sparse_paths, layouts)
 
 
 # Programs of the module, not of a call: dozens of parts compile as one, and once for all
@@ -72,7 +73,7 @@ def _draw(
     if initial == "magnitude":
         scores = [jnp.abs(x.astype(jnp.float32)) for x in weights]
     else:
-        scores = list(map(uniform, state.keys(paths, seed, 0), weights))
+        scores = list(map(uniform, mask_bits.keys(paths, seed, 0), weights))
     pooled = [x.pool(s) for x, s in zip(layouts, scores, strict=True)]
     axes = [x.group_axes for x in layouts]
     units = top_k_masks(pooled, counts, [None] * len(pooled), axes)
@@ -104,10 +105,10 @@ def _compete(
             )
         )
         for layout, w, key, axes in zip(
-            layouts, weights, state.keys(paths, jnp.uint32(0), 0), stacked, strict=True
+            layouts, weights, mask_bits.keys(paths, jnp.uint32(0), 0), stacked, strict=True
         )
     ]
-    best = best_of_all(scored, layouts, units, allocation.floor)
+    best = best_of_all(scored, layouts, units, allocation.min_active)
     return [x.spread(u, w) for x, u, w in zip(layouts, best, weights, strict=True)]
 
 

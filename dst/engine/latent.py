@@ -1,293 +1,294 @@
-"""The transformation of latent-weight methods: gradients are pulled back, weights derived anew."""
+"""Latent weights: gradients are pulled back to them, and the weights in use derived from them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
 from jax import lax
 
 from dst.core.reductions import totals
 from dst.core.selection import top_k_masks
 from dst.core.typing import Array
-from dst.engine import cold_start as moments
-from dst.engine import lookup as clock
-from dst.engine import state
+from dst.engine import cold_start, masks, schedule_lookup
+from dst.engine.flat import Flat
 from dst.engine.initial_masks import placed_like
-from dst.engine.plan import Plan
-from dst.engine.state import Flat, SparsifyState, TopologyLog
-from dst.rules.latent import Latent, View
+from dst.engine.latent_plan import backward_plan_of, plan_of
+from dst.engine.plan import Planner
+from dst.engine.state import SparsifyState, TopologyLog, initial_state
+from dst.rules.latent import Latent, LatentLeaf
 
 
-def init(
-    inner: Any, latent: Latent, flat: Flat, wide: Plan | None, seed: int | Array, params: Any
-) -> SparsifyState:
-    """The state before the first step; arguments as in :func:`update`."""
-    seed = jnp.asarray(seed, jnp.uint32)
-    keys = state.keys(flat.sparse_paths, seed, 0)
-    weights = [p.astype(jnp.float32) for p in flat.sparse]
-    start = [latent.start(w, p.leaf, k) for w, p, k in zip(weights, flat.plans, keys, strict=True)]
-    fixed = [
-        latent.fix(w, p.leaf) if latent.fix else w for w, p in zip(weights, flat.plans, strict=True)
-    ]
-    chosen = _choose(latent, start, flat, [p.counts[0, 1] for p in flat.plans])
-    reached = _reached(latent, start, flat, wide, chosen)
-    reached = _narrowed(latent, reached, chosen, jnp.zeros([], jnp.int32))
-    support = _support(latent, chosen, jnp.zeros([], jnp.int32))
-    # Buffers of their own: the state may be donated, and the parameters are the caller's.
-    memory = jax.tree.map(jnp.copy, _remembered(latent, flat, start, fixed, chosen, reached))
-    return state.begin(
-        flat,
-        latent.cadence,
-        seed,
-        [placed_like(state.first_masks(s), p) for s, p in zip(support, flat.sparse, strict=True)],
-        memory=memory,
-        inner_state=inner.init(flat.replace(params, start)),
-    )
+class Chosen(NamedTuple):
+    """The connections of all sparse leaves, bool arrays.
+
+    Attributes:
+      active: those that the structure and the counts choose.
+      backward: the larger set that gradients reach.
+    """
+
+    active: list[Array]
+    backward: list[Array]
 
 
-def update(
-    inner: Any,
-    latent: Latent,
-    flat: Flat,
-    wide: Plan | None,
-    grads: Any,
-    now: SparsifyState,
-    params: Any,
-    topology: bool | Array | None,
-    extra: dict[str, Any],
-) -> tuple[Any, SparsifyState]:
-    """One step.
+class LatentWeights:
+    """How a :class:`dst.Latent` runs inside Optax; see
+    :class:`dst.engine.sparsify.Implementation`.
 
     Args:
       inner: the wrapped optimizer.
-      latent: the method.
-      flat: the parameters and their plans.
-      wide: the plan of the larger set, where there is one.
-      grads: with respect to the parameters.
-      now: the state.
-      params: the parameters.
-      topology: whether connections are chosen anew, where the method has a cadence.
-      extra: arguments for the inner optimizer.
+      rule: with all durations in steps.
+      seed: of random choices.
+      options: which leaves are sparse; see :func:`dst.core.tree.survey`.
+      initial: of :func:`dst.sparsify`.
     """
-    flat.masks(now.masks)  # raises where the state is not one of these parameters
-    before = [_view(latent, m, p, g, now.count) for m, p, g in _rows(flat, now, grads)]
-    pulled = [latent.gradient(v) for v in before]
-    points = [v.latent for v in before]
-    if not latent.train_dense:
-        zeros = jax.tree.map(jnp.zeros_like, grads)
-        grads = flat.replace(zeros, flat.of(grads))
-    updates, inner_state = inner.update(
-        flat.replace(grads, pulled),
-        now.inner_state,
-        flat.replace(params, points),
-        **extra,
-    )
-    if not latent.train_dense:
-        updates = flat.replace(jax.tree.map(jnp.zeros_like, updates), flat.of(updates))
-    moved = [
-        jnp.where(v.wide, v.latent + u.astype(jnp.float32), v.latent)
-        for v, u in zip(before, flat.of(updates), strict=True)
+
+    update_weights = True
+    selects_every_step = True
+
+    def __init__(
+        self,
+        inner: optax.GradientTransformationExtraArgs,
+        rule: Latent,
+        seed: int | Array,
+        options: Mapping[str, Any],
+        initial: str | Mapping[str, Any] | None,
+    ):
+        if initial not in (None, "magnitude"):
+            raise ValueError(
+                "initial: the connections of a latent-weight method follow from its variables. "
+                "Leave it out."
+            )
+        self.inner, self.rule, self.seed = inner, rule, seed
+        self.plan = Planner(partial(plan_of, latent=rule), options)
+        self._backward_plan = Planner(partial(backward_plan_of, latent=rule), options)
+
+    def init(self, params: Any) -> SparsifyState:
+        """The state before the first step."""
+        rule, flat = self.rule, Flat(params, self.plan)
+        seed, begin = jnp.asarray(self.seed, jnp.uint32), jnp.zeros([], jnp.int32)
+        weights = [p.astype(jnp.float32) for p in flat.sparse]
+        leaves = [p.leaf for p in flat.plans]
+        keys = masks.keys(flat.sparse_paths, seed, 0)
+        latent = [rule.start(w, x, k) for w, x, k in zip(weights, leaves, keys, strict=True)]
+        fixed = [rule.fix(w, x) if rule.fix else w for w, x in zip(weights, leaves, strict=True)]
+        first = [p.counts[0, 1] for p in flat.plans]
+        chosen = _narrowed(rule, self._choose(flat, latent, first), begin)
+        support = _support(rule, chosen.active, begin)
+        # Buffers of their own: the state may be donated, and the parameters are the caller's.
+        variables = jax.tree.map(jnp.copy, _variables(rule, flat, latent, fixed, chosen))
+        placed = map(placed_like, map(masks.first_masks, support), flat.sparse)
+        return initial_state(
+            flat,
+            rule.when,
+            seed,
+            list(placed),
+            variables=variables,
+            inner_state=self.inner.init(flat.rebuild(flat.leaves, latent)),
+        )
+
+    def update(
+        self,
+        grads: Any,
+        state: SparsifyState,
+        params: Any,
+        topology: bool | Array | None,
+        extra: dict[str, Any],
+    ) -> tuple[Any, SparsifyState]:
+        """One step: updates of the parameters, and the state after it."""
+        rule, flat = self.rule, Flat(params, self.plan)
+        before = _latent_leaves(rule, flat, state, flat.pick(leaves := flat.leaves_of(grads)))
+        points = [x.latent for x in before]
+        dense_grads = leaves if rule.train_dense else list(map(jnp.zeros_like, leaves))
+        updates, inner_state = self.inner.update(
+            flat.rebuild(dense_grads, [rule.gradient(x) for x in before]),
+            state.inner_state,
+            flat.rebuild(flat.leaves, points),
+            **extra,
+        )
+        steps = flat.leaves_of(updates)
+        moves = [u.astype(jnp.float32) for u in flat.pick(steps)]
+        moved = [
+            jnp.where(x.backward, x.latent + u, x.latent)
+            for x, u in zip(before, moves, strict=True)
+        ]
+
+        count = state.count + 1
+        counts = _stage_counts(rule, flat, state)
+        when_chosen = True if rule.when is None else topology
+        old = Chosen([x.active for x in before], [x.backward for x in before])
+        chosen = schedule_lookup.branch(
+            when_chosen, state, partial(self._choose, flat, moved, counts), lambda: old
+        )
+        chosen = _narrowed(rule, chosen, count)
+        if rule.backward_sparsity is not None:
+            outside = flat.tree([~x for x in chosen.backward])
+            inner_state = cold_start.reset(self.inner, inner_state, outside)
+        support = _support(rule, chosen.active, count)
+        changes = [
+            # Where parameters are the variables, `w - p + p` would round what the optimizer gives.
+            jnp.where(s, rule.weight(x) - p if rule.keep_latent else u, -p)
+            for s, x, p, u in zip(
+                support,
+                _moved(before, moved, chosen, _softness(rule, count)),
+                [p.astype(jnp.float32) for p in flat.sparse],
+                moves,
+                strict=True,
+            )
+        ]
+        if not rule.train_dense:
+            steps = list(map(jnp.zeros_like, steps))
+        fixed = [x.fixed for x in before]
+        return flat.rebuild(steps, changes), state._replace(
+            count=count,
+            masks=flat.zip(
+                lambda m, s: masks.next_masks(m, s, s & ~masks.active(m)),
+                flat.of(state.masks),
+                support,
+            ),
+            active=flat.zip(masks.count_active, flat.plans, support),
+            topology=_log(rule, flat, state, support, moved, counts, topology),
+            variables=_variables(rule, flat, moved, fixed, chosen),
+            inner_state=inner_state,
+        )
+
+    def _choose(self, flat: Flat, latent: list[Array], counts: list[Any]) -> Chosen:
+        """The connections of highest score, and the larger set that gradients reach."""
+        active = _best(self.rule, latent, flat, counts)
+        if self.rule.backward_sparsity is None:
+            return Chosen(active, [jnp.ones_like(c) for c in active])
+        plan = self._backward_plan.of(flat.paths, flat.leaves, flat.treedef.unflatten(flat.leaves))
+        larger = [plan.sparse[p.leaf.path].counts[0, 1] for p in flat.plans]
+        return Chosen(active, _best(self.rule, latent, flat, larger))
+
+
+def _latent_leaves(
+    rule: Latent, flat: Flat, state: SparsifyState, grads: list[Array]
+) -> list[LatentLeaf]:
+    softness = _softness(rule, state.count)
+    leaves = []
+    for mask, kept, weight, grad in zip(
+        flat.masks(state.masks), flat.of(state.variables), flat.sparse, grads, strict=True
+    ):
+        active = masks.active(mask)
+        latent = kept.get("latent", weight.astype(jnp.float32))
+        leaves.append(
+            LatentLeaf(
+                latent=latent,
+                fixed=kept.get("fixed", latent),
+                active=kept.get("active", active),
+                backward=kept.get("backward", jnp.ones_like(active)),
+                grad=grad.astype(jnp.float32),
+                softness=softness,
+            )
+        )
+    return leaves
+
+
+def _moved(
+    before: list[LatentLeaf], latent: list[Array], chosen: Chosen, softness: Array
+) -> list[LatentLeaf]:
+    return [
+        x._replace(latent=w, active=a, backward=b, softness=softness)
+        for x, w, a, b in zip(before, latent, chosen.active, chosen.backward, strict=True)
     ]
 
-    step = now.count + 1
-    stage = sum((now.count >= s).astype(jnp.int32) for s in latent.stages)
-    counts = [
-        lax.dynamic_index_in_dim(t, jnp.minimum(stage, t.shape[0] - 1), keepdims=False)[1]
-        for t in flat.of(now.hyper.counts)
-    ]
 
-    def choose() -> tuple[list[Array], list[Array]]:
-        chosen = _choose(latent, moved, flat, counts)
-        return chosen, _reached(latent, moved, flat, wide, chosen)
-
-    def keep() -> tuple[list[Array], list[Array]]:
-        return [v.active for v in before], [v.wide for v in before]
-
-    chosen, reached = _decide(latent, topology, now, choose, keep)
-    reached = _narrowed(latent, reached, chosen, step)
-    if wide is not None:
-        outside = flat.tree([~r for r in reached])
-        inner_state = moments.reset(inner, inner_state, outside)
-    after = [
-        v._replace(latent=w, active=c, wide=r, softness=_softness(latent, step))
-        for v, w, c, r in zip(before, moved, chosen, reached, strict=True)
-    ]
-    support = _support(latent, chosen, step)
-    weights = [p.astype(jnp.float32) for p in flat.sparse]
-    changes = [
-        # Where parameters are the variables, `w - p + p` would round what the optimizer gives.
-        jnp.where(s, latent.weight(v) - p if latent.remember else u.astype(jnp.float32), -p)
-        for s, v, p, u in zip(support, after, weights, flat.of(updates), strict=True)
-    ]
-    log, anew = now.topology, _anew(latent, topology, now)
-    return flat.replace(updates, changes), now._replace(
-        count=step,
-        masks=flat.zip(
-            lambda m, s: state.next_masks(m, s, s & ~state.active(m)),
-            flat.of(now.masks),
-            support,
-        ),
-        active=flat.zip(state.count_active, flat.plans, support),
-        topology=_log(latent, flat, now, support, moved, counts, anew, log),
-        memory=_remembered(latent, flat, moved, [v.fixed for v in after], chosen, reached),
-        inner_state=inner_state,
-    )
-
-
-def _rows(flat: Flat, now: SparsifyState, grads: Any) -> Any:
-    masks = [state.active(m) for m in flat.of(now.masks)]
-    memories = flat.of(now.memory)
-    rows = zip(masks, memories, strict=True)
-    return zip([(m, x) for m, x in rows], flat.sparse, flat.of(grads), strict=True)
-
-
-def _view(latent: Latent, row: Any, weight: Array, grad: Array, count: Array) -> View:
-    mask, memory = row
-    variable = memory.get("latent", weight.astype(jnp.float32))
-    chosen = memory.get("active", mask)
-    everywhere = jnp.ones_like(mask)
-    return View(
-        latent=variable,
-        fixed=memory.get("fixed", variable),
-        active=chosen,
-        wide=memory.get("wide", everywhere),
-        grad=grad.astype(jnp.float32),
-        softness=_softness(latent, count),
-    )
-
-
-def _remembered(
-    latent: Latent,
-    flat: Flat,
-    latents: list[Array],
-    fixed: list[Array],
-    chosen: list[Array],
-    reached: list[Array],
+def _variables(
+    rule: Latent, flat: Flat, latent: list[Array], fixed: list[Array], chosen: Chosen
 ) -> Any:
     """What the state keeps of every leaf beside its mask: nothing that the mask says already."""
-    kept = []
-    for variable, still, active, wide in zip(latents, fixed, chosen, reached, strict=True):
-        memory = {}
-        if latent.remember:
-            memory["latent"] = variable
-        if latent.fix is not None:
-            memory["fixed"] = still
-        if latent.softness is not None:
-            memory["active"] = active
-        if latent.wide is not None:
-            memory["wide"] = wide
-        kept.append(memory)
-    return flat.tree(kept)
+    kept = {
+        "latent": latent if rule.keep_latent else None,
+        "fixed": None if rule.fix is None else fixed,
+        "active": None if rule.softness is None else chosen.active,
+        "backward": None if rule.backward_sparsity is None else chosen.backward,
+    }
+    columns = {name: values for name, values in kept.items() if values is not None}
+    return flat.tree([{k: v[i] for k, v in columns.items()} for i in range(len(flat.plans))])
 
 
-def _choose(latent: Latent, variables: list[Array], flat: Flat, counts: list[Any]) -> list[Array]:
-    """The connections of highest score, as masks."""
+def _best(rule: Latent, latent: list[Array], flat: Flat, counts: list[Any]) -> list[Array]:
+    """Masks of the connections of highest score, so many units per group."""
     layouts = [p.layout for p in flat.plans]
-    pooled = [x.pool(latent.score(v)) for x, v in zip(layouts, variables, strict=True)]
+    pooled = [x.pool(rule.score(v)) for x, v in zip(layouts, latent, strict=True)]
     wanted = [x.per_group(n) for n, x in zip(counts, layouts, strict=True)]
     axes = [x.group_axes for x in layouts]
     units = top_k_masks(pooled, wanted, [None] * len(pooled), axes)
-    masks = [x.spread(u, v) for x, u, v in zip(layouts, units, variables, strict=True)]
-    return [placed_like(m, v) for m, v in zip(masks, variables, strict=True)]
+    spread = [x.spread(u, v) for x, u, v in zip(layouts, units, latent, strict=True)]
+    return list(map(placed_like, spread, latent))
 
 
-def _reached(
-    latent: Latent,
-    variables: list[Array],
-    flat: Flat,
-    wide: Plan | None,
-    chosen: list[Array],
-) -> list[Array]:
-    """The larger set that gradients reach."""
-    if wide is None:
-        return [jnp.ones_like(c) for c in chosen]
-    counts = [wide.sparse[p.leaf.path].counts[0, 1] for p in flat.plans]
-    return _choose(latent, variables, flat, counts)
-
-
-def _narrowed(
-    latent: Latent, reached: list[Array], chosen: list[Array], count: Array
-) -> list[Array]:
-    """The larger set, or the connections themselves once exploration has ended."""
-    if latent.narrow_from is None:
-        return reached
-    narrow = count >= latent.narrow_from
-    return [jnp.where(narrow, c, r) for c, r in zip(chosen, reached, strict=True)]
-
-
-def _softness(latent: Latent, count: Array) -> Array:
-    return jnp.float32(0) if latent.softness is None else jnp.float32(latent.softness(count))
-
-
-def _support(latent: Latent, chosen: list[Array], count: Array) -> list[Array]:
-    """The weights in use."""
-    if latent.softness is None:
+def _narrowed(rule: Latent, chosen: Chosen, count: Array) -> Chosen:
+    """The larger set becomes the active one where exploration has ended."""
+    if rule.narrow_from is None:
         return chosen
-    soft = _softness(latent, count) > 0
+    narrow = count >= rule.narrow_from
+    backward = [jnp.where(narrow, a, b) for a, b in zip(*chosen, strict=True)]
+    return chosen._replace(backward=backward)
+
+
+def _stage_counts(rule: Latent, flat: Flat, state: SparsifyState) -> list[Array]:
+    """int32 units per group of every sparse leaf at the stage of this step."""
+    stage = sum((state.count >= s).astype(jnp.int32) for s in rule.stages)
+    return [
+        lax.dynamic_index_in_dim(t, jnp.minimum(stage, t.shape[0] - 1), keepdims=False)[1]
+        for t in flat.of(state.hyper.counts)
+    ]
+
+
+def _softness(rule: Latent, count: Array) -> Array:
+    return jnp.float32(0) if rule.softness is None else jnp.float32(rule.softness(count))
+
+
+def _support(rule: Latent, chosen: list[Array], count: Array) -> list[Array]:
+    """The weights in use."""
+    if rule.softness is None:
+        return chosen
+    soft = _softness(rule, count) > 0
     return [c | soft for c in chosen]
 
 
-def _anew(latent: Latent, topology: bool | Array | None, now: SparsifyState) -> Any:
-    """Whether connections are chosen in this step: a Python bool where that is known."""
-    if latent.cadence is None:
-        return True
-    if topology is not None:
-        return bool(topology) if isinstance(topology, (bool, np.bool_)) else topology
-    return clock.fires(now.count, now.hyper)
-
-
-def _decide(
-    latent: Latent,
-    topology: Any,
-    now: SparsifyState,
-    choose: Callable[[], Any],
-    keep: Callable[[], Any],
-) -> Any:
-    anew = _anew(latent, topology, now)
-    if isinstance(anew, bool):
-        return choose() if anew else keep()
-    return lax.cond(anew, choose, keep)
-
-
 def _log(
-    latent: Latent,
+    rule: Latent,
     flat: Flat,
-    now: SparsifyState,
+    state: SparsifyState,
     support: list[Array],
-    moved: list[Array],
+    latent: list[Array],
     counts: list[Array],
-    anew: Any,
-    log: TopologyLog,
+    topology: bool | Array | None,
 ) -> TopologyLog:
-    if anew is False:
-        return log
-    dropped, grown, unscored, scheduled = [], [], [], []
-    for p, mask, new, variable, n in zip(
-        flat.plans, flat.of(now.masks), support, moved, counts, strict=True
-    ):
-        old = state.active(mask)
-        axes = tuple(range(len(p.layout.counts), old.ndim))
-        nan = jnp.isnan(latent.score(variable))
-        gone, come, bad = totals([old & ~new, new & ~old, nan], axes)
-        dropped.append(gone)
-        grown.append(come)
-        unscored.append(jnp.sum(bad))
-        due = p.layout.weights(jnp.broadcast_to(n, p.layout.counts))
-        soft = _softness(latent, now.count + 1) > 0
-        scheduled.append(jnp.where(soft, jnp.int32(p.leaf.layer_size), due))
-    found = TopologyLog(
-        done=log.done + (latent.cadence is not None),
-        at=now.count,
-        spacing=now.count - log.at,
-        scheduled=flat.tree(scheduled),
-        dropped=flat.tree(dropped),
-        grown=flat.tree(grown),
-        unscored=flat.tree(unscored),
-    )
-    if anew is True:
-        return found
-    return jax.tree.map(lambda new, old: jnp.where(anew, new, old), found, log)
+    """What this step has chosen; the log before, where it chose nothing."""
+    before = state.topology
+
+    def chose() -> TopologyLog:
+        soft = _softness(rule, state.count + 1) > 0
+        dropped, grown, unscored, scheduled = [], [], [], []
+        for p, mask, new, variable, n in zip(
+            flat.plans, flat.of(state.masks), support, latent, counts, strict=True
+        ):
+            old = masks.active(mask)
+            axes = tuple(range(len(p.layout.counts), old.ndim))
+            nan = jnp.isnan(rule.score(variable))
+            gone, come, bad = totals([old & ~new, new & ~old, nan], axes)
+            dropped.append(gone)
+            grown.append(come)
+            unscored.append(jnp.sum(bad))
+            asked = p.layout.weights(jnp.broadcast_to(n, p.layout.counts))
+            scheduled.append(jnp.where(soft, jnp.int32(p.leaf.layer_size), asked))
+        return TopologyLog(
+            done=before.done + (rule.when is not None),
+            at=state.count,
+            spacing=state.count - before.at,
+            scheduled=flat.tree(scheduled),
+            dropped=flat.tree(dropped),
+            grown=flat.tree(grown),
+            unscored=flat.tree(unscored),
+        )
+
+    when_chosen = True if rule.when is None else topology
+    return schedule_lookup.branch(when_chosen, state, chose, lambda: before)

@@ -6,23 +6,66 @@ Everything here is host arithmetic on shapes, exact, and done once per set of sh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from dst.core import checks
+from dst.core import checks, tree
+from dst.core.text import aligned
 from dst.core.tree import Leaf
-from dst.rules.allocation import Allocation, Global, Layer, Uniform, allocator, zeros
+from dst.engine.given_masks import counts_of_masks, leaves_of_masks
+from dst.rules.allocation import Allocation, Allocator, Global, Layer, Uniform, allocator, zeros
 from dst.rules.counts import fixed_point
-from dst.rules.rule import Rule
-from dst.rules.schedule import Schedule, exact
-from dst.rules.structure import Layout
+from dst.rules.schedule import exact
+from dst.rules.structure import Layout, Structure
 
 _OVERRIDES = ("sparsity", "structure")
+
+
+class Targets(NamedTuple):
+    """What a plan needs to know of a rule, whichever kind it is.
+
+    Attributes:
+      sparsity: global, in [0, 1).
+      structure: of leaves without one of their own.
+      allocation: of the sparsity among layers.
+      first_allocation: the same for the start, where it is another one.
+      steps: topology steps (or stages) that have a row of counts of their own.
+      share: of each layer's sparsity that is reached at a step; at -1, before the first.
+      survivors: ``(active, step, active_at)``: int32 units that dropping keeps per group, where
+        ``active_at(share)`` counts those of a share of the sparsity.
+      only_falls: whether counts never rise, because nothing grows.
+      fractions: drop fractions of the steps.
+    """
+
+    sparsity: float
+    structure: Structure
+    allocation: str | Allocator
+    first_allocation: str | Allocator | None
+    steps: Sequence[int]
+    share: Callable[[int], Any]
+    survivors: Callable[[np.ndarray, int, Callable[[Any], np.ndarray]], np.ndarray]
+    only_falls: bool
+    fractions: Sequence[float]
+
+
+class Usage(NamedTuple):
+    """How sparse a run is on average over its optimizer steps, by path of the sparse leaves.
+
+    Attributes:
+      weights: mean sparsity, in [0, 1], of the weights in use.
+      gradients: mean sparsity of the weight gradients that are needed.
+    """
+
+    weights: Mapping[str, float]
+    gradients: Mapping[str, float]
+
+
+def _no_usage(steps: int) -> Usage:
+    return Usage({}, {})
 
 
 @dataclass(frozen=True)
@@ -45,16 +88,23 @@ class LeafPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All leaves in the order of the tree, and the plans of the sparse ones by path.
+    """What happens to a parameter tree; printed, it is the start table.
 
-    ``shares`` are the drop fractions, uint32 in units of 2^-31, of every topology step (one entry
-    where all are equal), for rules whose counts are found at the topology step.
+    Attributes:
+      leaves: in the order of the tree.
+      sparse: the plans of the sparse leaves, by path.
+      allocation: the sparsity of each layer.
+      shares: drop fractions, uint32 in units of 2^-31, of every topology step (one entry where all
+        are equal), for rules that count connections at the topology step.
+      usage: ``usage(steps)``: how sparse weights and their gradients are on average over so many
+        optimizer steps.
     """
 
     leaves: tuple[Leaf, ...]
     sparse: Mapping[str, LeafPlan]
     allocation: Allocation
     shares: np.ndarray
+    usage: Callable[[int], Usage] = _no_usage
 
     def __str__(self) -> str:
         rows = [("leaf", "shape", "axes", "active", "sparsity", "why")]
@@ -72,7 +122,7 @@ class Plan:
             rows.append(
                 (leaf.path, shape, leaf.axes or "?", str(n), f"{1 - n / leaf.size:.4f}", why)
             )
-        lines = _aligned(rows)
+        lines = aligned(rows, left=len(rows[0]))
         if selected:
             lines.append(
                 f"selected: {active} of {selected} weights active at the end, "
@@ -81,17 +131,37 @@ class Plan:
         return "\n".join(lines)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+class Planner:
+    """The plan of a parameter tree, computed once per set of shapes.
+
+    Args:
+      make: from surveyed leaves to their plan; leaves are empty for a tree without arrays.
+      options: ``select``, ``overrides``, ``stacked`` and ``axes`` of :func:`dst.core.tree.survey`.
+    """
+
+    def __init__(self, make: Callable[[Sequence[Leaf]], Plan], options: Mapping[str, Any]):
+        self._make, self._options = make, options
+        self._plans: dict[Any, Plan] = {}
+
+    def __call__(self, params: Any) -> Plan:
+        """The plan of a tree of arrays or shapes."""
+        paths, leaves, _ = tree.flatten(params)
+        return self.of(paths, leaves, params)
+
+    def of(self, paths: Sequence[str], leaves: Sequence[Any], params: Any) -> Plan:
+        """The same of a tree that has been flattened."""
+        key = tuple((p, tuple(x.shape), str(x.dtype)) for p, x in zip(paths, leaves, strict=True))
+        if key not in self._plans:
+            self._plans[key] = self._make(tree.survey(params, **self._options))
+        return self._plans[key]
 
 
-def make(leaves: Sequence[Leaf], rule: Rule, masks: Mapping[str, Any] | None = None) -> Plan:
-    """The plan of a rule for surveyed leaves.
+def make(leaves: Sequence[Leaf], targets: Targets, masks: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of surveyed leaves.
 
     Args:
       leaves: of :func:`dst.core.tree.survey`.
-      rule: with all durations resolved.
+      targets: of the rule.
       masks: connections to start from, by leaf path: their counts replace the allocation, and
         leaves that are missing among them are dense.
 
@@ -99,31 +169,10 @@ def make(leaves: Sequence[Leaf], rule: Rule, masks: Mapping[str, Any] | None = N
       ValueError: overrides that mean nothing, masks that do not fit, a layer that would lose all
         its weights, nothing to make sparse.
     """
-    for leaf in leaves:
-        settings = leaf.settings or {}
-        unknown = set(settings) - set(_OVERRIDES)
-        if unknown:
-            raise ValueError(
-                f"overrides of {leaf.path}: unknown {sorted(unknown)}; known are {_OVERRIDES}."
-            )
-        if "sparsity" in settings:
-            found = settings["sparsity"]
-            checks.fraction(f"overrides of {leaf.path}: sparsity", found, below_one=True)
-    if masks is not None:
-        _check_given(rule)
-        leaves = _from_masks(leaves, masks)
-    elif rule.sparsity == 0 and not any((x.settings or {}).get("sparsity") for x in leaves):
-        leaves = [replace(x, sparse=False, why="sparsity 0") if x.sparse else x for x in leaves]
+    leaves = _selected(leaves, targets, masks)
     sparse = [leaf for leaf in leaves if leaf.sparse]
-    wanted = rule.sparsity > 0 or masks is not None
-    if leaves and wanted and not sparse:
-        reasons = "\n  ".join(f"{x.path} {x.shape}: {x.why}" for x in leaves)
-        raise ValueError(
-            f"no parameter is left to make sparse. Use select=. The leaves are:\n  {reasons}"
-        )
-
-    allocate = allocator(rule.allocation)
-    structures = {x.path: (x.settings or {}).get("structure") or rule.structure for x in sparse}
+    allocate = allocator(targets.allocation)
+    structures = {x.path: (x.settings or {}).get("structure") or targets.structure for x in sparse}
     layers = {
         leaf.path: Layer(
             shape=leaf.layer_shape if isinstance(allocate, Uniform) else leaf.merged_shape,
@@ -133,11 +182,10 @@ def make(leaves: Sequence[Leaf], rule: Rule, masks: Mapping[str, Any] | None = N
         for leaf in sparse
         if masks is None
     }
-    allocation = allocate(layers, rule.sparsity) if layers else Allocation({})
-    first = allocation
-    if layers and rule.first_allocation is not None:
-        due = 1 if rule.ramp is None else exact(rule.ramp(-1))
-        first = allocator(rule.first_allocation)(layers, float(exact(rule.sparsity) * due))
+    allocation = first = allocate(layers, targets.sparsity) if layers else Allocation({})
+    if layers and targets.first_allocation is not None:
+        reached = float(exact(targets.sparsity) * exact(targets.share(-1)))
+        first = allocator(targets.first_allocation)(layers, reached)
     layouts = {leaf.path: structures[leaf.path].layout(leaf) for leaf in sparse}
     if allocation.before:
         _check_competition(layouts)
@@ -145,20 +193,46 @@ def make(leaves: Sequence[Leaf], rule: Rule, masks: Mapping[str, Any] | None = N
     plans = {}
     for leaf in sparse:
         given = None if masks is None else np.asarray(masks[leaf.path], bool)
-        plans[leaf.path] = _leaf_plan(leaf, layouts[leaf.path], allocation, first, given, rule)
+        plans[leaf.path] = _leaf_plan(leaf, layouts[leaf.path], allocation, first, given, targets)
     if isinstance(allocate, Global) and masks is None:
-        _check_floor(allocate.floor, plans)
-    _check_exchange(rule, plans)
+        _check_min_active(allocate.min_active, plans)
     varying = any((p.counts != p.counts[:1]).any() for p in plans.values())
     if not varying:
         plans = {path: replace(p, counts=p.counts[:1]) for path, p in plans.items()}
-    shares = np.array([fixed_point(rule.fraction(t)) for t in _steps(rule) or [0]], np.uint32)
+    shares = np.array([fixed_point(f) for f in targets.fractions], np.uint32)
     if (shares == shares[:1]).all():
         shares = shares[:1]
     return Plan(tuple(leaves), plans, allocation, shares)
 
 
-def _own_sparsity(leaf: Leaf, structure: Any) -> Any:
+def _selected(
+    leaves: Sequence[Leaf], targets: Targets, masks: Mapping[str, Any] | None
+) -> Sequence[Leaf]:
+    """The leaves, sparse where masks or sparsities say so; overrides are checked."""
+    for leaf in leaves:
+        settings = leaf.settings or {}
+        unknown = set(settings) - set(_OVERRIDES)
+        if unknown:
+            raise ValueError(
+                f"overrides of {leaf.path}: unknown {sorted(unknown)}; known are {_OVERRIDES}."
+            )
+        if "sparsity" in settings:
+            own = settings["sparsity"]
+            checks.fraction(f"overrides of {leaf.path}: sparsity", own, below_one=True)
+    if masks is not None:
+        leaves = leaves_of_masks(leaves, masks)
+    elif targets.sparsity == 0 and not any((x.settings or {}).get("sparsity") for x in leaves):
+        leaves = [replace(x, sparse=False, why="sparsity 0") if x.sparse else x for x in leaves]
+    wanted = targets.sparsity > 0 or masks is not None
+    if leaves and wanted and not any(leaf.sparse for leaf in leaves):
+        reasons = "\n  ".join(f"{x.path} {x.shape}: {x.why}" for x in leaves)
+        raise ValueError(
+            f"no parameter is left to make sparse. Use select=. The leaves are:\n  {reasons}"
+        )
+    return leaves
+
+
+def _own_sparsity(leaf: Leaf, structure: Structure) -> Any:
     """The sparsity that does not come from the allocation: of the pattern, or of an override."""
     own = (leaf.settings or {}).get("sparsity")
     fixed = getattr(structure, "sparsity", None)
@@ -185,44 +259,14 @@ def _check_competition(layouts: Mapping[str, Layout]) -> None:
             )
 
 
-def _check_floor(floor: int, plans: Mapping[str, LeafPlan]) -> None:
+def _check_min_active(min_active: int, plans: Mapping[str, LeafPlan]) -> None:
     slices = sum(math.prod(p.layout.counts) for p in plans.values())
     steps = zip(*(p.counts[:, 1] for p in plans.values()), strict=True)
     least = min((sum(int(n.sum()) for n in step) for step in steps), default=0)
-    if plans and least < floor * slices:
+    if plans and least < min_active * slices:
         raise ValueError(
             f"a global allocation leaves {least} active units to {slices} layers, of which each "
-            f"keeps floor={floor}. Lower the sparsity or the floor."
-        )
-
-
-def _check_given(rule: Rule) -> None:
-    if rule.ramp is not None and rule.low is None:
-        raise ValueError(
-            "masks: the counts of given masks replace the allocation, but this method has a "
-            "schedule of its own for the sparsity. Leave `initial` out, or use a method that keeps "
-            "the sparsity."
-        )
-
-
-def _check_exchange(rule: Rule, plans: Mapping[str, LeafPlan]) -> None:
-    """A drop fraction that rounds to nothing everywhere is a mistake that nobody would see."""
-    if rule.grow is None or rule.cadence is None or rule.budget or rule.keep or not plans:
-        return
-    fraction = float(rule.fraction(rule.cadence.first))
-    if fraction == 0 and rule.low is None:
-        return
-    same = all(
-        (p.counts[:, 0] == p.counts[:, 1]).all() and (p.counts == p.initial).all()
-        for p in plans.values()
-    )
-    if same:
-        path, plan = next(iter(plans.items()))
-        what = f"a drop fraction of {fraction:g}" if rule.low is None else "the share to drop"
-        raise ValueError(
-            f"no connection would ever be exchanged: {what} of the {int(plan.initial.flat[0])} "
-            f"active units per group of {path} is rounded to none (rounding={rule.rounding!r}). "
-            "Drop more, or use rounding='ceil' where the method has it."
+            f"keeps min_active={min_active}. Lower the sparsity or min_active."
         )
 
 
@@ -232,7 +276,7 @@ def _leaf_plan(
     allocation: Allocation,
     first_allocation: Allocation,
     given: np.ndarray | None,
-    rule: Rule,
+    targets: Targets,
 ) -> LeafPlan:
     slices = math.prod(layout.counts)
     # Where layers share a budget, the units before a slice: counts are differences of its counts.
@@ -242,11 +286,11 @@ def _leaf_plan(
     ]
     sparsity = [allocation.sparsity.get(leaf.path, Fraction(0))] * slices
     if given is not None:
-        initial = _given_counts(leaf, layout, given)
+        initial = counts_of_masks(leaf, layout, given)
         sparsity = [1 - Fraction(int(n), layout.units) for n in initial.flat]
 
-    def share(schedule: Schedule | None, count: int) -> np.ndarray:
-        part = 1 if schedule is None else exact(schedule(count))
+    def active_at(share: Any) -> np.ndarray:
+        part = exact(share)
         active = [
             layout.units + zeros(n, s * part) - zeros(n + layout.units, s * part)
             for n, s in zip(starts, sparsity, strict=True)
@@ -254,22 +298,16 @@ def _leaf_plan(
         return np.array(active, np.int32).reshape(layout.counts)
 
     if given is None and first_allocation is not allocation:
-        due = first_allocation.sparsity[leaf.path]
-        initial = np.full(layout.counts, layout.units - zeros(layout.units, due), np.int32)
+        own = first_allocation.sparsity[leaf.path]
+        initial = np.full(layout.counts, layout.units - zeros(layout.units, own), np.int32)
     elif given is None:
-        initial = share(rule.ramp, -1)
+        initial = active_at(targets.share(-1))
     rows, active = [], initial
-    for count in _steps(rule):
-        aim = share(rule.ramp, count)
-        if rule.grow is None and not allocation.before:  # where layers compete, their sum falls
-            aim = np.minimum(aim, active)
-        if rule.low is None:
-            exchanged = np.vectorize(
-                lambda n, t=count: rule.exchanged(int(n), t), otypes=[np.int32]
-            )
-            kept = active - exchanged(active)
-        else:
-            kept = np.maximum(share(rule.low, count), 0)
+    for step in targets.steps:
+        aim = active_at(targets.share(step))
+        if targets.only_falls and not allocation.before:  # where layers compete, their sum falls
+            aim = np.asarray(np.minimum(aim, active))
+        kept = np.maximum(targets.survivors(active, step, active_at), 0)
         rows.append(np.stack([np.minimum(np.minimum(kept, active), aim), aim]))
         active = aim
     if not rows:
@@ -280,61 +318,3 @@ def _leaf_plan(
             f"leave it dense: overrides={{{leaf.path!r}: {{'sparsity': 0}}}}."
         )
     return LeafPlan(leaf, layout, initial, np.stack(rows).astype(np.int32))
-
-
-def _given_counts(leaf: Leaf, layout: Layout, given: np.ndarray) -> np.ndarray:
-    """Units per group of masks that were given, checked against the structure."""
-    split = given.reshape(layout.split)
-    if layout.members:
-        units = np.asarray(split.any(axis=layout.members))
-        if (units != split.all(axis=layout.members)).any():
-            raise ValueError(
-                f"masks: {leaf.path} is not constant within the units of its structure."
-            )
-        split = units
-    ranked = tuple(a for a in range(split.ndim) if a not in layout.group_axes)
-    per_group = split.sum(axis=ranked)
-    inner = tuple(range(len(layout.counts), per_group.ndim))
-    counts = per_group.max(axis=inner) if inner else per_group
-    if inner and (per_group.min(axis=inner) != counts).any():
-        raise ValueError(
-            f"masks: {leaf.path} has groups with {per_group.min()} to {per_group.max()} active "
-            "units, but its structure has equally many in each."
-        )
-    return np.asarray(counts, np.int32)
-
-
-def _steps(rule: Rule) -> list[int]:
-    """Topology steps for which counts may differ."""
-    if rule.cadence is None:
-        return []
-    if not rule.cadence.endless:
-        return rule.cadence.steps()
-    first, every = rule.cadence.first, rule.cadence.every
-    probes = [first, first + every, first + 1000 * every]
-    curves = [rule.fraction, *(x for x in (rule.ramp, rule.low) if x is not None)]
-    values = {tuple(float(curve(t)) for curve in curves) for t in probes}
-    if len(values) > 1:
-        raise ValueError(
-            "a drop fraction or sparsity that changes over time needs a last topology step. "
-            "Give `stop`, or use a constant."
-        )
-    return [first]
-
-
-def _from_masks(leaves: Sequence[Leaf], masks: Mapping[str, Any]) -> list[Leaf]:
-    known = {leaf.path: leaf for leaf in leaves}
-    for path, mask in masks.items():
-        if path not in known:
-            raise ValueError(f"masks: {path!r} is no parameter. The paths are: {', '.join(known)}.")
-        if not isinstance(mask, (np.ndarray, jax.Array)) or mask.dtype != bool:
-            kind = getattr(mask, "dtype", type(mask).__name__)
-            raise ValueError(f"masks: {path!r} must be a bool array, got {kind}.")
-        if tuple(mask.shape) != known[path].shape:
-            raise ValueError(
-                f"masks: {path!r} has shape {tuple(mask.shape)}, its parameter {known[path].shape}."
-            )
-    return [
-        replace(x, sparse=x.path in masks, why="mask given" if x.path in masks else "no mask given")
-        for x in leaves
-    ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,16 +11,10 @@ import numpy as np
 import optax
 
 from dst.core import tree
-from dst.core.reductions import totals
 from dst.core.typing import Array
-from dst.engine.plan import LeafPlan, Plan
-from dst.rules.schedule import Cadence
-
-# One byte per sparse weight.
-ACTIVE = np.uint8(1)
-EXPLORED = np.uint8(2)
-AGE_SHIFT = np.uint8(2)
-OLD = np.uint8(63)  # ages are six bits; at this age a weight counts as old as the network
+from dst.engine.flat import Flat
+from dst.engine.masks import active, count_active
+from dst.rules.schedule import UpdateSchedule
 
 
 class Hyper(NamedTuple):
@@ -29,10 +22,11 @@ class Hyper(NamedTuple):
 
     Attributes:
       seed: uint32.
-      first, every, last: int32; the cadence. No topology step where ``last < first``.
+      first, every, last: int32; the update schedule. No topology step where ``last < first``.
       counts: int32 ``[topology step, (kept, active), *stacked]`` per sparse leaf.
       shares: uint32 ``[topology step]``: drop fractions in units of 2^-31; one where all are equal.
-      decays: float32 ``(b1, b2)`` of Adam-like inner rules, where young weights are corrected.
+      decays: float32 ``(b1, b2)`` of Adam-like inner rules, where recently grown weights are
+        corrected.
     """
 
     seed: Array
@@ -77,7 +71,8 @@ class SparsifyState(NamedTuple):
       active: int32 active weights per sparse leaf (and stacked slice).
       hyper: what a sweep may batch.
       topology: what topology steps have done.
-      memory: what the rule remembers, per sparse leaf; ``MaskedNode`` where it remembers nothing.
+      variables: what the method keeps per sparse leaf beside the mask: accumulated gradients,
+        latent weights; ``MaskedNode`` where it keeps nothing.
       inner_state: of the wrapped optimizer.
     """
 
@@ -86,114 +81,17 @@ class SparsifyState(NamedTuple):
     active: Any
     hyper: Hyper
     topology: TopologyLog
-    memory: Any
+    variables: Any
     inner_state: Any
 
 
-class Flat:
-    """The sparse leaves of a parameter tree as lists, and the way back to trees."""
-
-    def __init__(self, params: Any, plan: Plan):
-        self.paths, self.leaves, self.treedef = tree.flatten(params)
-        self.at = [i for i, path in enumerate(self.paths) if path in plan.sparse]
-        self.plans: list[LeafPlan] = [plan.sparse[self.paths[i]] for i in self.at]
-        self.sparse = [self.leaves[i] for i in self.at]
-        self.sparse_paths = tuple(p.leaf.path for p in self.plans)
-
-    def of(self, nodes: Any) -> list[Any]:
-        """The sparse leaves of a tree like the parameters."""
-        try:
-            flat = self.treedef.flatten_up_to(nodes)
-        except ValueError as error:
-            raise ValueError(
-                "the sparse state does not fit the parameters: it was made for another tree. "
-                f"Use the opt_state of tx.init(params). {error}"
-            ) from error
-        return [flat[i] for i in self.at]
-
-    def masks(self, nodes: Any) -> list[Any]:
-        """The sparse leaves of a mask tree, checked against the parameters."""
-        found = self.of(nodes)
-        for plan, mask in zip(self.plans, found, strict=True):
-            shape = getattr(mask, "shape", None)
-            if shape != plan.leaf.shape:
-                kind = "is dense" if shape is None else f"has shape {shape}"
-                raise ValueError(
-                    f"masks do not fit the parameters: {plan.leaf.path} has shape "
-                    f"{plan.leaf.shape}, its mask {kind}. Use the opt_state of tx.init(params)."
-                )
-        return found
-
-    def tree(self, values: Sequence[Any]) -> Any:
-        """A tree like the parameters: values at sparse leaves, ``MaskedNode`` at dense ones."""
-        nodes: list[Any] = [optax.MaskedNode()] * len(self.paths)
-        for i, value in zip(self.at, values, strict=True):
-            nodes[i] = value
-        return self.treedef.unflatten(nodes)
-
-    def map(self, function: Callable[[LeafPlan], Any]) -> Any:
-        """A tree like the parameters from a function of each sparse leaf's plan."""
-        return self.tree([function(p) for p in self.plans])
-
-    def zip(self, function: Callable[..., Any], *columns: Sequence[Any]) -> Any:
-        """A tree like the parameters from lists with one entry per sparse leaf."""
-        return self.tree([function(*row) for row in zip(*columns, strict=True)])
-
-    def replace(self, nodes: Any, values: Sequence[Any]) -> Any:
-        """A tree like the parameters with its sparse leaves replaced."""
-        flat = self.treedef.flatten_up_to(nodes)
-        for i, value in zip(self.at, values, strict=True):
-            flat[i] = value
-        return self.treedef.unflatten(flat)
-
-
-def active(mask: Array) -> Array:
-    """bool: which weights a mask byte says are active."""
-    return (mask & ACTIVE) != 0
-
-
-def explored(mask: Array) -> Array:
-    """bool: which weights were ever active."""
-    return (mask & EXPLORED) != 0
-
-
-def age(mask: Array) -> Array:
-    """uint8: topology steps since a weight was grown; 63 and more read 63."""
-    return mask >> AGE_SHIFT
-
-
-def first_masks(chosen: Array) -> Array:
-    """Mask bytes of the connections that a run starts with."""
-    return chosen.astype(jnp.uint8) * (ACTIVE | EXPLORED) | np.uint8(OLD << AGE_SHIFT)
-
-
-def next_masks(mask: Array, chosen: Array, fresh: Array) -> Array:
-    """Mask bytes after a topology step: ``chosen`` are active, ``fresh`` have just been grown."""
-    older = jnp.minimum(age(mask) + np.uint8(1), OLD)
-    years = jnp.where(fresh, np.uint8(0), older)
-    now = chosen.astype(jnp.uint8)
-    return now | (mask & EXPLORED) | (now * EXPLORED) | (years << AGE_SHIFT)
-
-
-def count_active(plan: LeafPlan, chosen: Array) -> Array:
-    """int32 active weights per stacked slice."""
-    axes = tuple(range(len(plan.layout.counts), chosen.ndim))
-    return totals([chosen], axes)[0]
-
-
-def keys(paths: Sequence[str], seed: Array, draw: Array | int) -> list[Array]:
-    """One key per leaf; independent of devices, of other leaves and of the default PRNG."""
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), draw)
-    return [jax.random.fold_in(key, zlib.crc32(path.encode())) for path in paths]
-
-
-def begin(
+def initial_state(
     flat: Flat,
-    cadence: Cadence | None,
+    when: UpdateSchedule | None,
     seed: int | Array,
-    masks: Sequence[Array],
+    mask_bytes: Sequence[Array],
     *,
-    memory: Any,
+    variables: Any,
     inner_state: Any,
     shares: np.ndarray | None = None,
     decays: Any = None,
@@ -202,24 +100,24 @@ def begin(
 
     Args:
       flat: the parameters and their plans.
-      cadence: of topology steps; None: there are none.
+      when: topology steps; None: there are none.
       seed: of random choices.
-      masks: mask bytes of every sparse leaf, placed as their parameters are.
-      memory, inner_state: as in :class:`SparsifyState`.
+      mask_bytes: of every sparse leaf, placed as their parameters are.
+      variables, inner_state: as in :class:`SparsifyState`.
       shares, decays: as in :class:`Hyper`; None: none are needed.
     """
-    when = (1, 1, 0) if cadence is None else (cadence.first, cadence.every, cadence.last)
-    first, every, last = (jnp.asarray(n, jnp.int32) for n in when)
+    steps = (1, 1, 0) if when is None else (when.first, when.every, when.last)
+    first, every, last = (jnp.asarray(n, jnp.int32) for n in steps)
 
     def count() -> Any:
-        return flat.zip(count_active, flat.plans, [active(m) for m in masks])
+        return flat.zip(count_active, flat.plans, [active(m) for m in mask_bytes])
 
     def zeros() -> Any:  # buffers of their own: a donated state must not hold one twice
         return flat.map(lambda p: jnp.zeros(p.layout.counts, jnp.int32))
 
     return SparsifyState(
         count=jnp.zeros([], jnp.int32),
-        masks=flat.tree(masks),
+        masks=flat.tree(mask_bytes),
         active=count(),
         hyper=Hyper(
             seed=jnp.asarray(seed, jnp.uint32),
@@ -240,7 +138,7 @@ def begin(
             grown=zeros(),
             unscored=flat.map(lambda p: jnp.zeros([], jnp.int32)),
         ),
-        memory=memory,
+        variables=variables,
         inner_state=inner_state,
     )
 
@@ -251,13 +149,13 @@ def find(opt_state: Any) -> list[SparsifyState]:
     Raises:
       ValueError: there is none.
     """
-    found = list(_walk(opt_state))
-    if not found:
+    states = list(_walk(opt_state))
+    if not states:
         raise ValueError(
             "no sparse state in this optimizer state: was the optimizer wrapped by dst.sparsify, "
             "and is this what tx.init(params) returned?"
         )
-    return found
+    return states
 
 
 def _walk(opt_state: Any) -> Iterator[SparsifyState]:
@@ -276,6 +174,6 @@ def by_path(nodes: Any) -> dict[str, Any]:
     return dict(zip(paths, leaves, strict=True))
 
 
-def mask_bytes(opt_state: Any) -> dict[str, Any]:
+def masks_by_path(opt_state: Any) -> dict[str, Any]:
     """Mask bytes of every sparse leaf, of all sparse states, by leaf path."""
     return {path: m for state in find(opt_state) for path, m in by_path(state.masks).items()}

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from dst.core.reductions import totals
 from dst.core.selection import top_k_masks
 from dst.core.typing import Array, Bool, Int
-from dst.rules.counts import Due
-from dst.rules.counts import counts as counts_due
+from dst.rules.counts import TopologyInputs, counts
 from dst.rules.structure import Layout
 
 
@@ -35,51 +34,53 @@ class Change(NamedTuple):
     scheduled: Int[Array, "*counts"]
 
 
-def drop_and_grow(due: Due) -> list[Change]:
+def drop_and_grow(inputs: TopologyInputs) -> list[Change]:
     """One topology step of all leaves.
 
-    Source: spec 0.4; RigL (arXiv 1911.11134, section 3), SET (arXiv 1707.04780).
+    Source: RigL (arXiv 1911.11134, algorithm 1; google-research/rigl at d39fc7d,
+    rigl/sparse_optimizers_base.py), SET (arXiv 1707.04780, algorithm 1).
     """
-    leaves, layouts, rule = due.leaves, due.layouts, due.rule
-    number = counts_due(due)
+    leaves, layouts, rule = inputs.leaves, inputs.layouts, inputs.rule
+    which, regrow_value = rule.which, rule.reset.regrow_value
+    number = counts(inputs)
     before = [x.units_of(leaf.active) for x, leaf in zip(layouts, leaves, strict=True)]
     axes = [x.group_axes for x in layouts]
     nans: list[list[Array]] = [[] for _ in leaves]
     survivors = before
 
-    if rule.keep is not None:
-        kept = [x.units_of(rule.keep(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
+    if which.keep is not None:
+        kept = [x.units_of(which.keep(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
     else:
-        drop_scores = [x.pool(rule.drop(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
+        drop_scores = [x.pool(which.drop(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
         nans = _nans(drop_scores, before)
-        counts = [x.per_group(k) for (k, _), x in zip(number, layouts, strict=True)]
-        if rule.ramp is None or rule.grow is None or rule.regrown == "zero":
-            kept = top_k_masks(drop_scores, counts, before, axes)
+        stay = [x.per_group(k) for (k, _), x in zip(number, layouts, strict=True)]
+        if rule.how_many.ramp is None or which.grow is None or regrow_value == "zero":
+            kept = top_k_masks(drop_scores, stay, before, axes)
         else:
             # Where the target count falls, pruning comes first: what it takes has lost its value.
-            totals_due = [x.per_group(n) for (_, n), x in zip(number, layouts, strict=True)]
-            both = top_k_masks(drop_scores * 2, counts + totals_due, before * 2, axes * 2)
+            target = [x.per_group(n) for (_, n), x in zip(number, layouts, strict=True)]
+            both = top_k_masks(drop_scores * 2, stay + target, before * 2, axes * 2)
             kept, survivors = both[: len(leaves)], both[len(leaves) :]
 
-    after, candidates_chosen = kept, [jnp.zeros_like(k) for k in kept]
-    if rule.grow is not None:
-        blocked = kept if rule.regrow == "allow" else before
+    after, chosen = kept, [jnp.zeros_like(k) for k in kept]
+    if which.grow is not None:
+        blocked = kept if which.regrow == "allow" else before
         # A connection that stayed must not be grown again, whichever way the rest is blocked.
         eligible = [~(b | k) for b, k in zip(blocked, kept, strict=True)]
-        grow_scores = [x.pool(rule.grow(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
+        grow_scores = [x.pool(which.grow(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
         nans = [a + b for a, b in zip(nans, _nans(grow_scores, eligible), strict=True)]
-        counts = [
+        missing = [
             x.per_group(n) - _group_total(k, x)
             for (_, n), k, x in zip(number, kept, layouts, strict=True)
         ]
-        candidates_chosen = top_k_masks(grow_scores, counts, eligible, axes)
-        after = [k | c for k, c in zip(kept, candidates_chosen, strict=True)]
+        chosen = top_k_masks(grow_scores, missing, eligible, axes)
+        after = [k | c for k, c in zip(kept, chosen, strict=True)]
 
     changes = []
-    for x, leaf, old, survived, new, chosen, unscored, (_, total) in zip(
-        layouts, leaves, before, survivors, after, candidates_chosen, nans, number, strict=True
+    for x, leaf, old, survived, new, grown_units, unscored, (_, total) in zip(
+        layouts, leaves, before, survivors, after, chosen, nans, number, strict=True
     ):
-        fresh = chosen if rule.regrown == "zero" else chosen & ~survived
+        fresh = grown_units if regrow_value == "zero" else grown_units & ~survived
         # All counts of a leaf in one pass over it.
         dropped, grown, *of_nans = x.count(old & ~new, new & ~old, *unscored)
         changes.append(

@@ -15,16 +15,7 @@ from dst.core.typing import Array
 from dst.engine.plan import Plan
 from dst.flops import origins
 from dst.flops import tally as tracing
-from dst.flops.density import (
-    average,
-    dense_gradients,
-    latent_average,
-    occupation,
-    reached,
-)
 from dst.inspect import metrics as view
-from dst.rules.latent import Latent
-from dst.rules.rule import Rule
 
 CONVENTIONS = ("mac", "mac2", "micronet")
 
@@ -103,8 +94,9 @@ class Costs:
         zeros of parameters are lost.
       notes: what the figures leave open.
 
-    Checked against: tables G2 and G3 of the spec (ResNet-50 and MobileNet-v1, after the README of
-    google-research/rigl at d39fc7d and micronet_challenge/counting.py).
+    Checked against: the FLOPs and sizes of ResNet-50 in README.md of google-research/rigl at
+    d39fc7d; MobileNet-v1 by the rules of its counter, micronet_challenge/counting.py of
+    google-research/google-research; tests/flops/test_costs.py.
     """
 
     leaves: Mapping[str, LeafCost]
@@ -156,7 +148,6 @@ class Costs:
     def training(
         self,
         plan: Plan,
-        rule: Rule | Latent,
         steps: int,
         *,
         convention: str = "mac",
@@ -164,15 +155,14 @@ class Costs:
         """What ``steps`` optimizer updates cost on average, as the plan schedules them.
 
         A step costs three forward passes at the sparsity of that step. The weight gradient is
-        dense at topology steps of rules whose grow score reads gradients, at the steps that a
-        rule's memory needs, and at all steps of latent-weight methods but for those that say which
+        dense at topology steps of rules whose grow score reads gradients, at the steps that an
+        accumulator needs, and at all steps of latent-weight methods but for those that say which
         gradients they need. RigL's paper counts one topology step in ``dT + 1``; its
         code and this library take one in ``every``: its formula is that of ``every = dT + 1`` and
         topology until the end.
 
         Args:
           plan: of ``tx.plan(params)``.
-          rule: of ``tx.rule``.
           steps: of training.
           convention: as in :meth:`forward`.
 
@@ -181,19 +171,11 @@ class Costs:
         """
         checks.integer("steps", steps, at_least=1)
         # Costs are linear in the densities, so averages over steps go through them.
-        if isinstance(rule, Latent):
-            used, gradients = latent_average(plan, rule, steps), reached(plan, rule)
-            total = 2 * self.forward(used, convention) + self.forward(gradients, convention)
-        else:
-            turns, changes = occupation(plan, rule, steps)
-            used = average(plan, turns)
-            total = 3 * self.forward(used, convention)
-            looks = dense_gradients(rule, changes, steps)
-            if looks:
-                sparse = used if rule.memory is not None else average(plan, changes)
-                total += looks * (self.forward(None, convention) - self.forward(sparse, convention))
+        usage = plan.usage(steps)
+        total = 2 * self.forward(usage.weights, convention)
+        total += self.forward(usage.gradients, convention)
         selected = {p: x.leaf.size for p, x in plan.sparse.items()}
-        active = sum(size * (1 - used[p]) for p, size in selected.items())
+        active = sum(size * (1 - usage.weights[p]) for p, size in selected.items())
         density = active / sum(selected.values()) if selected else 1.0
         return Training(total, self.step(convention=convention), density)
 

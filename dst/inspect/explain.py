@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dst.core import checks, tree
+from dst.engine import masks as mask_bits
 from dst.engine import state as states
 
 _SHOWN = 8  # indices in the text
@@ -73,7 +74,7 @@ class Explanation:
             )
         if self.smallest_kept is not None:
             lines.append(f"smallest weight kept: {self.smallest_kept:.4g}")
-        names = {int(states.OLD): f"{states.OLD} or more, or from the start"}
+        names = {int(mask_bits.OLD): f"{mask_bits.OLD} or more, or from the start"}
         ages = (f"{names.get(age, age)}: {n}" for age, n in self.ages.items())
         lines.append(f"active by age in topology steps: {'; '.join(ages)}")
         for text, found in (
@@ -123,22 +124,23 @@ def explain(
       >>> found.no_input.tolist(), found.no_output.tolist()
       ([[0]], [[2]])
 
-    Checked against: NumPy on the masks before and after a step; spec L2 (a dead input).
+    Checked against: NumPy on the masks before and after a step; a dead input by hand,
+    tests/inspect/test_explain.py::test_dead_neurons_are_found.
     """
     checks.integer("most", most, at_least=0)
     found = {p: (s, m) for s in states.find(opt_state) for p, m in states.by_path(s.masks).items()}
     checks.one_of("path", path, found)
     state, byte = found[path][0], np.asarray(found[path][1])
-    active, explored = (byte & states.ACTIVE) != 0, (byte & states.EXPLORED) != 0
-    age = byte >> states.AGE_SHIFT
+    active, explored = (byte & mask_bits.ACTIVE) != 0, (byte & mask_bits.EXPLORED) != 0
+    age = byte >> mask_bits.AGE_SHIFT
     log = state.topology
     done = int(log.done)
 
     fresh = active & (age == 0)
     dropped_at = None
     if before is not None:
-        earlier = np.asarray(states.mask_bytes(before)[path])
-        was = (earlier & states.ACTIVE) != 0
+        earlier = np.asarray(states.masks_by_path(before)[path])
+        was = (earlier & mask_bits.ACTIVE) != 0
         dropped_at, fresh = _indices(was & ~active, most), active & ~was
     kept = active & ~fresh
     smallest = None

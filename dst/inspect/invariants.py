@@ -9,46 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dst.core import tree
+from dst.engine import masks as mask_bits
 from dst.engine import state as states
 
 
 class InvariantError(ValueError):
     """Raised by :func:`check_invariants`; the message lists everything that is wrong."""
-
-
-def apply_masks(params: Any, opt_state: Any) -> Any:
-    """Parameters with their inactive weights set to zero.
-
-    Once after ``tx.init``, and on averages of parameters before they are evaluated. A forgotten
-    call mends itself at the first update; only the first forward pass is dense then.
-
-    Args:
-      params: the tree that the masks were made for, or one of the same paths and shapes.
-      opt_state: state of an optimizer that contains :func:`dst.sparsify`.
-
-    Raises:
-      ValueError: no sparse state, or a mask without parameter.
-    """
-    masks = {p: states.active(m) for p, m in states.mask_bytes(opt_state).items()}
-    paths, leaves, treedef = tree.flatten(params)
-    missing = sorted(set(masks) - set(paths))
-    if missing:
-        raise ValueError(
-            f"masks do not fit the parameters: no parameter at {missing}. "
-            f"The parameters are at: {', '.join(paths)}."
-        )
-    for path, leaf in zip(paths, leaves, strict=True):
-        if path in masks and masks[path].shape != leaf.shape:
-            raise ValueError(
-                f"masks do not fit the parameters: {path} has shape {leaf.shape}, its mask "
-                f"{masks[path].shape}."
-            )
-    return treedef.unflatten(
-        [
-            jnp.where(masks[path], leaf, jnp.zeros_like(leaf)) if path in masks else leaf
-            for path, leaf in zip(paths, leaves, strict=True)
-        ]
-    )
 
 
 def check_invariants(opt_state: Any, params: Any) -> None:
@@ -85,7 +51,7 @@ def _zeros(state: states.SparsifyState, weights: dict[str, Any]) -> list[str]:
         if path not in weights:
             problems.append(f"{path}: has a mask but no parameter")
             continue
-        off = jnp.where(states.active(mask), 0, jnp.abs(weights[path].astype(jnp.float32)))
+        off = jnp.where(mask_bits.active(mask), 0, jnp.abs(weights[path].astype(jnp.float32)))
         worst = float(jnp.max(off, initial=0.0))
         if worst != 0:
             problems.append(
@@ -103,7 +69,7 @@ def _counts(state: states.SparsifyState) -> list[str]:
     for path, mask in states.by_path(state.masks).items():
         stated, scheduled = np.asarray(recorded[path]), np.asarray(due[path])
         axes = tuple(range(stated.ndim, mask.ndim))
-        found = np.asarray(states.active(mask)).sum(axes)
+        found = np.asarray(mask_bits.active(mask)).sum(axes)
         if (found != stated).any():
             problems.append(f"{path}: {found} weights are active, the state counts {stated}")
         if (stated != scheduled).any():

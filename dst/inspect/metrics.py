@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dst.core import tree
+from dst.core.text import aligned
 from dst.core.typing import Array
+from dst.engine import masks as mask_bits
 from dst.engine import state as states
 
 
@@ -23,12 +25,12 @@ def masks(opt_state: Any) -> dict[str, Array]:
     Raises:
       ValueError: no sparse state in it.
     """
-    return {path: states.active(m) for path, m in states.mask_bytes(opt_state).items()}
+    return {path: mask_bits.active(m) for path, m in states.masks_by_path(opt_state).items()}
 
 
 def explored(opt_state: Any) -> dict[str, Array]:
     """bool: which connections were ever active, by leaf path (ITOP's set)."""
-    return {path: states.explored(m) for path, m in states.mask_bytes(opt_state).items()}
+    return {path: mask_bits.explored(m) for path, m in states.masks_by_path(opt_state).items()}
 
 
 def metrics(opt_state: Any, params: Any | None = None) -> dict[str, Array]:
@@ -44,12 +46,12 @@ def metrics(opt_state: Any, params: Any | None = None) -> dict[str, Array]:
       ``unscored`` (NaN scores there), ``sparsity_model``, and ``sparsity/<path>``,
       ``explored/<path>``, ``dropped/<path>``, ``grown/<path>`` per layer.
     """
-    found = states.mask_bytes(opt_state)
+    found = states.masks_by_path(opt_state)
     every = states.find(opt_state)
     sizes = {path: m.size for path, m in found.items()}
     total = max(sum(sizes.values()), 1)
-    active = {path: jnp.sum(states.active(m), dtype=jnp.int32) for path, m in found.items()}
-    tried = {path: jnp.sum(states.explored(m), dtype=jnp.int32) for path, m in found.items()}
+    active = {path: jnp.sum(mask_bits.active(m), dtype=jnp.int32) for path, m in found.items()}
+    tried = {path: jnp.sum(mask_bits.explored(m), dtype=jnp.int32) for path, m in found.items()}
     logs = [s.topology for s in every]
     zero = jnp.zeros([], jnp.int32)
 
@@ -108,7 +110,7 @@ class Row:
 
 def rows(opt_state: Any, params: Any) -> list[Row]:
     """One row per leaf, in the order of the tree; integers, on the host."""
-    found = states.mask_bytes(opt_state)
+    found = states.masks_by_path(opt_state)
     logs = [s.topology for s in states.find(opt_state)]
     dropped = {p: n for x in logs for p, n in states.by_path(x.dropped).items()}
     grown = {p: n for x in logs for p, n in states.by_path(x.grown).items()}
@@ -125,8 +127,8 @@ def rows(opt_state: Any, params: Any) -> list[Row]:
                 path,
                 shape,
                 size,
-                active=int(((mask & states.ACTIVE) != 0).sum()),
-                explored=float(((mask & states.EXPLORED) != 0).mean()),
+                active=int(((mask & mask_bits.ACTIVE) != 0).sum()),
+                explored=float(((mask & mask_bits.EXPLORED) != 0).mean()),
                 dropped=int(np.sum(dropped[path])),
                 grown=int(np.sum(grown[path])),
             )
@@ -164,18 +166,6 @@ def table(opt_state: Any, params: Any) -> str:
         if size:
             text.append(f"{name}: {active} of {size} active, sparsity {1 - active / size:.4f}")
     return "\n".join(text)
-
-
-def aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines of a text table; the first column to the left, the others to the right."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
 
 
 @dataclass(frozen=True)

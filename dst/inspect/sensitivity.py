@@ -15,7 +15,7 @@ from jax import lax
 
 from dst.core import checks, tree
 from dst.core.selection import top_k_masks
-from dst.inspect.metrics import aligned
+from dst.core.text import aligned
 from dst.rules.allocation import Allocation, Layer, zeros
 from dst.rules.schedule import exact
 

@@ -1,4 +1,4 @@
-"""What leaves the program: masks and weights as files that any tool can read."""
+"""Masks and weights as safetensors files, which any tool can read."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from dst.core import tree
+from dst.core.files import whole
 
 
 def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Any]) -> None:
@@ -87,20 +88,18 @@ def replaced(params: Any, weights: Mapping[str, np.ndarray]) -> Any:
             f"{sorted(weights.keys() ^ set(paths))}. Were they saved from another model?"
         )
     for name, leaf in zip(paths, leaves, strict=True):
-        found = weights[name]
-        if found.shape != leaf.shape or found.dtype != leaf.dtype:
+        weight = weights[name]
+        if weight.shape != leaf.shape or weight.dtype != leaf.dtype:
             raise ValueError(
                 f"weights do not fit the parameters: {name} must be {leaf.dtype}{leaf.shape}, "
-                f"got {found.dtype}{found.shape}. Were they saved from another model?"
+                f"got {weight.dtype}{weight.shape}. Were they saved from another model?"
             )
     return treedef.unflatten([jnp.asarray(weights[name]) for name in paths])
 
 
 def _write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], kind: str) -> None:
-    target = Path(path)
-    part = target.with_name(target.name + ".part")
-    save_file(arrays, part, metadata={"format": kind})
-    os.replace(part, target)
+    with whole(path) as part:
+        save_file(arrays, part, metadata={"format": kind})
 
 
 def _read(path: str | os.PathLike[str], kind: str) -> dict[str, np.ndarray]:

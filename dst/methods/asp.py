@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from dst.rules.rule import Rule, fires
+from dst.rules.method import method
+from dst.rules.rule import HowMany, Rule, Start
 from dst.rules.structure import NM
 
 
-@dataclass(frozen=True)
+@method
 class ASP:
     """Keeps the ``n`` largest of every ``m`` consecutive weights along the input axis, once.
 
@@ -24,7 +23,8 @@ class ASP:
     References:
       Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378).
 
-    Checked against: apex as described in spec E1, golden of E.
+    Checked against: NVIDIA/apex at 0441afd, apex/contrib/sparsity/sparse_masklib.py (m4n2_1d) and
+    asp.py; tests/methods/test_goldens.py::test_asp_keeps_two_of_four_along_the_inputs.
     Differs from apex: no permutation of input channels; ties keep the lower index; every selected
     leaf whose input axis the pattern divides, where apex also asks for multiples of 8 and 16.
     """
@@ -32,17 +32,12 @@ class ASP:
     n: int = 2
     m: int = 4
 
-    fires = fires
-
-    def __post_init__(self) -> None:
-        self.rule()
-
     def rule(self, steps: int | None = None) -> Rule:
         """The rule; ``steps`` is not needed."""
         structure = NM(self.n, self.m)
         return Rule(
-            sparsity=float(structure.sparsity),
-            allocation="uniform",
-            structure=structure,
-            initial="magnitude",
+            float(structure.sparsity),
+            structure,
+            how_many=HowMany("uniform"),
+            start=Start("magnitude"),
         )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dst.rules.method import method
+from dst.rules.rule import Rule
 
-from dst.rules.rule import Rule, fires
 
-
-@dataclass(frozen=True)
+@method
 class Dense:
     """No mask, no topology: the wrapped optimizer, unchanged.
 
     Checked against: the bare optimizer, bit for bit without jit.
     """
-
-    fires = fires
 
     def rule(self, steps: int | None = None) -> Rule:
         """The rule that selects nothing."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from dst.rules.rule import Rule, fires
+from dst.rules.method import method
+from dst.rules.rule import Rule, Start
+from dst.rules.schedule import Unresolved
 
 
-@dataclass(frozen=True)
+@method
 class FromMasks:
     """Fixed masks: prune, hand the model over, fine-tune.
 
@@ -25,14 +26,12 @@ class FromMasks:
 
     masks: Mapping[str, Any] | None = None
 
-    fires = fires
-
     def rule(self, steps: int | None = None) -> Rule:
         """The rule that keeps the masks."""
         if not self.masks:
-            raise ValueError(
+            raise Unresolved(
                 "FromMasks has no masks. Give them as FromMasks(masks={'path': bool array}), for "
                 "instance from dst.load_masks, or use dst.nnx.Optimizer with a model that carries "
                 "masks."
             )
-        return Rule(sparsity=0.0, masks=self.masks)
+        return Rule(sparsity=0.0, start=Start(masks=self.masks))

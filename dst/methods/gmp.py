@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
+from typing import Literal
 
-from dst.core import checks
 from dst.rules import scores
 from dst.rules.allocation import Allocator
-from dst.rules.durations import check_cadence
-from dst.rules.rule import Rule, fires
-from dst.rules.schedule import (
-    Duration,
-    Schedule,
-    cadence,
-    compute_window,
-    cubic,
-    exact,
-    geometric,
-    ramp,
-    resolve,
-)
+from dst.rules.fields import Sparsity
+from dst.rules.method import method
+from dst.rules.ramps import CURVES, below, compute_window, share_of
+from dst.rules.rule import HowMany, Reset, Rule, Which
+from dst.rules.schedule import Duration, resolve, update_schedule
 from dst.rules.structure import Structure, Unstructured
 
-CURVES = {"cubic": cubic, "linear": ramp, "geometric": geometric}
-_RULE = "Gradual pruning starts after some training and ends well before its end."
+_HINT = "Gradual pruning starts after some training and ends well before its end."
 
 
-@dataclass(frozen=True)
+@method
 class GMP:
     """Removes the smallest weights step by step until the sparsity is reached.
 
@@ -59,17 +47,19 @@ class GMP:
     References:
       Zhu and Gupta 2017, "To prune, or not to prune" (arXiv 1710.01878), equation 1.
 
-    Checked against: the formula; google-research/rigl's baseline and the trace of spec L3.
+    Checked against: the formula;
+    tests/rules/test_schedule.py::test_the_cubic_ramp_of_gradual_pruning and
+    tests/engine/test_topology.py::test_the_pruning_ladder.
     Differs from the paper's code: pruned weights are zero and stay out, where TensorFlow's
     pruning keeps their values under the mask, so that they may return; ``start`` and ``stop``
     default to 25 % and 75 % of training, which the paper leaves to the user. JaxPruner's ramp
-    runs one step ahead.
+    (jaxpruner/sparsity_schedules.py at f133ee5) runs one step ahead.
     """
 
-    sparsity: float
-    initial_sparsity: float = 0.0
+    sparsity: Sparsity
+    initial_sparsity: Sparsity = 0.0
     allocation: str | Allocator = "uniform"
-    curve: str = "cubic"
+    curve: Literal["cubic", "linear", "geometric"] = "cubic"
     compute: bool = False
     every: Duration = 100
     start: Duration = "25%"
@@ -77,63 +67,32 @@ class GMP:
     update_weights: bool = True
     structure: Structure = Unstructured()
 
-    fires = fires
+    def rule(self, steps: int | None = None) -> Rule:
+        """The rule with durations in steps; percentages need ``steps``."""
+        start, stop = self._window()
+        when = update_schedule(self.every, start, stop, steps, _HINT, include_stop=True)
+        end = resolve("stop", stop, steps, _HINT)
+        curve = CURVES[self.curve](self.sparsity, when.first, end, self.initial_sparsity)
+        return Rule(
+            self.sparsity,
+            self.structure,
+            when,
+            HowMany(self.allocation, ramp=share_of(curve, self.sparsity)),
+            Which(drop=scores.magnitude),
+            Reset(update_weights=self.update_weights),
+        )
 
-    def __post_init__(self) -> None:
-        checks.fraction("initial_sparsity", self.initial_sparsity, below_one=True)
-        check_cadence(self.every, self.start, self.stop, include_stop=True)
-        checks.one_of("curve", self.curve, CURVES)
-        if self.compute and not (
-            isinstance(self.start, str) and isinstance(self.stop, str) and not self.initial_sparsity
-        ):
+    def _window(self) -> tuple[Duration, Duration]:
+        below("initial_sparsity", self.initial_sparsity, self.sparsity)
+        if not self.compute:
+            return self.start, self.stop
+        ends = (self.start, self.stop)
+        if self.initial_sparsity or not all(isinstance(x, str) for x in ends):
             raise ValueError(
                 "compute=True reads `start` and `stop` as percentages of the training compute, "
                 f"from a dense start: got start={self.start!r}, stop={self.stop!r}, "
                 f"initial_sparsity={self.initial_sparsity}."
             )
-        self._rule()
-        if self.initial_sparsity > self.sparsity:
-            raise ValueError(
-                f"initial_sparsity {self.initial_sparsity} exceeds the final sparsity "
-                f"{self.sparsity}: pruned weights do not come back. Lower it."
-            )
-
-    def _rule(self, **schedule: Any) -> Rule:
-        return Rule(
-            sparsity=self.sparsity,
-            allocation=self.allocation,
-            structure=self.structure,
-            drop=scores.magnitude,
-            update_weights=self.update_weights,
-            **schedule,
-        )
-
-    def rule(self, steps: int | None = None) -> Rule:
-        """The rule with durations in steps; percentages need ``steps``."""
-        start, stop = self._window()
-        start = resolve("start", start, steps, _RULE)
-        stop = resolve("stop", stop, steps, _RULE)
-        return self._rule(
-            cadence=cadence(self.every, start, stop, steps, _RULE, include_stop=True),
-            ramp=share_of(
-                CURVES[self.curve](self.sparsity, start, stop, self.initial_sparsity), self.sparsity
-            ),
-        )
-
-    def _window(self) -> tuple[Duration, Duration]:
-        if not self.compute:
-            return self.start, self.stop
-        shares = [float(x.removesuffix("%")) / 100 for x in (self.start, self.stop)]  # type: ignore[union-attr]
+        shares = [float(str(x).removesuffix("%")) / 100 for x in ends]
         first, last = compute_window(self.sparsity, self.curve, *shares)
         return f"{100 * first:.6f}%", f"{100 * last:.6f}%"
-
-
-def share_of(sparsity_at: Schedule, final: float) -> Schedule:
-    """A sparsity schedule as the share of the final sparsity that is due, exact on the host."""
-
-    def share(count: Any) -> Any:
-        if final == 0:
-            return Fraction(1)
-        return exact(sparsity_at(count)) / exact(final)
-
-    return share

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from dst.core import checks
-from dst.methods.gmp import share_of
 from dst.rules import scores
 from dst.rules.allocation import Allocator
-from dst.rules.durations import check_cadence, check_drop, drop_schedule
-from dst.rules.rule import Rule, fires
-from dst.rules.schedule import Duration, cadence, cubic, resolve
+from dst.rules.durations import drop_schedule
+from dst.rules.fields import ColdStart, Decay, Share, Sparsity
+from dst.rules.method import method
+from dst.rules.ramps import below, cubic, share_of
+from dst.rules.rule import HowMany, Reset, Rule, Start, Which
+from dst.rules.schedule import Duration, resolve, update_schedule
 from dst.rules.structure import Structure, Unstructured
 
-_RULE = "GraNet prunes every 1000 steps (4000 on ImageNet) for the first part of training."
+_HINT = "GraNet prunes every 1000 steps (4000 on ImageNet) for the first part of training."
 
 
-@dataclass(frozen=True)
+@method
 class GraNet:
     """At each topology step prunes by magnitude over all layers down to a cubic schedule, then
     exchanges a share of every layer's smallest weights for those of largest gradient.
@@ -32,7 +30,7 @@ class GraNet:
       start: first topology step; None: after one interval.
       prune_stop: step at which the final sparsity is reached; 110 of 160 epochs in the paper.
       stop: topology steps lie before it.
-      decay, floor: of the drop fraction, over the steps until ``stop``.
+      decay, end_drop_fraction: of the drop fraction, over the steps until ``stop``.
       cold_start: see :class:`dst.Rule`.
       structure: what is switched.
 
@@ -44,57 +42,41 @@ class GraNet:
       Liu et al. 2021, "Sparse Training via Boosting Pruning Plasticity with Neuroregeneration"
       (arXiv 2106.10404).
 
-    Checked against: the authors' code as described in spec A9, L6, goldens.
-    Differs from the code: the final sparsity is reached (the code leaves out its last pruning
-    step); ties at thresholds are exact; of a sparsity s, floor(s N) weights are inactive.
+    Checked against: VITA-Group/GraNet at f338a24, CIFAR/sparselearning/core.py and
+    ImageNet/core.py; tests/methods/test_goldens.py::test_a_granet_step_worked_by_hand and
+    ::test_granet_follows_its_schedule_and_reaches_its_end.
+    Differs from the code: the final sparsity is reached (ImageNet/core.py leaves out its last
+    pruning step); ties at thresholds are exact; of a sparsity s, floor(s N) weights are inactive.
     """
 
-    sparsity: float
-    initial_sparsity: float = 0.0
+    sparsity: Sparsity
+    initial_sparsity: Sparsity = 0.0
     initial_allocation: str | Allocator = "erk"
-    drop_fraction: float = 0.5
+    drop_fraction: Share = 0.5
     every: Duration = 1000
     start: Duration | None = None
     prune_stop: Duration = "68.75%"
     stop: Duration = "100%"
-    decay: str = "cosine"
-    floor: float = 0.005
-    cold_start: str | int = "local_count"
+    decay: Decay = "cosine"
+    end_drop_fraction: Share = 0.005
+    cold_start: ColdStart = "local_count"
     structure: Structure = Unstructured()
-
-    fires = fires
-
-    def __post_init__(self) -> None:
-        check_drop(self)
-        check_cadence(self.every, self.start, self.stop)
-        checks.fraction("initial_sparsity", self.initial_sparsity, below_one=True)
-        if self.initial_sparsity > self.sparsity:
-            raise ValueError(
-                f"initial_sparsity {self.initial_sparsity} exceeds the final sparsity "
-                f"{self.sparsity}. Lower it."
-            )
-        self._rule()
-
-    def _rule(self, **schedule: Any) -> Rule:
-        return Rule(
-            sparsity=self.sparsity,
-            allocation="global",
-            first_allocation=self.initial_allocation,
-            structure=self.structure,
-            drop=scores.magnitude,
-            grow=scores.gradient,
-            rounding="ceil",
-            cold_start=self.cold_start,
-            **schedule,
-        )
 
     def rule(self, steps: int | None = None) -> Rule:
         """The rule with durations in steps; percentages need ``steps``."""
-        when = cadence(self.every, self.start, self.stop, steps, _RULE)
-        stop = resolve("prune_stop", self.prune_stop, steps, _RULE)
-        ramp = cubic(self.sparsity, when.first, max(stop, when.first), self.initial_sparsity)
-        return self._rule(
-            cadence=when,
-            fraction=drop_schedule(self, steps, _RULE),
-            ramp=share_of(ramp, self.sparsity),
+        below("initial_sparsity", self.initial_sparsity, self.sparsity)
+        when = update_schedule(self.every, self.start, self.stop, steps, _HINT)
+        fraction = drop_schedule(self, steps, _HINT)
+        stop = max(resolve("prune_stop", self.prune_stop, steps, _HINT), when.first)
+        ramp = share_of(
+            cubic(self.sparsity, when.first, stop, self.initial_sparsity), self.sparsity
+        )
+        return Rule(
+            self.sparsity,
+            self.structure,
+            when,
+            HowMany("global", fraction, "ceil", ramp),
+            Which(scores.magnitude, scores.gradient),
+            Reset(cold_start=self.cold_start),
+            Start(allocation=self.initial_allocation),
         )

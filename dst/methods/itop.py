@@ -8,8 +8,9 @@ from dst.methods.rigl import RigL
 from dst.methods.set import SET
 
 # In-time over-parameterisation: long intervals, no freeze, a slowly decaying drop fraction, so
-# that R_s grows large. Settings of the authors' README and code as described in spec A6.
-_ITOP = {"drop_fraction": 0.5, "stop": "100%", "floor": 0.005, "rounding": "ceil"}
+# that R_s grows large. Settings: README.md (intervals) and sparselearning/core.py (drop fraction)
+# of Shiweiliuiiiiiii/In-Time-Over-Parameterization at 1b6a89e.
+_ITOP = {"drop_fraction": 0.5, "stop": "100%", "end_drop_fraction": 0.005, "rounding": "ceil"}
 SET_ITOP = {**_ITOP, "every": 1500, "decay": "cosine"}
 RIGL_ITOP = {**_ITOP, "every": 4000, "update_weights": True}
 
@@ -20,7 +21,8 @@ def set_itop(sparsity: float, **changes: Any) -> SET:
     References:
       Liu et al. 2021, "Do We Actually Need Dense Over-Parameterization?" (arXiv 2102.02887).
 
-    Checked against: the authors' README and code as described in spec A6.
+    Checked against: Shiweiliuiiiiiii/In-Time-Over-Parameterization at 1b6a89e, README.md and
+    sparselearning/core.py; tests/methods/test_methods.py::test_itop_has_the_settings_of_its_paper.
     Differs from the code: random growth is exact where the
     code's Bernoulli draws let the count fluctuate.
     """
@@ -33,7 +35,8 @@ def rigl_itop(sparsity: float, **changes: Any) -> RigL:
     References:
       Liu et al. 2021, "Do We Actually Need Dense Over-Parameterization?" (arXiv 2102.02887).
 
-    Checked against: the authors' README and code as described in spec A6.
+    Checked against: Shiweiliuiiiiiii/In-Time-Over-Parameterization at 1b6a89e, README.md and
+    sparselearning/core.py; tests/methods/test_methods.py::test_itop_has_the_settings_of_its_paper.
     Differs from the code: connections are exchanged before the optimizer step of their gradient,
     not after it; masks start with exact counts.
     """

@@ -23,10 +23,12 @@ def journey(sparsity: float, **changes: Any) -> GMP:
       Jin et al. 2025, "The Journey Matters: Average Parameter Count over Pre-training Unifies
       Sparse and Dense Scaling Laws" (arXiv 2501.12486).
 
-    Checked against: the abstract and the published settings of sparsellm (spec C2): their mean
-    densities (.7651 at 40 %, .3984 at 80 %) are those of a geometric ramp between their steps
-    within .0015, and within .0003 where every 75 steps what is due 75 steps later is pruned; the
-    cubic ramp that spec C2 assumes would give .7255 and .3605.
-    ``curve="cubic"`` is that assumption, with its goldens.
+    Checked against: the abstract (25 % and 75 %); tjingrant/sparse-llm-code at 78688d4,
+    MaxText/train.py (calculate_per_step_sparsity: a geometric curve); the model cards of
+    huggingface.co/tjingrant/sparsellm-1b-40p and -80p. Their mean densities, .7651 and .3984, are
+    those of a geometric ramp between their steps within .0015; a cubic one gives .7255 and .3605:
+    tests/methods/test_goldens.py::test_the_published_runs_of_sparsellm_pruned_at_a_constant_rate.
+    Differs from the code: every layer keeps the same share (``allocation="global"`` ranks all
+    layers together, as there); the first pruning step comes one interval later.
     """
     return GMP(sparsity=sparsity, **{**JOURNEY, **changes})

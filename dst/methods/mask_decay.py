@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from dst.core import checks
 from dst.core.typing import Array
-from dst.rules.durations import check_cadence
-from dst.rules.latent import Latent, View
-from dst.rules.rule import fires
-from dst.rules.schedule import Duration, Schedule, resolve
+from dst.rules.fields import NotNegative
+from dst.rules.latent import Latent, LatentLeaf
+from dst.rules.method import method
+from dst.rules.schedule import Duration, Schedule, window
 from dst.rules.structure import NM
 
-_RULE = "Decay begins after some dense training and ends before the last phase, at a hard mask."
+_HINT = "Decay begins after some dense training and ends before the last phase, at a hard mask."
 
 
-@dataclass(frozen=True)
+@method
 class MaskDecay:
     """Dense weights outside the N:M mask count with a factor that goes from 1 to 0 (MdGf).
 
@@ -40,51 +38,45 @@ class MaskDecay:
       Bambhaniya et al. 2024, "Progressive Gradient Flow for Robust N:M Sparsity Training in
       Transformers" (arXiv 2402.04744).
 
-    Checked against: the authors' code as described in spec E4, goldens.
+    Checked against: abhibambhaniya/progressive_gradient_flow_nm_sparsity at 4ee44a4,
+    timm/sparse_pruning/sparse_functions.py (LinearDecay, ExponentialDecay);
+    tests/engine/test_latent.py::test_mask_decay_fades_as_the_golden_says.
     Differs from the code: durations are fractions of one run, where it counts epochs.
     """
 
     n: int = 2
     m: int = 4
-    decay: str = "linear"
-    beta: float | None = None
+    decay: Literal["linear", "exp"] = "linear"
+    beta: NotNegative | None = None
     start: Duration = "10%"
     stop: Duration = "75%"
 
-    fires = fires
-
-    def __post_init__(self) -> None:
-        checks.one_of("decay", self.decay, ("linear", "exp"))
-        check_cadence(None, self.start, self.stop)
-        if self.beta is not None:
-            checks.at_least_zero("beta", self.beta)
-        NM(self.n, self.m)
-
     def rule(self, steps: int | None = None) -> Latent:
         """The latent rule with durations in steps; percentages need ``steps``."""
-        start = resolve("start", self.start, steps, _RULE)
-        stop = resolve("stop", self.stop, steps, _RULE)
         structure = NM(self.n, self.m)
+        start, stop = window(self.start, self.stop, steps, _HINT)
+        beta = self.beta
+        if beta is None:
+            beta = (1 if self.decay == "linear" else 5) / max(stop - start, 1)
         return Latent(
-            sparsity=float(structure.sparsity),
-            structure=structure,
+            float(structure.sparsity),
+            structure,
             weight=softened,
-            softness=self._softness(start, stop),
+            softness=fading(self.decay, beta, start, stop),
         )
 
-    def _softness(self, start: int, stop: int) -> Schedule:
-        length = max(stop - start, 1)
-        beta = self.beta if self.beta is not None else (1 if self.decay == "linear" else 5) / length
 
-        def softness(count: Any) -> Any:
-            t = jnp.maximum(jnp.asarray(count, jnp.float32) - start, 0.0)
-            linear = self.decay == "linear"
-            value = jnp.maximum(1.0 - beta * t, 0.0) if linear else jnp.exp(-beta * t)
-            return jnp.where(jnp.asarray(count) >= stop, 0.0, value)
+def fading(decay: str, beta: float, start: int, stop: int) -> Schedule:
+    """``D(t)``: 1 until ``start``, 0 from ``stop`` on."""
 
-        return softness
+    def softness(count: Any) -> Any:
+        t = jnp.maximum(jnp.asarray(count, jnp.float32) - start, 0.0)
+        value = jnp.maximum(1.0 - beta * t, 0.0) if decay == "linear" else jnp.exp(-beta * t)
+        return jnp.where(jnp.asarray(count) >= stop, 0.0, value)
+
+    return softness
 
 
-def softened(view: View) -> Array:
+def softened(leaf: LatentLeaf) -> Array:
     """``w (mask + D (1 - mask))``."""
-    return jnp.where(view.active, view.latent, view.softness * view.latent)
+    return jnp.where(leaf.active, leaf.latent, leaf.softness * leaf.latent)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
-
 from dst.core import checks
-from dst.core.typing import Array
 from dst.rules import scores
 from dst.rules.allocation import Allocator
-from dst.rules.durations import check_cadence
-from dst.rules.rule import Rule, fires
-from dst.rules.schedule import Cadence, Duration, Schedule, exact, resolve
+from dst.rules.fields import ColdStart, Sparsity
+from dst.rules.method import method
+from dst.rules.rule import HowMany, Reset, Rule, Which
+from dst.rules.schedule import Duration, Schedule, exact, resolve, update_schedule
 from dst.rules.structure import Structure, Unstructured
 
-_RULE = "MEST changes topology every 5 epochs: give every=<optimizer steps of 5 epochs>."
+_HINT = "MEST changes topology every 5 epochs: give every=<optimizer steps of 5 epochs>."
 
 
-@dataclass(frozen=True)
+@method
 class MEST:
     """Drops by ``|w| + lambda |dL/dw|`` and grows at random, between two sparsities per stage.
 
@@ -49,12 +45,15 @@ class MEST:
       Yuan et al. 2021, "MEST: Accurate and Fast Memory-Economic Sparse Training Framework on the
       Edge" (arXiv 2110.14032).
 
-    Checked against: the authors' code as described in spec A8, L7, goldens.
+    Checked against: boone891214/MEST at a428026, prune_utils/retrain.py and scripts/resnet32; the
+    ranking in neu-spiral/SparCL at e9a2159, prune_utils/utils_pr.py;
+    tests/methods/test_goldens.py::test_mest_prunes_below_its_sparsity_and_grows_back and
+    ::test_mest_ranks_by_magnitude_and_gradient_together.
     Differs from the code: exact counts, where percentiles lose ties; topology stops changing
     where the last stage begins, at which nothing is exchanged any more.
     """
 
-    sparsity: float
+    sparsity: Sparsity
     extra: tuple[float, ...] = (0.02, 0.01, 0.0)
     stages: tuple[Duration, ...] = ("56.25%", "75%")
     soft_bound: bool = False
@@ -62,65 +61,40 @@ class MEST:
     allocation: str | Allocator = "uniform"
     every: Duration | None = None
     start: Duration | None = None
-    cold_start: str | int = "local_count"
+    cold_start: ColdStart = "local_count"
     structure: Structure = Unstructured()
 
-    fires = fires
+    def rule(self, steps: int | None = None) -> Rule:
+        """The rule with durations in steps; percentages need ``steps``."""
+        self._check_stages()
+        stages = [resolve("stages", s, steps, _HINT) for s in self.stages]
+        when = update_schedule(self.every, self.start, stages[-1], steps, _HINT, include_stop=True)
+        target: Schedule = lambda count: 1.0  # noqa: E731
+        bound = self._bound(stages, -1 if self.soft_bound else 1)
+        ramp, drop_to = (bound, target) if self.soft_bound else (target, bound)
+        return Rule(
+            self.sparsity,
+            self.structure,
+            when,
+            HowMany(self.allocation, ramp=ramp, drop_to=drop_to),
+            Which(scores.importance(self.gradient_weight), scores.random),
+            Reset("zero", cold_start=self.cold_start),
+        )
 
-    def __post_init__(self) -> None:
-        check_cadence(self.every, self.start, None)
+    def _bound(self, stages: list[int], sign: int) -> Schedule:
+        def share(count: Any) -> Any:
+            extra = exact(self.extra[sum(count >= begin for begin in stages)])
+            return (exact(self.sparsity) + sign * extra) / exact(self.sparsity)
+
+        return share
+
+    def _check_stages(self) -> None:
         if not self.stages or len(self.extra) != len(self.stages) + 1 or self.extra[-1] != 0:
             raise ValueError(
-                "extra must have one entry per stage, one more than there are in `stages`, and "
-                f"end with 0, and there are two stages at least, got extra={self.extra} and "
-                f"stages={self.stages}."
+                "extra must have one entry more than `stages`, which has one at least, and end with "
+                f"0, got extra={self.extra} and stages={self.stages}."
             )
         for value in self.extra:
             checks.fraction("extra", value, below_one=True)
             worst = self.sparsity - value if self.soft_bound else self.sparsity + value
             checks.fraction("sparsity with its extra", round(worst, 12), below_one=True)
-        self._rule()
-
-    def _rule(self, **schedule: Any) -> Rule:
-        return Rule(
-            sparsity=self.sparsity,
-            allocation=self.allocation,
-            structure=self.structure,
-            drop=importance(self.gradient_weight),
-            grow=scores.random,
-            regrown="zero",
-            cold_start=self.cold_start,
-            **schedule,
-        )
-
-    def rule(self, steps: int | None = None) -> Rule:
-        """The rule with durations in steps; percentages need ``steps``."""
-        if self.every is None:
-            raise ValueError(f"MEST has no cadence. {_RULE}")
-        every = resolve("every", self.every, steps, _RULE)
-        start = every if self.start is None else resolve("start", self.start, steps, _RULE)
-        begins = [resolve("stages", s, steps, _RULE) for s in self.stages]
-        sign = -1 if self.soft_bound else 1
-        bound = self._share(begins, sign)
-        target: Schedule = lambda count: 1.0  # noqa: E731
-        return self._rule(
-            cadence=Cadence(start, every, begins[-1]),
-            ramp=bound if self.soft_bound else target,
-            low=target if self.soft_bound else bound,
-        )
-
-    def _share(self, begins: list[int], sign: int) -> Schedule:
-        def share(count: Any) -> Any:
-            stage = sum(count >= begin for begin in begins)
-            return (exact(self.sparsity) + sign * exact(self.extra[stage])) / exact(self.sparsity)
-
-        return share
-
-
-def importance(gradient_weight: float) -> Callable[[scores.Connections], Array]:
-    """``|w| + lambda |dL/dw|``."""
-
-    def score(leaf: scores.Connections) -> Array:
-        return jnp.abs(leaf.weight) + jnp.float32(gradient_weight) * jnp.abs(leaf.grad)
-
-    return score

@@ -7,16 +7,16 @@ from typing import Any
 from dst.methods.set import SET
 
 # Random growth among weights that were inactive; moments of grown weights at zero, their own
-# step count, and updates that ramp up over 100 steps. Spec A13 and N (smet_llm).
+# step count, and updates that ramp up over 100 steps.
 SMET = {
     "allocation": "uniform",
     "drop_fraction": 0.2,
     "every": 100,
     "stop": "100%",
     "decay": "cosine",
-    "floor": 0.005,
+    "end_drop_fraction": 0.005,
     "regrow": "forbid",
-    "regrown": "zero",
+    "regrow_value": "zero",
     "cold_start": 100,
 }
 
@@ -31,8 +31,11 @@ def smet(sparsity: float, **changes: Any) -> SET:
       SMET (arXiv 2606.00888), which names Adam's cold start as what destabilises sparse training
       of language models.
 
-    Checked against: the abstract, and the code as described in spec A13.
+    Checked against: the abstract; QiaoXiao7282/SMET at 3545b5f,
+    sparselearning/optimizer_new_block.py (moments, step counts, ramp) and scripts/train_script.sh;
+    tests/methods/test_goldens.py::test_smet_has_the_settings_of_its_paper.
     Differs from the code: the ramp scales updates (the code scales the stored first moment, which
-    barely ramps); the learning rate is not scaled by density; blocks have two dimensions.
+    barely ramps), over 100 steps (the script has 10); the learning rate is not scaled by density;
+    blocks have two dimensions.
     """
     return SET(sparsity=sparsity, **{**SMET, **changes})

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dst.rules import scores
 from dst.rules.allocation import Allocator, Global
-from dst.rules.rule import Rule, fires
-from dst.rules.schedule import Cadence
+from dst.rules.fields import Positive, Sparsity
+from dst.rules.method import method
+from dst.rules.rule import HowMany, Reset, Rule, Which
+from dst.rules.schedule import UpdateSchedule
 from dst.rules.structure import Structure, Unstructured
 
 
-@dataclass(frozen=True)
+@method
 class SNIP:
     """Keeps the weights of largest ``|w dL/dw|`` on the first batch; then the mask is fixed.
 
@@ -22,7 +22,7 @@ class SNIP:
       sparsity: of the selected weights, in [0, 1).
       allocation: ``global`` ranks all layers together (the paper); others fix the sparsity per
         layer (RigL's code).
-      floor: weights that every layer keeps under ``global``; the paper has no such guard.
+      min_active: weights that every layer keeps under ``global``; the paper has no such guard.
       structure: what is switched.
 
     Example:
@@ -33,29 +33,27 @@ class SNIP:
       Lee et al. 2019, "SNIP: single-shot network pruning based on connection sensitivity"
       (arXiv 1810.02340), section 4.
 
-    Checked against: the authors' code as described in spec B2, golden.
+    Checked against: namhoonlee/snip-public at b00bef0, snip/model.py; a layer by hand,
+    tests/methods/test_goldens.py::test_snip_keeps_the_connections_to_which_the_loss_is_sensitive.
     Differs from the code: biases are no candidates; exact counts.
     """
 
-    sparsity: float
+    sparsity: Sparsity
     allocation: str | Allocator = "global"
-    floor: int = 1
+    min_active: Positive = 1
     structure: Structure = Unstructured()
-
-    fires = fires
-
-    def __post_init__(self) -> None:
-        self.rule()
 
     def rule(self, steps: int | None = None) -> Rule:
         """The rule; ``steps`` is not needed."""
-        together = Global("saliency", self.floor)
+        together = Global("saliency", self.min_active)
         return Rule(
-            sparsity=self.sparsity,
-            allocation=together if self.allocation == "global" else self.allocation,
-            structure=self.structure,
-            drop=scores.saliency,
-            cadence=Cadence(0, 1, 0),
-            ramp=lambda count: 0.0 if count < 0 else 1.0,
-            update_weights=False,
+            self.sparsity,
+            self.structure,
+            UpdateSchedule(0, 1, 0),
+            HowMany(
+                together if self.allocation == "global" else self.allocation,
+                ramp=lambda count: 0.0 if count < 0 else 1.0,
+            ),
+            Which(drop=scores.saliency),
+            Reset(update_weights=False),
         )

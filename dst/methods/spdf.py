@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dst.rules import scores
 from dst.rules.allocation import Allocator
-from dst.rules.durations import check_cadence
-from dst.rules.rule import Rule, fires
-from dst.rules.schedule import Cadence, Duration, resolve
+from dst.rules.fields import ColdStart, Sparsity
+from dst.rules.method import method
+from dst.rules.rule import HowMany, Reset, Rule, Which
+from dst.rules.schedule import Duration, Unresolved, UpdateSchedule, resolve
 from dst.rules.structure import Structure, Unstructured
 
-_RULE = "SPDF lifts its masks where fine-tuning begins, which only you know."
+_HINT = "SPDF lifts its masks where fine-tuning begins, which only you know."
 
 
-@dataclass(frozen=True)
+@method
 class SPDF:
     """A random mask that never changes until ``lift``; from then on every weight is active.
 
@@ -36,38 +35,27 @@ class SPDF:
       Thangarasa et al. 2023, "SPDF: Sparse Pre-training and Dense Fine-tuning for Large Language
       Models" (arXiv 2303.10464).
 
-    Checked against: the paper's abstract and Cerebras' configs as described in spec B6.
+    Checked against: the paper's abstract; Cerebras/modelzoo at f1fd1e0,
+    src/cerebras/modelzoo/models/nlp/gpt3/configs/sparsity (what is sparse).
     Differs from the paper: both phases are one run, so the learning rate follows one schedule.
     """
 
-    sparsity: float
+    sparsity: Sparsity
     lift: Duration | None = None
     allocation: str | Allocator = "uniform"
-    cold_start: str | int = "local_count"
+    cold_start: ColdStart = "local_count"
     structure: Structure = Unstructured()
-
-    fires = fires
-
-    def __post_init__(self) -> None:
-        check_cadence(None, self.lift, None)
-        self._rule(Cadence(0, 1, 0))
-
-    def _rule(self, when: Cadence) -> Rule:
-        return Rule(
-            sparsity=self.sparsity,
-            allocation=self.allocation,
-            structure=self.structure,
-            grow=scores.gradient,
-            cadence=when,
-            ramp=lambda count: 1.0 if count < when.first else 0.0,
-            regrown="zero",
-            forget="all",
-            cold_start=self.cold_start,
-        )
 
     def rule(self, steps: int | None = None) -> Rule:
         """The rule with durations in steps; percentages need ``steps``."""
         if self.lift is None:
-            raise ValueError(f"SPDF does not know when to lift its masks: give lift=. {_RULE}")
-        lift = resolve("lift", self.lift, steps, _RULE)
-        return self._rule(Cadence(lift, 1, lift))
+            raise Unresolved(f"SPDF does not know when to lift its masks: give lift=. {_HINT}")
+        lift = resolve("lift", self.lift, steps, _HINT)
+        return Rule(
+            self.sparsity,
+            self.structure,
+            UpdateSchedule(lift, 1, lift),
+            HowMany(self.allocation, ramp=lambda count: 1.0 if count < lift else 0.0),
+            Which(grow=scores.gradient),
+            Reset("zero", moments="all", cold_start=self.cold_start),
+        )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from dst.core import checks
 from dst.core.typing import Array
-from dst.rules.latent import Latent, View
-from dst.rules.rule import fires
+from dst.rules.fields import NotNegative
+from dst.rules.latent import Latent, LatentLeaf
+from dst.rules.method import method
 from dst.rules.structure import NM
 
 
-@dataclass(frozen=True)
+@method
 class SRSTE:
     """Uses the ``n`` largest of every ``m`` dense weights; the gradient goes to all of them.
 
@@ -33,36 +32,27 @@ class SRSTE:
       Zhou et al. 2021, "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch"
       (arXiv 2102.04010), equation 8.
 
-    Checked against: the authors' code as described in spec E2, goldens.
+    Checked against: NM-sparsity/NM-sparsity at 3cebd6b, devkit/sparse_ops/sparse_ops.py;
+    tests/engine/test_latent.py::test_sr_ste_moves_dense_weights_by_the_golden_numbers.
     Differs from the code: no forward hook; groups never straddle the window of a convolution, so
     a first convolution of three channels stays dense by an override.
     """
 
     n: int = 2
     m: int = 4
-    decay: float = 2e-4
-
-    fires = fires
-
-    def __post_init__(self) -> None:
-        checks.at_least_zero("decay", self.decay)
-        self.rule()
+    decay: NotNegative = 2e-4
 
     def rule(self, steps: int | None = None) -> Latent:
         """The latent rule; ``steps`` is not needed."""
         structure = NM(self.n, self.m)
-        return Latent(
-            sparsity=float(structure.sparsity),
-            structure=structure,
-            gradient=regularised(self.decay),
-        )
+        return Latent(float(structure.sparsity), structure, gradient=regularised(self.decay))
 
 
-def regularised(decay: float) -> Callable[[View], Array]:
+def regularised(decay: float) -> Callable[[LatentLeaf], Array]:
     """``g + decay w`` on inactive weights, ``g`` on active ones."""
 
-    def gradient(view: View) -> Array:
-        pruned = jnp.where(view.active, 0.0, view.latent)
-        return view.grad + jnp.float32(decay) * pruned
+    def gradient(leaf: LatentLeaf) -> Array:
+        pruned = jnp.where(leaf.active, 0.0, leaf.latent)
+        return leaf.grad + jnp.float32(decay) * pruned
 
     return gradient

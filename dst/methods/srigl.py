@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from dst.core import checks
 from dst.rules import scores
 from dst.rules.ablation import ablation
-from dst.rules.accumulators import window
 from dst.rules.allocation import Allocator
-from dst.rules.durations import check_accumulate, check_cadence, check_drop, drop_schedule
-from dst.rules.rule import Rule, fires
-from dst.rules.schedule import Duration, cadence
-from dst.rules.structure import ConstantFanIn, Structure
+from dst.rules.durations import by_gradient, drop_schedule
+from dst.rules.fields import ColdStart, Decay, Positive, Share, Sparsity
+from dst.rules.method import method
+from dst.rules.rule import HowMany, Reset, Rule, Which
+from dst.rules.schedule import Duration, update_schedule
+from dst.rules.structure import ConstantFanIn
 
-_RULE = "SRigL changes topology every 100 steps until 75 % of training."
+_HINT = "SRigL changes topology every 100 steps until 75 % of training."
 
 
-@dataclass(frozen=True)
+@method
 class SRigL:
     """RigL in which all active neurons of a layer have equally many inputs, and neurons with few
     salient weights are ablated.
@@ -35,7 +34,8 @@ class SRigL:
         nothing.
       gamma_of: the fan-in that gamma is a share of: ``sparse`` or ``dense``.
       output: pattern of the layer whose neurons are never ablated; None: the last leaf.
-      drop_fraction, every, start, stop, decay, floor, accumulate, cold_start: as in RigL.
+      drop_fraction, decay, end_drop_fraction, every, start, stop, accumulate, cold_start: as in
+        RigL.
 
     Example:
       >>> SRigL(sparsity=0.9, stop=7_500).rule().fires(100)
@@ -44,55 +44,38 @@ class SRigL:
     References:
       Lasby et al. 2024, "Dynamic Sparse Training with Structured Sparsity" (arXiv 2305.02299).
 
-    Checked against: the authors' code as described in spec A12, golden.
+    Checked against: calgaryml/condensed-sparsity at 3052bb8, src/rigl_torch/rigl_constant_fan.py;
+    tests/methods/test_goldens.py::test_an_srigl_step_worked_by_hand.
     Differs from the code: where a neuron keeps more weights than its new fan-in, the largest stay
     (the code's choice is arbitrary); a layer's budget is that of its first constant fan-in, which
     is rounded up, where the code rounds the layer's down.
     """
 
-    sparsity: float
+    sparsity: Sparsity
     allocation: str | Allocator = "erk"
-    gamma: float = 0.3
-    gamma_of: str = "sparse"
+    gamma: Share = 0.3
+    gamma_of: Literal["sparse", "dense"] = "sparse"
     output: str | None = None
-    drop_fraction: float = 0.3
+    drop_fraction: Share = 0.3
+    decay: Decay = "cosine"
+    end_drop_fraction: Share = 0.0
     every: Duration = 100
     start: Duration | None = None
     stop: Duration | None = "75%"
-    decay: str = "cosine"
-    floor: float = 0.0
-    accumulate: int = 1
-    cold_start: str | int = "local_count"
-
-    fires = fires
-
-    def __post_init__(self) -> None:
-        check_drop(self)
-        check_cadence(self.every, self.start, self.stop)
-        checks.fraction("gamma", self.gamma)
-        checks.one_of("gamma_of", self.gamma_of, ("sparse", "dense"))
-        check_accumulate(self.accumulate, self.every)
-        self._rule()
-
-    def _rule(self, **schedule: Any) -> Rule:
-        structure: Structure = ConstantFanIn()
-        return Rule(
-            sparsity=self.sparsity,
-            allocation=self.allocation,
-            structure=structure,
-            drop=scores.magnitude,
-            grow=scores.gradient if self.accumulate == 1 else scores.remembered,
-            memory=None if self.accumulate == 1 else window(self.accumulate),
-            budget=ablation(self.gamma, self.gamma_of, self.output),
-            cold_start=self.cold_start,
-            **schedule,
-        )
+    accumulate: Positive = 1
+    cold_start: ColdStart = "local_count"
 
     def rule(self, steps: int | None = None) -> Rule:
         """The rule with durations in steps; percentages need ``steps``."""
-        when = cadence(self.every, self.start, self.stop, steps, _RULE)
-        check_accumulate(self.accumulate, when.every)
-        return self._rule(
-            cadence=when,
-            fraction=drop_schedule(self, steps, _RULE),
+        when = update_schedule(self.every, self.start, self.stop, steps, _HINT)
+        fraction = drop_schedule(self, steps, _HINT)
+        grow, accumulator = by_gradient(self.accumulate, when.every)
+        counts = ablation(self.gamma, self.gamma_of, self.output)
+        return Rule(
+            self.sparsity,
+            ConstantFanIn(),
+            when,
+            HowMany(self.allocation, fraction, counts=counts),
+            Which(scores.magnitude, grow, accumulator=accumulator),
+            Reset(cold_start=self.cold_start),
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dst.rules.allocation import Allocator
-from dst.rules.rule import Rule, fires
+from dst.rules.fields import Sparsity
+from dst.rules.method import method
+from dst.rules.rule import HowMany, Rule
 from dst.rules.structure import Structure, Unstructured
 
 
-@dataclass(frozen=True)
+@method
 class Static:
     """Random pruning at initialisation, then training at a fixed mask.
 
@@ -25,19 +25,15 @@ class Static:
     References:
       Liu et al. 2022, "The Unreasonable Effectiveness of Random Pruning" (arXiv 2202.02643).
 
-    Checked against: the authors' code as described in spec B1.
+    Checked against: VITA-Group/Random_Pruning at 871077f, CIFAR/sparselearning/core.py;
+    tests/methods/test_methods.py::test_a_static_mask_never_changes.
     Differs from the code: exact counts per layer where it draws each weight independently.
     """
 
-    sparsity: float
+    sparsity: Sparsity
     allocation: str | Allocator = "erk"
     structure: Structure = Unstructured()
 
-    fires = fires
-
-    def __post_init__(self) -> None:
-        self.rule()
-
     def rule(self, steps: int | None = None) -> Rule:
         """The rule; ``steps`` is not needed."""
-        return Rule(sparsity=self.sparsity, allocation=self.allocation, structure=self.structure)
+        return Rule(self.sparsity, self.structure, how_many=HowMany(self.allocation))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 
-from dst.rules.durations import check_cadence
 from dst.rules.latent import Latent
-from dst.rules.rule import fires
-from dst.rules.schedule import Duration, resolve
+from dst.rules.method import method
+from dst.rules.schedule import Duration, window
 from dst.rules.structure import NM
 
-_RULE = "Decay begins after some dense training and ends before the last phase."
+_HINT = "Decay begins after some dense training and ends before the last phase."
 
 
-@dataclass(frozen=True)
+@method
 class StructureDecay:
     """The pattern narrows from m-1 of m over halves down to n of m (SdGf).
 
@@ -34,7 +32,9 @@ class StructureDecay:
       Bambhaniya et al. 2024, "Progressive Gradient Flow for Robust N:M Sparsity Training in
       Transformers" (arXiv 2402.04744).
 
-    Checked against: spec E4, goldens.
+    Checked against: abhibambhaniya/progressive_gradient_flow_nm_sparsity at 4ee44a4,
+    timm/sparse_pruning/sparse_functions.py (structure_decay_config);
+    tests/engine/test_latent.py::test_structure_decay_passes_through_the_golden_stages.
     """
 
     n: int = 2
@@ -42,22 +42,15 @@ class StructureDecay:
     start: Duration = "10%"
     stop: Duration = "75%"
 
-    fires = fires
-
-    def __post_init__(self) -> None:
-        check_cadence(None, self.start, self.stop)
-        stages(self.n, self.m)
-
     def rule(self, steps: int | None = None) -> Latent:
         """The latent rule with durations in steps; percentages need ``steps``."""
-        start = resolve("start", self.start, steps, _RULE)
-        stop = resolve("stop", self.stop, steps, _RULE)
-        kept = [self.m, *stages(self.n, self.m)]
+        structure, kept = NM(self.n, self.m), [self.m, *stages(self.n, self.m)]
+        start, stop = window(self.start, self.stop, steps, _HINT)
         gaps = max(len(kept) - 2, 1)
         begins = tuple(start + (stop - start) * k // gaps for k in range(len(kept) - 1))
         return Latent(
-            sparsity=float(NM(self.n, self.m).sparsity),
-            structure=NM(self.n, self.m),
+            float(structure.sparsity),
+            structure,
             stages=begins if len(begins) > 1 else (stop,),
             ramp=lambda k: Fraction(self.m - kept[k], self.m - self.n),
         )

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 from dst.rules.allocation import Allocator
-from dst.rules.durations import check_cadence
+from dst.rules.fields import Sparsity
 from dst.rules.latent import Latent
-from dst.rules.rule import fires
+from dst.rules.method import method
 from dst.rules.schedule import Duration, resolve
 from dst.rules.structure import Structure, Unstructured
 
-_RULE = "The authors anneal the density over the first half of training."
+_HINT = "The authors anneal the density over the first half of training."
 _STAGES = 100
 
 
-@dataclass(frozen=True)
+@method
 class TopKWeights:
     """After every step of the optimizer on all weights, only the k largest of a matrix stay.
 
@@ -31,7 +30,7 @@ class TopKWeights:
       structure: what is switched.
 
     Example:
-      >>> TopKWeights(sparsity=0.9, anneal=0).rule().remember
+      >>> TopKWeights(sparsity=0.9, anneal=0).rule().keep_latent
       False
 
     References:
@@ -42,32 +41,20 @@ class TopKWeights:
     rest from memory. Not built: the authors' least number of weights per neuron.
     """
 
-    sparsity: float
+    sparsity: Sparsity
     allocation: str | Allocator = "uniform"
     anneal: Duration = "50%"
     structure: Structure = Unstructured()
 
-    fires = fires
-
-    def __post_init__(self) -> None:
-        check_cadence(None, self.anneal, None)
-        self._rule((), None)
-
-    def _rule(self, stages: tuple[int, ...], ramp: object) -> Latent:
-        return Latent(
-            sparsity=self.sparsity,
-            allocation=self.allocation,
-            structure=self.structure,
-            remember=False,
-            stages=stages,
-            ramp=ramp,  # type: ignore[arg-type]
-        )
-
     def rule(self, steps: int | None = None) -> Latent:
         """The latent rule with durations in steps; percentages need ``steps``."""
-        length = resolve("anneal", self.anneal, steps, _RULE)
+        length = resolve("anneal", self.anneal, steps, _HINT)
         n = min(_STAGES, length)
-        if n == 0:
-            return self._rule((), None)
-        stages = tuple(length * (k + 1) // n for k in range(n))
-        return self._rule(stages, lambda k: Fraction(k, n))
+        return Latent(
+            self.sparsity,
+            self.structure,
+            self.allocation,
+            keep_latent=False,
+            stages=tuple(length * (k + 1) // n for k in range(n)),
+            ramp=(lambda k: Fraction(k, n)) if n else None,
+        )

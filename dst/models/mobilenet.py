@@ -53,7 +53,9 @@ class MobileNetV1(nnx.Module):
     References:
       Howard et al. 2017, "MobileNets" (arXiv 1704.04861), table 1.
 
-    Checked against: spec G3 (number of weights, cost of dense and sparse variants).
+    Checked against: the number of parameters that Keras lists for its MobileNet, 4,253,864:
+    tests/models/test_models.py; costs of sparse variants by the counter's rules:
+    tests/flops/test_costs.py.
     Differs from Keras: no dropout before the classifier; He's initial weights.
     """
 

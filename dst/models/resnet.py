@@ -87,7 +87,8 @@ class ResNet50(nnx.Module):
     References:
       He et al. 2016, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), table 1.
 
-    Checked against: spec G2 (number of weights, and the cost of every sparse variant of it).
+    Checked against: torchvision's resnet50 (number of parameters); README.md of
+    google-research/rigl at d39fc7d (costs of sparse variants): tests/flops/test_costs.py.
     Differs from the paper: the stride of a block is in its 3 x 3 convolution, as in all current
     codes.
     """

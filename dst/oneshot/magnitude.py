@@ -9,11 +9,11 @@ import optax
 
 from dst.core.tree import Select
 from dst.core.typing import Array
+from dst.engine.projection import apply_masks
 from dst.engine.sparsify import sparsify
-from dst.inspect.invariants import apply_masks
 from dst.inspect.metrics import masks
 from dst.rules.allocation import Allocator
-from dst.rules.rule import Rule
+from dst.rules.rule import HowMany, Rule, Start
 from dst.rules.structure import Structure, Unstructured
 
 _WEIGHTS = Unstructured()
@@ -54,9 +54,10 @@ def prune(
       [[0.0, -3.0], [2.0, 0.0]]
 
     References: magnitude pruning, Han et al. 2015 (arXiv 1506.02626); LAMP, Lee et al. 2021
-    (arXiv 2010.07611). Checked against: the formulas, in NumPy.
+    (arXiv 2010.07611). Checked against: the formulas, in NumPy
+    (``tests/oneshot/test_magnitude.py``).
     """
-    rule = Rule(sparsity, allocation=allocation, structure=structure, initial="magnitude")
+    rule = Rule(sparsity, structure, how_many=HowMany(allocation), start=Start("magnitude"))
     options = {"select": select, "overrides": overrides, "stacked": stacked, "axes": axes}
     state = sparsify(optax.identity(), rule, **options).init(params)  # type: ignore[arg-type]
     return apply_masks(params, state), masks(state)

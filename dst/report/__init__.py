@@ -1,8 +1,9 @@
-"""What people look at: self-contained HTML reports, of a run and of many.
+"""What people look at: HTML reports in one file, of a run and of many.
 
-One run: ``reading`` its files, ``pictures`` of its masks, ``run`` puts them together. Many:
-``collect`` finds them, ``groups`` averages over seeds, ``figures``, ``curves`` and ``tables`` show
-them, ``many`` puts them together. ``plots`` and ``words`` serve both.
+One run: ``reading`` reads its ``contents``; ``question``, ``tiles``, ``sections`` and ``pictures``
+show them; ``run`` writes the page. Many: ``collect`` reads the runs, ``groups`` averages over
+seeds, ``figures``, ``curves`` and ``tables`` show them, ``many`` writes the page. ``plots``,
+``theme``, ``words`` and ``page`` serve both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds the runs that a report compares: those named, and the trials of sweeps."""
+"""Which runs a report compares: those that are named, and the trials of sweeps."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from dst.report import reading
-from dst.report.reading import Run
-from dst.train.config import overrides as plain
-from dst.train.objectives.task import FIGURES, Figure, headline
-from dst.train.records import run_dir as directory
+from dst.report.contents import Run, figure_of, most_telling, number
+from dst.report.words import listed
+from dst.train.config import overrides
+from dst.train.objectives.task import Figure
+from dst.train.records import run_dir
 
 FILE, JOURNAL, RESULTS, TRIALS = "sweep.yaml", "journal.log", "sweep.json", "trials"
-_HOLDER = re.compile(r"process (\d+) on (\S+)")  # what `dst.train.records.run_dir.lock` writes
+_HOLDER = re.compile(r"process (\d+) on (\S+)")  # what `run_dir.lock` writes
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One run among those compared.
+    """One of the runs that are compared.
 
     Attributes:
       name: in the report: its path from the directory that all of them are in.
-      path: of the run directory, which may not be there yet.
+      path: of the run directory, which may not exist yet.
       state: ``done``; ``running`` on this machine; ``unfinished``; ``waiting``, ``stopped`` or
-        ``lost`` as the sweep has noted; ``failed`` or ``pruned``.
+        ``lost`` as the sweep recorded it; ``failed`` or ``pruned``.
       error: why it failed, or an empty text.
       run: its files; None where there are none.
-      settings: of the resolved config by dotted key; where there is none, the parameters that the
-        sweep has noted.
+      settings: of the resolved config by dotted key; without a config, the parameters that the
+        sweep recorded.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Trial:
 
     def figure(self, name: str) -> float | None:
         """A final figure; None where the run has none, or has not ended."""
-        return reading.number(self.run.summary.get(name)) if self.run and self.done else None
+        return number(self.run.summary.get(name)) if self.run and self.done else None
 
 
 @dataclass
@@ -78,59 +79,60 @@ class Runs:
         if any(self.metric in run.summary for run in runs):
             name = self.metric
         else:
-            # What not all runs have cannot compare them.
-            names = [{key for line in r.lines for key in line} | r.summary.keys() for r in runs]
-            name = headline(set.intersection(*names) if names else ())
-        best = min if self.goal == "minimize" and name == self.metric else max
-        usual = Figure(name.replace("_", " "), False, min if name == "loss" else best)
-        return name, FIGURES.get(name, usual)
+            # Only a figure that all runs have can compare them.
+            names = [run.logged() | run.summary.keys() for run in runs]
+            name = most_telling(set.intersection(*names) if names else set())
+        figure = figure_of(name)
+        if name == self.metric and self.goal == "maximize":
+            figure = replace(figure, best=max)
+        return name, figure
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a directory is one that ``dst sweep`` wrote, be it damaged."""
-    begun = all((path / name).is_file() for name in (FILE, JOURNAL))
-    return begun or (path / RESULTS).is_file() or (path / TRIALS).is_dir()
+    """Whether ``dst sweep`` wrote a directory, even if it is damaged."""
+    started = all((path / name).is_file() for name in (FILE, JOURNAL))
+    return started or (path / RESULTS).is_file() or (path / TRIALS).is_dir()
 
 
 def check(paths: Sequence[Path], out: Path | None = None) -> None:
-    """Raises unless a report can be made of these directories, and written to ``out``.
+    """Raises unless these directories have a report, and ``out`` can hold it.
 
     Raises:
-      DirectoryError: a path that is no run, sweep or study; or an ``out`` that is no HTML file.
+      DirectoryError: a path that is not a run, sweep or study; or an ``out`` that is not HTML.
     """
     for path in paths:
         if not (is_sweep(path) or reading.is_run(path)):
-            found = "a directory without them" if path.is_dir() else "no directory"
-            raise directory.DirectoryError(
-                f"{path} is no run, sweep or study: expected {reading.CONFIG} or {FILE} in it, "
-                f"found {found}. Give directories that `dst train`, `dst sweep` or `dst lottery` "
+            present = "a directory without them" if path.is_dir() else "no directory"
+            raise run_dir.DirectoryError(
+                f"{path} is not a run, sweep or study: expected {run_dir.CONFIG} or {FILE} in it, "
+                f"found {present}. Give directories that `dst train`, `dst sweep` or `dst lottery` "
                 "wrote, for example runs/<name>."
             )
     if out is not None and out.suffix != ".html":
-        raise directory.DirectoryError(f"the file of a report must end in .html, got {out}.")
+        raise run_dir.DirectoryError(f"the file of a report must end in .html, got {out}.")
 
 
 def collect(paths: Sequence[str | os.PathLike[str]]) -> Runs:
-    """Reads run directories and sweeps; a run given twice counts once.
+    """Reads run directories and sweeps; a run that is named twice counts once.
 
     Raises:
       DirectoryError: a path that is neither.
     """
     check(list(map(Path, paths)))
-    where = list({Path(path).resolve(): Path(path) for path in paths}.values())
-    alone = len(where) == 1 and is_sweep(where[0])
-    found = Runs(where[0].resolve().name if alone else "", alone)
-    for path in where:
-        if is_sweep(path):
-            _read_sweep(path, found)
+    folders = list({Path(path).resolve(): Path(path) for path in paths}.values())
+    one_sweep = len(folders) == 1 and is_sweep(folders[0])
+    runs = Runs(folders[0].resolve().name if one_sweep else "", one_sweep)
+    for folder in folders:
+        if is_sweep(folder):
+            _read_sweep(folder, runs)
         else:
-            found.trials.append(_trial(path, {}, reading.read(path, masks=False)))
-    once = {trial.path.resolve(): trial for trial in found.trials}
+            runs.trials.append(_trial(folder, {}, reading.read(folder, masks=False)))
+    once = {trial.path.resolve(): trial for trial in runs.trials}
     above = os.path.commonpath([path.parent for path in once]) if once else ""
-    found.trials = [replace(x, name=os.path.relpath(path, above)) for path, x in once.items()]
-    found.name = found.name or f"Comparison of {len(found.trials)} runs"
-    _gather_notes(found)
-    return found
+    runs.trials = [replace(x, name=os.path.relpath(path, above)) for path, x in once.items()]
+    runs.name = runs.name or f"Comparison of {len(runs.trials)} runs"
+    _gather_notes(runs)
+    return runs
 
 
 def flat(config: Any, key: str = "") -> dict[str, Any]:
@@ -141,64 +143,66 @@ def flat(config: Any, key: str = "") -> dict[str, Any]:
     return {name: value for part in parts for name, value in part.items()}
 
 
-def _read_sweep(where: Path, found: Runs) -> None:
-    about = _mapping(where / FILE, found, "what was varied is told by the runs alone.")
+def _read_sweep(folder: Path, runs: Runs) -> None:
+    about = _mapping(folder / FILE, runs, "the settings that vary are read from the runs.")
     results = _mapping(
-        where / RESULTS,
-        found,
-        "the sweep has not ended. States are read off the run directories; trials that have not "
-        "begun are not listed.",
+        folder / RESULTS,
+        runs,
+        "the sweep has not ended. States are read from the run directories; trials without one "
+        "are not listed.",
     )
-    if found.sweep:
-        named = results.get("name", about.get("name"))
-        found.name = named if isinstance(named, str) and named else found.name
+    if runs.sweep:
+        name = results.get("name", about.get("name"))
+        runs.name = name if isinstance(name, str) and name else runs.name
     metric = about.get("metric")
     metric = metric if isinstance(metric, Mapping) else {}
-    found.metric = str(results.get("metric", metric.get("name", "")))
-    found.goal = str(results.get("goal", metric.get("goal", "")))
+    runs.metric = str(results.get("metric", metric.get("name", "")))
+    runs.goal = str(results.get("goal", metric.get("goal", "")))
     rows = results.get("trials")
-    listed: dict[Path, Mapping[str, Any]] = {}
+    recorded: dict[Path, Mapping[str, Any]] = {}
     for row in rows if isinstance(rows, list) else ():
         if isinstance(row, Mapping) and isinstance(row.get("directory"), str):
-            listed[where / row["directory"]] = row
-    folder = where / TRIALS
-    there = sorted(x for x in folder.iterdir() if x.is_dir()) if folder.is_dir() else []
-    visible = (x for x in there if not x.name.startswith("."))
-    for path in sorted({*listed, *visible}):
+            recorded[folder / row["directory"]] = row
+    trials = folder / TRIALS
+    present = sorted(x for x in trials.iterdir() if x.is_dir()) if trials.is_dir() else []
+    visible = (x for x in present if not x.name.startswith("."))
+    for path in sorted({*recorded, *visible}):
         try:
             run = reading.read(path, masks=False)
         except FileNotFoundError:
             run = None
-        if run is None and path not in listed:
-            found.notes.append(f"{path} holds no file of a run; it is left out.")
+        if run is None and path not in recorded:
+            runs.notes.append(f"{path} is left out: it holds no file of a run.")
             continue
-        found.trials.append(_trial(path, listed.get(path, {}), run))
-    if not found.trials:
-        found.notes.append(f"{where} has no trials yet.")
+        runs.trials.append(_trial(path, recorded.get(path, {}), run))
+    if not runs.trials:
+        runs.notes.append(f"{folder} has no trials yet.")
 
 
-def _mapping(path: Path, found: Runs, consequence: str) -> Mapping[str, Any]:
-    """A YAML or JSON file; empty, with a note, where there is none or no such thing."""
+def _mapping(path: Path, runs: Runs, consequence: str) -> Mapping[str, Any]:
+    """The mapping in a YAML or JSON file; empty, with a note, where there is none."""
     if not path.is_file():
-        found.notes.append(f"{path} is missing: {consequence}")
+        runs.notes.append(f"{path} is missing: {consequence}")
         return {}
     try:
         if path.suffix == ".yaml":
-            return plain.read(path)
+            return overrides.read(path)
         data = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(data, Mapping):
             return data
     except (ValueError, RecursionError, OSError):
         pass
-    found.notes.append(f"{path} is damaged: {consequence}")
+    runs.notes.append(f"{path} is damaged: {consequence}")
     return {}
 
 
 def _trial(path: Path, row: Mapping[str, Any], run: Run | None) -> Trial:
-    noted = row.get("settings")
+    recorded = row.get("settings")
     settings = flat(run.config) if run else {}
-    if not settings and isinstance(noted, Mapping):
-        settings = {str(key): value for key, value in noted.items()}
+    # The import path of a user's own part stands where others have a name.
+    settings = {re.sub(r"^(\w+)\.import$", r"\1.name", k): v for k, v in settings.items()}
+    if not settings and isinstance(recorded, Mapping):
+        settings = {str(key): value for key, value in recorded.items()}
     error = row.get("error")
     return Trial(
         name=path.name,
@@ -210,24 +214,22 @@ def _trial(path: Path, row: Mapping[str, Any], run: Run | None) -> Trial:
     )
 
 
-def _state(path: Path, noted: str, run: Run | None) -> str:
-    """The state of a trial; the directory knows better than a list that may be old."""
-    if noted in ("failed", "pruned"):
-        return noted
-    if run is None:
-        return noted
+def _state(path: Path, recorded: str, run: Run | None) -> str:
+    """The state of a trial. Its directory is newer than the list of the sweep."""
+    if recorded in ("failed", "pruned") or run is None:
+        return recorded
     if run.summary:
         return "done"
-    return "running" if _held(path) else "unfinished"
+    return "running" if _in_use(path) else "unfinished"
 
 
-def _held(path: Path) -> bool:
+def _in_use(path: Path) -> bool:
     """Whether the process that last wrote to a run is alive on this machine.
 
-    The lock itself is not touched: a report must not keep a run from beginning.
+    The lock itself is not taken: a report must not keep a run from starting.
     """
     try:
-        holder = _HOLDER.search((path / directory.LOCK).read_text(encoding="utf-8"))
+        holder = _HOLDER.search((path / run_dir.LOCK).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     if holder is None or holder[2] != socket.gethostname():
@@ -241,13 +243,12 @@ def _held(path: Path) -> bool:
     return True
 
 
-def _gather_notes(found: Runs) -> None:
-    """The notes of runs, each with the names of all runs that it is true of."""
-    said: dict[str, list[str]] = {}
-    for trial in found.trials:
+def _gather_notes(runs: Runs) -> None:
+    """The notes of runs, each once, with the names of the runs that it is true of."""
+    names_of: dict[str, list[str]] = {}
+    for trial in runs.trials:
         for note in trial.run.notes if trial.run else ():
-            said.setdefault(note, []).append(trial.name)
-    for note, names in said.items():
-        some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        number = f"{len(names)} runs, {some}" if len(names) > 1 else names[0]
-        found.notes.append(f"{number}: {note}")
+            names_of.setdefault(note, []).append(trial.name)
+    for note, names in names_of.items():
+        subject = f"{len(names)} runs, {listed(names)}" if len(names) > 1 else names[0]
+        runs.notes.append(f"{subject}: {note}")

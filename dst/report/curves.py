@@ -9,10 +9,11 @@ from functools import reduce
 import numpy as np
 
 from dst.report import plots
-from dst.report.figures import Compared, colour
+from dst.report.contents import Run
+from dst.report.figures import Comparison
 from dst.report.groups import Group
 from dst.report.plots import Key, Line, Plot
-from dst.report.reading import Run
+from dst.report.theme import colour, variable
 
 _POINTS = 6000  # of one figure, over all its lines
 _FAINTEST = 0.3
@@ -24,7 +25,7 @@ class Kind:
 
     Attributes:
       title: of the figure.
-      key, kinds: of the metric, and the lines of ``metrics.jsonl`` it stands in.
+      key, kinds: of the metric, and of the lines of ``metrics.jsonl`` that hold it.
       share: shown in percent.
       noisy: smoothed where there are many values.
       holds: a value holds until the next one.
@@ -44,22 +45,28 @@ _TOPOLOGY = ("topology", "eval")
 _KINDS = (
     Kind("Training loss", "loss", ("train",), noisy=True),
     Kind("Test loss", "loss", ("eval",)),
-    Kind("Sparsity", "sparsity", _TOPOLOGY, share=True, holds=True, caption="Selected weights."),
+    Kind(
+        "Sparsity",
+        "sparsity",
+        _TOPOLOGY,
+        share=True,
+        holds=True,
+        caption="The sparsity of the selected weights.",
+    ),
     Kind(
         "Explored weights",
         "explored",
         _TOPOLOGY,
         share=True,
         holds=True,
-        caption="R_s: the share of selected weights that were active at any time so far.",
+        caption="R_s: the share of the selected weights that have ever been active.",
     ),
     Kind(
         "Churn",
         "churn",
         ("topology",),
         share=True,
-        caption="Share of the active connections that a topology step exchanged: what consecutive "
-        "masks do not have in common.",
+        caption="The share of the active connections that a topology step exchanged.",
     ),
 )
 
@@ -71,8 +78,8 @@ class Curve:
     Attributes:
       label: in the legend.
       group: whose curve it is.
-      steps, values: NaN where a value is no finite number.
-      runs: that it is the mean of.
+      steps, values: NaN where a value is not a finite number.
+      runs: how many it is the mean of.
       ended: whether they have ended; the others are drawn one by one.
     """
 
@@ -84,78 +91,88 @@ class Curve:
     ended: bool
 
 
-def kinds(it: Compared) -> list[Kind]:
+def kinds(comparison: Comparison) -> list[Kind]:
     """What can be drawn: the figure that runs are compared by, then the usual ones."""
-    first = Kind(it.title, it.name, ("eval",), share=it.figure.share)
+    first = Kind(comparison.title, comparison.name, ("eval",), share=comparison.figure.share)
     return [first, *(k for k in _KINDS if (k.key, k.kinds) != (first.key, first.kinds))]
 
 
-def curves(it: Compared, kind: Kind) -> list[Curve]:
-    """The curves of all groups: the mean of runs that have ended at the steps that they share, and
-    every other run by itself."""
-    return [x for label, some in it.lines().items() for g in some for x in _of(label, g, kind)]
+def curves(comparison: Comparison, kind: Kind) -> list[Curve]:
+    """The curves of all groups.
+
+    Runs that have ended are one curve, their mean at the steps that they share. Every other run is
+    a curve of its own.
+    """
+    return [
+        curve
+        for label, members in comparison.lines().items()
+        for group in members
+        for curve in _of(label, group, kind)
+    ]
 
 
-def draw(it: Compared, kind: Kind) -> Plot | None:
-    """All curves in one figure: colours tell lines apart, as everywhere; opacity the setting that
-    is the horizontal axis elsewhere."""
-    found = curves(it, kind)
-    if not found:
+def draw(comparison: Comparison, kind: Kind) -> Plot | None:
+    """All curves in one figure; None without any.
+
+    Colours are those of the other figures. Opacity stands for their horizontal axis.
+    """
+    drawn = curves(comparison, kind)
+    if not drawn:
         return None
-    places = sorted({x.group.number(it.layout.x or "") for x in found} - {None})  # type: ignore[type-var]
-    labels = list(it.lines())
-    most = max(100, _POINTS // len(found))
-    some = []
-    for x in found:
-        at = x.group.number(it.layout.x or "")
+    positions = [curve.group.number(comparison.layout.x or "") for curve in drawn]
+    places = sorted({x for x in positions if x is not None})
+    labels = list(comparison.lines())
+    most = min(plots.POINTS, max(100, _POINTS // len(drawn)))
+    lines = []
+    for x, at in zip(drawn, positions, strict=True):
         rank = 1.0 if at is None or len(places) < 2 else places.index(at) / (len(places) - 1)
-        values = x.values
-        if kind.noisy and values.size >= 40:
-            values = plots.smooth(values, max(5, values.size // 40))
-        stride = max(1, -(-values.size // most))
-        some.append(
+        n = plots.window(x.values.size) if kind.noisy else 1
+        lines.append(
             Line(
                 "",
-                x.steps[::stride],
-                values[::stride],
+                x.steps,
+                plots.smooth(x.values, n) if n > 1 else x.values,
                 colour(labels.index(x.label)),
                 alpha=_FAINTEST + (1 - _FAINTEST) * rank,
                 dashed=not x.ended,
-                points=values.size < 3,
+                points=x.values.size < 3,
                 holds=kind.holds,
             )
         )
     plot = plots.lines(
         kind.title,
-        some,
+        lines,
         percent=kind.share,
         may_log=not kind.share,
-        caption=" ".join(_said(it, kind, found, len(places))),
+        most=most,
+        caption=" ".join(_caption(comparison, kind, drawn, len(places))),
     )
     if plot is None:
         return None
-    shown = dict.fromkeys(x.label for x in found)
-    keys = tuple(Key(plots.variable(colour(labels.index(label))), label) for label in shown)
+    shown = dict.fromkeys(x.label for x in drawn)
+    keys = tuple(Key(variable(colour(labels.index(label))), label) for label in shown)
     return Plot(plot.title, plot.svg, keys, plot.caption)
 
 
-def _said(it: Compared, kind: Kind, found: Sequence[Curve], places: int) -> Iterator[str]:
+def _caption(
+    comparison: Comparison, kind: Kind, drawn: Sequence[Curve], places: int
+) -> Iterator[str]:
     if kind.caption:
         yield kind.caption
     if places > 1:
-        yield f"The fuller a line, the higher its {it.x_words}."
-    if any(not x.ended for x in found):
-        yield "Dashed: a run that has not ended."
+        yield f"A more opaque line has a higher {comparison.x_words}."
+    if any(not x.ended for x in drawn):
+        yield "A dashed line is a run that has not ended."
 
 
 def _of(label: str, group: Group, kind: Kind) -> Iterator[Curve]:
     ended = [trial.run for trial in group.trials if trial.run and trial.done]
-    found = [series for run in ended if (series := _series(run, kind))]
-    if found:
-        steps = reduce(np.intersect1d, [np.array(list(series)) for series in found])
-        values = np.array([[series[step] for step in steps] for series in found])
+    logged = [series for run in ended if (series := _series(run, kind))]
+    if logged:
+        steps = reduce(np.intersect1d, [np.array(list(series)) for series in logged])
+        values = np.array([[series[step] for step in steps] for series in logged])
         if steps.size:
-            yield Curve(label, group, steps, values.mean(axis=0), len(found), ended=True)
+            yield Curve(label, group, steps, values.mean(axis=0), len(logged), ended=True)
     for trial in group.trials:
         if trial.run and not trial.done and (series := _series(trial.run, kind)):
             x, y = np.array(list(series)), np.array(list(series.values()))

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed only, what tells such groups apart, and figures over seeds."""
+"""Groups of runs that differ in their seed only: what tells them apart, and figures over seeds."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from dst.report import reading
 from dst.report.collect import Trial
+from dst.report.contents import number
+from dst.report.words import worded
 from dst.train.config.resume_overrides import FREE
 
 SEED = "seed"
 SPARSITY = "method.sparsity"
-LINES = 8  # lines that can still be told apart by colour
-_LEAST = 3  # seeds for an interval; that of two is 13 times as wide as they are apart
+LINES = 8  # lines that a reader can still tell apart by colour
+_LEAST = 3  # seeds for an interval; with two it is 13 times as wide as their distance
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Group:
 
     def values(self, name: str) -> np.ndarray:
         """A final figure of every run that has it."""
-        found = (trial.figure(name) for trial in self.trials)
-        return np.array([x for x in found if x is not None], dtype=float)
+        values = (trial.figure(name) for trial in self.trials)
+        return np.array([x for x in values if x is not None], dtype=float)
 
     def mean(self, name: str) -> float | None:
         """The mean of a figure over seeds; None where no run has it."""
@@ -44,7 +45,7 @@ class Group:
         return float(values.mean()) if values.size else None
 
     def half(self, name: str) -> float | None:
-        """Half the width of the 95 % t interval of the mean; None below three seeds."""
+        """Half the width of the 95 % t interval of the mean; None with fewer than three seeds."""
         values = self.values(name)
         if values.size < _LEAST:
             return None
@@ -53,7 +54,7 @@ class Group:
 
     def number(self, key: str) -> float | None:
         """A setting that is a number."""
-        return reading.number(self.settings.get(key))
+        return number(self.settings.get(key))
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,20 @@ class Layout:
 
 
 def varying(trials: Sequence[Trial]) -> list[str]:
-    """Dotted keys that tell runs apart, without the seed and what follows from another key.
+    """Dotted keys that tell runs apart, without the seed.
 
-    What cannot change the mathematics (names, devices, logging) is left out; so is a setting,
-    except for the sparsity, that follows from the ``name`` in its section, as the options of a
-    method.
+    Settings that cannot change the mathematics (names, devices, logging) are left out. So is a
+    setting other than the sparsity that depends on the ``name`` in its section alone.
     """
-    found, known = _differing(trials)
-    return [key for key in found if not _follows(key, found, known)]
+    keys, settings = _differing(trials)
+    return [key for key in keys if not _follows(key, keys, settings)]
 
 
 def following(trials: Sequence[Trial]) -> list[str]:
-    """Dotted keys that all runs have, with values that follow from another key."""
-    found, known = _differing(trials)
-    shared = [key for key in found if all(key in settings for settings in known)]
-    return [key for key in shared if _follows(key, found, known)]
+    """Dotted keys of all runs whose values depend on the ``name`` in their section alone."""
+    keys, settings = _differing(trials)
+    shared = [key for key in keys if all(key in x for x in settings)]
+    return [key for key in shared if _follows(key, keys, settings)]
 
 
 def _differing(trials: Sequence[Trial]) -> tuple[list[str], list[Mapping[str, Any]]]:
@@ -105,19 +105,21 @@ def common(trials: Sequence[Trial]) -> dict[str, Any]:
 
 def grouped(trials: Sequence[Trial], keys: Sequence[str]) -> list[Group]:
     """Groups of runs with the same values of these keys, in the order of their values."""
-    found: dict[tuple[str, ...], list[Trial]] = {}
+    members: dict[tuple[str, ...], list[Trial]] = {}
     for trial in trials:
-        found.setdefault(tuple(_text(trial.settings, k) for k in keys), []).append(trial)
+        members.setdefault(tuple(_text(trial.settings, k) for k in keys), []).append(trial)
     groups = [
         Group({k: some[0].settings[k] for k in keys if k in some[0].settings}, tuple(some))
-        for some in found.values()
+        for some in members.values()
     ]
     return sorted(groups, key=lambda group: [_order(group.settings, key) for key in keys])
 
 
 def layout(groups: Sequence[Group], keys: Sequence[str]) -> Layout:
-    """Sparsity lies on the horizontal axis if it varies, or else the number of most values; the
-    others tell lines apart, unless these become too many."""
+    """The horizontal axis is sparsity if it varies, else the number with the most values.
+
+    The other keys tell lines apart, unless there would be too many lines.
+    """
     values = {key: {x.number(key) for x in groups} - {None} for key in keys}
     numbers = [key for key in keys if len(values[key]) > 1]
     x = SPARSITY if SPARSITY in numbers else None
@@ -136,32 +138,23 @@ def line_of(group: Group, keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def short(key: str, keys: Sequence[str]) -> str:
-    """A key in words: ``method``, ``sparsity``, ``learning rate``; longer where two are alike."""
+    """A key in words, such as ``learning rate``; with its section where two keys are alike."""
     parts = key.split(".")
     last = parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
     alike = [k for k in keys if k != key and k.split(".")[-1] == parts[-1] != "name"]
     return (" ".join(parts) if alike else last).replace("_", " ")
 
 
-def worded(value: Any) -> str:
-    """A setting as text; numbers drawn at random have more digits than anyone wants to read."""
-    if isinstance(value, float):
-        return f"{value:.15g}" if len(f"{value:.15g}") <= 7 else f"{value:.3g}"
-    if isinstance(value, list):
-        return ", ".join(map(worded, value))
-    return "none" if value is None else str(value)
-
-
 def described(settings: Mapping[str, Any], keys: Sequence[str], among: Sequence[str]) -> str:
-    """Settings in words, ``rigl, drop fraction 0.3``; texts need no name."""
-    found = []
+    """Settings in words, ``rigl, drop fraction 0.3``; a text needs no name."""
+    words = []
     for key in keys:
         value = settings.get(key)
         if isinstance(value, str):
-            found.append(value)
+            words.append(value)
         elif key in settings:
-            found.append(f"{short(key, among)} {worded(value)}")
-    return ", ".join(found)
+            words.append(f"{short(key, among)} {worded(value)}")
+    return ", ".join(words)
 
 
 def _free(key: str) -> bool:
@@ -169,16 +162,16 @@ def _free(key: str) -> bool:
 
 
 def _text(settings: Mapping[str, Any], key: str) -> str:
-    """A value that can be compared; an absent one is unlike all others, and 1 is like 1.0."""
+    """A value that can be compared: 1 equals 1.0, and an absent value equals no other."""
     if key not in settings:
         return ""
-    number = reading.number(settings[key])
-    return repr(number) if number is not None else json.dumps(settings[key], default=str)
+    value = number(settings[key])
+    return repr(value) if value is not None else json.dumps(settings[key], default=str)
 
 
 def _order(settings: Mapping[str, Any], key: str) -> tuple[int, float, str]:
-    number = reading.number(settings.get(key))
-    return (1, 0.0, _text(settings, key)) if number is None else (0, number, "")
+    value = number(settings.get(key))
+    return (1, 0.0, _text(settings, key)) if value is None else (0, value, "")
 
 
 def _follows(key: str, keys: Sequence[str], known: Sequence[Mapping[str, Any]]) -> bool:

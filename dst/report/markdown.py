@@ -1,10 +1,12 @@
-"""Figures in Markdown: tables, and what a program writes between two marker comments."""
+"""Figures in Markdown: tables, and text that a program writes between two marker comments."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from dst.core.files import write
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -32,4 +34,4 @@ def write_between(path: Path, name: str, text: str) -> None:
     if whole.count(begin) != 1 or whole.count(end) != 1:
         raise ValueError(f"{path} must have {begin} and {end} once each. Add them.")
     before, rest = whole.split(begin)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+    write(path, f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")

@@ -1,16 +1,18 @@
-"""Pages: the templates of this folder, filled."""
+"""Pages: the templates of this folder, filled and written to files."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from dst.core import files
 from dst.report.words import count, percent, shape
 
 
 def fill(template: str, **values: Any) -> str:
-    """A template's HTML. What it names must be given; values are escaped."""
+    """A template's HTML. Every name in it needs a value; values are escaped."""
     environment = Environment(
         loader=PackageLoader("dst.report", "."),
         autoescape=True,
@@ -20,3 +22,11 @@ def fill(template: str, **values: Any) -> str:
     )
     environment.filters |= {"percent": percent, "count": count, "shape": shape}
     return environment.get_template(template).render(**values)
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a page or its data, whole or not at all.
+
+    Names of files may hold bytes that are no UTF-8; each is written as a question mark.
+    """
+    files.write(path, text, errors="replace")

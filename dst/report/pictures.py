@@ -1,4 +1,4 @@
-"""Masks as pictures: the mask matrix, its change, and the input pixels it looks at."""
+"""Masks as pictures: the mask matrix, its change, and the connections of each input pixel."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.image import imsave
 
-from dst.inspect.mask_images import ACTIVE, LARGEST, enlarged, matrix, mixed, per_pixel
+from dst.inspect.mask_images import ACTIVE, LARGEST, Colour, enlarged, matrix, mixed, per_pixel
 from dst.report.plots import Key, Plot, histogram
+from dst.report.words import joined
 
-# Mid tones, visible on light and on dark paper; the style sheet has the same as --p-*.
+# Mid tones, visible on light and on dark paper.
 KEPT, GROWN, DROPPED = (139, 145, 153), (27, 175, 122), (235, 104, 52)
 _SHARPEST = 1200  # small pictures are enlarged up to this width, so that browsers need not
 
@@ -25,16 +26,16 @@ class MaskView:
 
     Attributes:
       path: of the layer.
-      wide: whether the matrices are better shown below than beside each other.
+      elongated: whether the matrices are so long that they are shown below each other.
       pixels: connections per input pixel, where the inputs form a square.
-      pixel_text: what these pictures say, in numbers.
+      pixel_text: what these pictures show, in numbers.
       matrices: the masks themselves.
       text: what changed between them, in numbers.
       degrees: histograms of connections per output and per input.
     """
 
     path: str
-    wide: bool
+    elongated: bool
     pixels: tuple[Plot, ...]
     pixel_text: str
     matrices: tuple[Plot, ...]
@@ -57,12 +58,13 @@ def look(path: str, before: np.ndarray | None, after: np.ndarray | None) -> Mask
     shape = known[0].shape
     first, last = (None if m is None else matrix(m) for m in (before, after))
     inputs, outputs = matrix(known[0]).shape
-    wide = max(inputs, outputs) > 2 * min(inputs, outputs)
-    maps, said = _pixels(first, last) if len(shape) == 2 else ((), "")
-    return MaskView(path, wide, maps, said, *_matrices(first, last), degrees=degrees(first, last))
+    elongated = max(inputs, outputs) > 2 * min(inputs, outputs)
+    maps, text = _pixels(first, last) if len(shape) == 2 else ((), "")
+    drawn = _matrices(first, last)
+    return MaskView(path, elongated, maps, text, *drawn, degrees=degrees(first, last))
 
 
-def png(weighted: Sequence[tuple[np.ndarray, tuple[int, int, int]]]) -> str:
+def png(weighted: Sequence[tuple[np.ndarray, Colour]]) -> str:
     """A picture as a ``data:`` address: colours mixed by weight, transparent where all are zero.
 
     Args:
@@ -82,27 +84,28 @@ def _encode(image: np.ndarray) -> str:
 def _matrices(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[Plot, ...], str]:
     known = [m for m in (first, last) if m is not None]
     inputs, outputs = known[0].shape
-    turned = inputs > outputs  # the longer axis lies
-    how = (
-        f"{inputs:,} inputs from left to right, {outputs:,} outputs from top to bottom"
-        if turned
-        else f"{outputs:,} outputs from left to right, {inputs:,} inputs from top to bottom"
-    )
+    turned = inputs > outputs  # the longer axis is horizontal
+    axes = [f"{inputs:,} inputs", f"{outputs:,} outputs"]
+    across, down = axes if turned else axes[::-1]
+    how = f"{across} from left to right, {down} from top to bottom"
 
-    def picture(title: str, weighted, legend: tuple[Key, ...]) -> Plot:
+    def picture(
+        title: str, weighted: Sequence[tuple[np.ndarray, Colour]], legend: tuple[Key, ...]
+    ) -> Plot:
         laid = [(m.T if turned else m, colour) for m, colour in weighted]
         return Plot(title, _image(png(laid), f"{title}: {how}"), legend)
 
-    active = (Key("var(--p-active)", "active connection"),)
+    active = (Key(_css(ACTIVE), "active connection"),)
     plots = []
     if first is not None:
         plots.append(picture("Mask before training", [(first, ACTIVE)], active))
     if last is not None:
         plots.append(picture("Mask after training", [(last, ACTIVE)], active))
     if max(inputs, outputs) > LARGEST:
-        text = f"Every point is several connections, the fuller the more are active: {how}."
+        text = "Each point stands for several connections. It is more opaque if more are active."
     else:
-        text = f"Every point is one connection: {how}."
+        text = "Each point is one connection."
+    text += f" The {across} run from left to right, the {down} from top to bottom."
     if first is None or last is None:
         return tuple(plots), text
     kept, grown, dropped = first & last, last & ~first, first & ~last
@@ -111,23 +114,25 @@ def _matrices(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[
     n = int(first.sum())
     chance = int(last.sum()) / last.size
     legend = (
-        Key("var(--p-kept)", f"kept {int(kept.sum()):,}"),
-        Key("var(--p-grown)", f"new {int(grown.sum()):,}"),
-        Key("var(--p-dropped)", f"gone {int(dropped.sum()):,}"),
+        Key(_css(KEPT), f"kept {int(kept.sum()):,}"),
+        Key(_css(GROWN), f"grown {int(grown.sum()):,}"),
+        Key(_css(DROPPED), f"dropped {int(dropped.sum()):,}"),
     )
     change = [(kept, KEPT), (grown, GROWN), (dropped, DROPPED)]
     plots.append(picture("What changed", change, legend))
     if n:
         text += (
             f" Of the {n:,} connections at the start, {100 * int(kept.sum()) / n:.0f} % are active "
-            f"at the end; a mask drawn at random would share {100 * chance:.0f} %."
+            f"at the end. A random mask would share {100 * chance:.0f} %."
         )
     return tuple(plots), text
 
 
 def _pixels(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[Plot, ...], str]:
-    """Active connections per input, where the inputs are the pixels of a square picture, grey or
-    of three colours."""
+    """Active connections per input, where the inputs are the pixels of a square picture.
+
+    The picture is grey or has three colours per pixel.
+    """
     known = [
         (t, m) for t, m in (("Before training", first), ("After training", last)) if m is not None
     ]
@@ -136,18 +141,18 @@ def _pixels(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[Pl
         return (), ""
     inputs, side = len(known[0][1]), len(grids[0][1])
     top = max(int(n.max()) for _, n in grids)
-    plots, said = [], []
+    plots, shares = [], []
     for title, grid in grids:
         n = grid.ravel()
         legend = (Key("", f"{int(n.min())} to {int(n.max())} connections per pixel"),)
         plots.append(Plot(title, _map(grid, top, f"{title}, connections per pixel"), legend))
         quarter = np.sort(n)[::-1][: max(1, n.size // 4)].sum() / max(1, int(n.sum()))
-        said.append(f"{100 * quarter:.0f} % of all connections {title.lower()}")
+        shares.append(f"{100 * quarter:.0f} % {title.lower()}")
     text = (
-        f"The {inputs:,} inputs as a picture of {side} × {side} pixels"
-        f"{', three colours each' if inputs > side * side else ''}: the fuller its colour, the "
-        "more active connections a pixel has. The busiest quarter of the pixels holds "
-        f"{', '.join(said)}; spread evenly it would hold 25 %."
+        f"The {inputs:,} inputs are a picture of {side} × {side} pixels"
+        f"{', with three colours each' if inputs > side * side else ''}. A pixel is more opaque if "
+        "it has more active connections. Of all connections, the quarter of the pixels with the "
+        f"most holds {joined(shares)}. An even spread would give 25 %."
     )
     if any((n == 0).any() for _, n in grids):
         idle = [f"{int((n == 0).sum())} {title.lower()}" for title, n in grids]
@@ -156,7 +161,7 @@ def _pixels(first: np.ndarray | None, last: np.ndarray | None) -> tuple[tuple[Pl
 
 
 def _map(grid: np.ndarray, top: int, label: str) -> Markup:
-    """A grid of counts as SVG; opacity is the count relative to ``top``, numbers where few."""
+    """Counts as SVG: opacity is the count relative to ``top``; small grids show numbers."""
     side = grid.shape[0]
     shade = grid / max(top, 1)
     pixels = np.empty((*grid.shape, 4), np.uint8)
@@ -181,7 +186,7 @@ def degrees(first: np.ndarray | None, last: np.ndarray | None, whose: str = "") 
 
     Args:
       first, last: bool masks ``[..., inputs, outputs]``; None where a file is missing.
-      whose: is added to the titles.
+      whose: added to the titles.
     """
     if last is None or last.ndim < 2 or not last.size:
         return ()
@@ -193,12 +198,15 @@ def degrees(first: np.ndarray | None, last: np.ndarray | None, whose: str = "") 
         ("Connections per input", "input", 1),
     ):
         before, after = (
-            None if mask is None else mask.reshape(-1, mask.shape[-1]).sum(axis=axis)
-            for mask in (first, last)
+            None if mask is None else matrix(mask).sum(axis=axis) for mask in (first, last)
         )
         assert after is not None
         plots.append(histogram(f"{title}{whose}", unit, before, after))
     return tuple(plots)
+
+
+def _css(colour: Colour) -> str:
+    return f"rgb({', '.join(map(str, colour))})"
 
 
 def _image(address: str, label: str) -> Markup:

@@ -1,31 +1,30 @@
-"""Figures as inline SVG whose colours are CSS variables, so that they follow light and dark."""
+"""Kinds of figures: lines over steps, grown and dropped connections, histograms."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-# matplotlib draws with these stand-ins; `themed` puts CSS variables in their place.
-INK, MUTED, GRID = "#010101", "#020202", "#030303"
-SERIES = tuple(f"#0400{i:02x}" for i in range(1, 9))
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
-    colour: f"s{i}" for i, colour in enumerate(SERIES, start=1)
-}
-SIZE = (4.5, 2.75)  # inches; small, so that the text stays readable on a phone
-TICKS = [1, 2, 2.5, 5, 10]  # round numbers
-_POINTS = 1500  # of one line; more cannot be seen
+from dst.report.theme import (
+    INK,
+    MUTED,
+    SERIES,
+    TICKS,
+    canvas,
+    percent_ticks,
+    percents,
+    short,
+    themed,
+    variable,
+)
+
+POINTS = 1500  # of one line; more cannot be seen
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Shares:
-    """A horizontal axis of shares, falling to the right on a logarithmic scale: what remains.
+    """A logarithmic horizontal axis of shares that fall to the right, such as remaining weights.
 
     Attributes:
       label: below the axis.
@@ -90,24 +89,9 @@ class Shares:
         ticks = [d * 10.0**e for e in digits for d in (1, 2, 5) if low <= d * 10.0**e <= high]
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g} %"))
+        percent_ticks(axes.xaxis)
         axes.set_xlim(1.1 * high, low / 1.1)
         axes.set_xlabel(self.label)
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """matplotlib's own settings for the time of a report, whatever the user has set."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams["svg.hashsalt"] = "dst"  # the same data gives the same file
-        matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
-        yield
-
-
-def variable(colour: str) -> str:
-    """The CSS colour behind a stand-in."""
-    return f"var(--{_VARIABLES[colour]})"
 
 
 def smooth(y: np.ndarray, window: int) -> np.ndarray:
@@ -119,27 +103,32 @@ def smooth(y: np.ndarray, window: int) -> np.ndarray:
     return np.divide(total, count, out=np.full(y.shape, np.nan), where=(count > 0.5) & finite)
 
 
-def thinned(line: Line) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a line, evenly thinned to what can be seen; the last one stays."""
-    stride = max(1, -(-line.x.size // _POINTS))
+def thinned(line: Line, most: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a line, evenly thinned to about ``most``; the last one stays."""
+    stride = max(1, -(-line.x.size // most))
     kept = np.unique(np.append(np.arange(0, line.x.size, stride), line.x.size - 1))
     return line.x[kept], line.y[kept]
 
 
+def window(n: int) -> int:
+    """Over how many of ``n`` noisy values a running mean goes; 1 where they are too few."""
+    return max(5, n // 40) if n >= 40 else 1
+
+
 def with_average(label: str, x: np.ndarray, y: np.ndarray, colour: str) -> list[Line]:
     """A noisy metric: the raw values faintly, and their running mean where they are many."""
-    if y.size < 40:
+    n = window(y.size)
+    if n == 1:
         return [Line(label, x, y, colour, points=y.size < 3)]
-    window = max(5, y.size // 40)
     return [
         Line("", x, y, colour, faint=True),
-        Line(f"{label} (mean of {window} lines)", x, smooth(y, window), colour),
+        Line(f"{label} (running mean of {n})", x, smooth(y, n), colour),
     ]
 
 
 def lines(
     title: str,
-    some: Sequence[Line],
+    drawn: Sequence[Line],
     *,
     caption: str = "",
     percent: bool = False,
@@ -148,26 +137,28 @@ def lines(
     until: float | None = None,
     axis: Shares | None = None,
     x_label: str = "step",
+    most: int = POINTS,
 ) -> Plot | None:
     """Lines over steps; None where no line has a finite value.
 
     Args:
       title, caption: above and below the figure.
-      some: the lines; those with a label are in the legend.
+      drawn: the lines; those with a label are in the legend.
       percent: the values are fractions and shown in percent.
       may_log: a logarithmic axis where positive values span more than a factor of 30.
-      marks: steps to mark at the foot of the figure (topology steps).
+      marks: steps to mark at the bottom of the figure (topology steps).
       until: the last step of the run, so that all figures have the same axis.
       axis: shares that the lines run over, where these are no steps.
       x_label: of the horizontal axis.
+      most: points of one line.
     """
-    shown = [line for line in some if np.isfinite(line.y).any()]
+    shown = [line for line in drawn if np.isfinite(line.y).any()]
     if not shown:
         return None
     figure, axes = canvas()
     for line in shown:
         axes.plot(
-            *thinned(line),
+            *thinned(line, most),
             color=line.colour,
             linewidth=1.0 if line.faint else line.width,
             alpha=0.3 if line.faint else line.alpha,
@@ -182,7 +173,7 @@ def lines(
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(short))
         axes.tick_params(axis="y", which="minor", length=0)
-        caption = f"{caption} Logarithmic axis.".strip()
+        caption = f"{caption} The vertical axis is logarithmic.".strip()
     if percent:
         percents(axes, values)
     if marks is not None and marks.size:
@@ -195,7 +186,7 @@ def lines(
             markersize=6,
             linestyle="",
         )
-        caption = f"{caption} Ticks at the foot: topology steps.".strip()
+        caption = f"{caption} Ticks at the bottom mark topology steps.".strip()
     if axis is None:
         _steps(axes, until, x_label)
     else:
@@ -216,7 +207,12 @@ def exchange(
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: short(abs(v))))
     _steps(axes, until)
     legend = (Key(variable(SERIES[1]), "grown"), Key(variable(SERIES[7]), "dropped"))
-    return Plot(title, themed(figure, title), legend, "Connections changed at every topology step.")
+    return Plot(
+        title,
+        themed(figure, title),
+        legend,
+        "Connections that each topology step grew (up) and dropped (down).",
+    )
 
 
 def histogram(title: str, unit: str, before: np.ndarray | None, after: np.ndarray) -> Plot:
@@ -235,85 +231,12 @@ def histogram(title: str, unit: str, before: np.ndarray | None, after: np.ndarra
         legend.insert(0, Key(variable(INK), "before training"))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=TICKS))
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=TICKS))
-    axes.set_xlabel(f"active connections of one {unit}")
-    caption = f"How many {unit}s have how many active connections."
+    axes.set_xlabel(f"active connections per {unit}")
+    caption = f"The number of {unit}s by their number of active connections."
     return Plot(title, themed(figure, title), tuple(legend), caption)
-
-
-def themed(figure: Figure, label: str) -> Markup:
-    """The figure as an SVG element: no width, no outside names, colours as CSS variables.
-
-    Args:
-      figure: drawn with the stand-in colours of this module, under :func:`style`.
-      label: what a screen reader says; also keeps the ids of several figures apart.
-    """
-    out = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(out)
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
-    box = re.search(r'viewBox="([^"]*)"', svg)
-    view = box.group(1) if box else ""
-    name = escape(label)
-    svg = re.sub(
-        r"<svg[^>]*>", f'<svg viewBox="{view}" role="img" aria-label="{name}">', svg, count=1
-    )
-    svg = svg.replace("xlink:href", "href")
-    used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
-    prefix = re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
-    svg = re.sub(r' id="([^"]*)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", svg)
-    svg = re.sub(r'(href="|url\()#', rf"\g<1>#{prefix}-", svg)
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
-    for colour, css in _VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{css})")
-    return Markup(re.sub(r"\n\s*", "\n", svg).strip())
-
-
-def canvas(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
-    """An empty figure with axes, in this module's style; ``size`` in inches."""
-    figure = Figure(figsize=size)
-    # Fixed margins: figures align with each other, and need no second drawing to be laid out.
-    figure.subplots_adjust(left=0.15, right=0.945, bottom=0.18, top=0.96)
-    figure.patch.set_visible(False)
-    axes = figure.add_subplot()
-    axes.patch.set_visible(False)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(colors=MUTED, length=0, labelsize=10)
-    axes.tick_params(axis="x", length=3)
-    axes.xaxis.label.set_color(MUTED)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=TICKS))
-    axes.xaxis.set_major_formatter(FuncFormatter(short))
-    axes.yaxis.set_major_formatter(FuncFormatter(short))
-    return figure, axes
-
-
-def short(value: float, _: object = None) -> str:
-    """``0.05``, ``4,000``, ``25k``, ``1.5M``: what fits beside an axis."""
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:g}M"
-    if abs(value) >= 1e4:
-        return f"{value / 1e3:g}k"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.5g}"
 
 
 def _steps(axes: Axes, until: float | None, label: str = "step") -> None:
     axes.set_xlabel(label)
     if until:
         axes.set_xlim(-0.02 * until, 1.02 * until)
-
-
-def percents(axes: Axes, values: np.ndarray) -> None:
-    """A vertical axis of fractions in percent."""
-    low, high = float(values.min()), float(values.max())
-    if high - low < 0.02:  # a flat line should look flat
-        middle = (low + high) / 2
-        axes.set_ylim(max(middle - 0.02, -0.002), min(middle + 0.02, 1.002))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # 2.5 would be rounded
-    bottom, top = axes.get_ylim()
-    digits = 0 if top - bottom > 0.06 else 1
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.{digits}f} %"))

@@ -1,4 +1,4 @@
-"""What repeated runs say: their mean, and how well they know it."""
+"""Figures over repeated runs: the mean and its standard error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def spread(values: Iterable[float]) -> Spread:
     Raises:
       ValueError: fewer than two values.
     """
-    found = list(values)
-    if len(found) < 2:
-        raise ValueError(f"a spread needs at least 2 values, got {len(found)}. Run more seeds.")
-    return Spread(statistics.mean(found), statistics.stdev(found) / len(found) ** 0.5)
+    figures = list(values)
+    if len(figures) < 2:
+        raise ValueError(f"a spread needs at least 2 values, got {len(figures)}. Run more seeds.")
+    return Spread(statistics.mean(figures), statistics.stdev(figures) / len(figures) ** 0.5)

@@ -1,4 +1,4 @@
-"""Tables of a report on many runs: for people as HTML that can be sorted, for programs as CSV."""
+"""Tables of a report on many runs: HTML that can be sorted, and CSV for programs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dst.report import curves, reading
-from dst.report import groups as of
+from dst.report import curves, groups
 from dst.report.collect import Trial
-from dst.report.figures import Compared
-from dst.report.reading import Run
-from dst.report.words import count, duration, figure, percent
+from dst.report.contents import Run, number
+from dst.report.figures import Comparison
+from dst.report.words import count, duration, figure, percent, worded
 from dst.train.records.run_dir import CONFIG
 
 _FIGURES = {
     "sparsity": "sparsity, measured",
-    "sparsity_model": "of the model",
+    "sparsity_model": "sparsity of the model",
     "explored": "explored",
     "training_cost": "training cost",
     "forward_cost": "forward cost",
@@ -48,54 +47,55 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Heads and rows; the first cell of a row names it."""
+    """Heads and rows; the first cell of a row is its name."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
 
 def command(trial: Trial) -> str:
-    """What repeats a run, from where the report was asked for; empty without a config."""
+    """The command that repeats a run; empty without a config."""
     path = trial.path / CONFIG
     return f"dst train {shlex.quote(str(path))}" if path.is_file() else ""
 
 
-def runs(it: Compared, trials: Sequence[Trial], beside: Path) -> Table:
-    """All runs, in whatever state.
+def runs(comparison: Comparison, trials: Sequence[Trial], beside: Path) -> Table:
+    """All runs, in any state.
 
     Args:
-      it: how they are compared.
+      comparison: how the runs are compared.
       trials: the runs.
-      beside: the directory that the report lies in, from where links lead.
+      beside: the directory of the report; links are relative to it.
     """
-    heads = ["run", "report", "state", *(of.short(k, it.keys) for k in it.keys), of.SEED]
-    heads += [it.figure.words, *_FIGURES.values(), "steps", "time", "repeat"]
-    return Table(heads, [list(_run(it, trial, beside)) for trial in trials])
+    heads = ["run", "report", "state", *_keys(comparison), groups.SEED]
+    heads += [comparison.figure.words, *_FIGURES.values(), "steps", "time", "command"]
+    return Table(heads, [list(_run(comparison, trial, beside)) for trial in trials])
 
 
-def groups(it: Compared) -> Table:
+def means(comparison: Comparison) -> Table:
     """Means over seeds."""
-    heads = [*(of.short(k, it.keys) for k in it.keys), "seeds", f"mean {it.figure.words}"]
+    heads = [*_keys(comparison), "seeds", f"mean {comparison.figure.words}"]
     heads += ["± (95 %)", *_FIGURES.values()]
     rows = []
-    for group in it.groups:
-        mean, half = group.mean(it.name), group.half(it.name)
-        row = [_setting(group.settings, key) for key in it.keys]
-        row += [_number(group.values(it.name).size), _figure(it, mean), _figure(it, half)]
+    for group in comparison.groups:
+        mean, half = group.mean(comparison.name), group.half(comparison.name)
+        row = [_setting(group.settings, key) for key in comparison.keys]
+        row += [_number(group.values(comparison.name).size)]
+        row += [_figure(comparison, mean), _figure(comparison, half)]
         row += [_share(group.mean(name)) for name in _FIGURES]
         rows.append(row)
     return Table(heads, rows)
 
 
-def runs_csv(it: Compared, trials: Sequence[Trial]) -> str:
+def runs_csv(comparison: Comparison, trials: Sequence[Trial]) -> str:
     """One line per run: settings that vary, and every number of its summary."""
     numbers = dict.fromkeys(
         key
         for trial in trials
         for key, value in (trial.run.summary if trial.run else {}).items()
-        if reading.number(value) is not None
+        if number(value) is not None
     )
-    keys = [*it.keys, of.SEED]
+    keys = [*comparison.keys, groups.SEED]
     heads = ["run", "state", *keys, *numbers, "directory", "command", "error"]
     lines = [
         [
@@ -112,13 +112,13 @@ def runs_csv(it: Compared, trials: Sequence[Trial]) -> str:
     return _csv(heads, lines)
 
 
-def curves_csv(it: Compared) -> str:
-    """One line per point of the report's curves, none left out, none smoothed."""
-    keys = list(it.keys)
+def curves_csv(comparison: Comparison) -> str:
+    """One line per point of the curves, all of them and not smoothed."""
+    keys = list(comparison.keys)
     lines = [
         [*(_plain(x.group.settings.get(k)) for k in keys), x.runs, x.ended, kind.title, step, value]
-        for kind in curves.kinds(it)
-        for x in curves.curves(it, kind)
+        for kind in curves.kinds(comparison)
+        for x in curves.curves(comparison, kind)
         for step, value in zip(x.steps.tolist(), x.values.tolist(), strict=True)
     ]
     return _csv([*keys, "runs", "ended", "curve", "step", "mean"], lines)
@@ -130,6 +130,10 @@ def metrics_csv(run: Run) -> str:
     return _csv(heads, [[line.get(key) for key in heads] for line in run.lines])
 
 
+def _keys(comparison: Comparison) -> list[str]:
+    return [groups.short(key, comparison.keys) for key in comparison.keys]
+
+
 def _csv(heads: Sequence[Any], lines: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -138,23 +142,23 @@ def _csv(heads: Sequence[Any], lines: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def _run(it: Compared, trial: Trial, beside: Path) -> Iterable[Cell]:
+def _run(comparison: Comparison, trial: Trial, beside: Path) -> Iterable[Cell]:
     address = quote(os.fsencode(os.path.relpath(trial.path, beside)))
     yield Cell(trial.name, trial.name, f"{address}/" if trial.path.is_dir() else "")
     written = (trial.path / "report.html").is_file()
     yield Cell("report", "1", f"{address}/report.html") if written else _none()
     yield Cell(trial.state, trial.state)
-    for key in [*it.keys, of.SEED]:
+    for key in [*comparison.keys, groups.SEED]:
         yield _setting(trial.settings, key)
     summary = trial.run.summary if trial.run else {}
-    yield _figure(it, trial.figure(it.name))
+    yield _figure(comparison, trial.figure(comparison.name))
     for name in _FIGURES:
         yield _share(trial.figure(name))
-    steps = reading.number(summary.get("steps"))
+    steps = number(summary.get("steps"))
     if steps is None and trial.run:
         steps = trial.run.last_step()
     yield _number(steps)
-    seconds = reading.number(summary.get("seconds"))
+    seconds = number(summary.get("seconds"))
     yield Cell(duration(seconds), _value(seconds))
     again = command(trial)
     yield Cell(again, again, code=True) if again else _none()
@@ -164,12 +168,12 @@ def _setting(settings: Mapping[str, Any], key: str) -> Cell:
     if key not in settings:
         return _none()
     value = settings[key]
-    number = reading.number(value)
-    return Cell(of.worded(value), of.worded(value) if number is None else repr(number))
+    known = number(value)
+    return Cell(worded(value), worded(value) if known is None else repr(known))
 
 
-def _figure(it: Compared, value: float | None) -> Cell:
-    return Cell(figure(value, it.figure.share), _value(value))
+def _figure(comparison: Comparison, value: float | None) -> Cell:
+    return Cell(figure(value, comparison.figure.share), _value(value))
 
 
 def _share(value: float | None) -> Cell:
@@ -189,4 +193,4 @@ def _value(value: float | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return "" if value is None else of.worded(value) if isinstance(value, list) else value
+    return "" if value is None else worded(value) if isinstance(value, list) else value

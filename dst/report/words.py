@@ -1,18 +1,12 @@
-"""Figures as a person would write them, a dash where one is unknown; and the files they go to."""
+"""Figures, settings and lists as a person would write them; a dash where a figure is unknown."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from dst.train.records import run_dir as directory
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a report, whole or not at all.
-
-    Names may hold bytes that are no text; a report is UTF-8 all the same.
-    """
-    directory.write(path, text.encode("utf-8", errors="replace").decode("utf-8"))
+_DETAILS = 4  # settings of one section in a sentence
+_LISTED = 5
 
 
 def figure(value: float | None, share: bool) -> str:
@@ -44,3 +38,39 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def listed(values: Sequence[object]) -> str:
+    """``1, 2, 3, 4, 5, ...``: the first of many."""
+    return ", ".join(map(str, values[:_LISTED])) + (", ..." if len(values) > _LISTED else "")
+
+
+def joined(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])
+
+
+def name_of(section: Mapping[str, Any]) -> str:
+    """The name in a section of a config; of an import path the last part; empty for none."""
+    name = section.get("name") or str(section.get("import") or "").rpartition(":")[2]
+    return str(name)
+
+
+def worded(value: Any) -> str:
+    """A setting as text, ``0.1``, ``300, 100`` or ``mlp (hidden 300, 100)``.
+
+    Numbers drawn at random have more digits than anyone wants to read.
+    """
+    if isinstance(value, Mapping):
+        details = [
+            f"{key.replace('_', ' ')} {worded(x)}"
+            for key, x in value.items()
+            if key not in ("name", "import") and isinstance(x, int | float | str | list)
+        ]
+        in_brackets = f" ({'; '.join(details[:_DETAILS])})" if details else ""
+        return name_of(value) and f"{name_of(value)}{in_brackets}"
+    if isinstance(value, float):
+        return f"{value:.15g}" if len(f"{value:.15g}") <= 7 else f"{value:.3g}"
+    if isinstance(value, list):
+        return ", ".join(map(worded, value))
+    return "none" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""SRigL's budget: equally many inputs for every neuron that stays, none for the others."""
+"""SRigL's counts: equally many inputs for every neuron that stays, none for the others."""
 
 from __future__ import annotations
 
@@ -10,66 +10,67 @@ from dst.core.reductions import totals
 from dst.core.selection import top_k_masks
 from dst.core.tree import matches
 from dst.core.typing import Array
-from dst.rules.counts import Due, exchanged
-from dst.rules.rule import Budget
+from dst.rules.counts import TopologyInputs, exchanged
+from dst.rules.rule import Counts
 from dst.rules.structure import Layout
 
 
-def ablation(gamma: float, gamma_of: str, output: str | None) -> Budget:
+def ablation(gamma: float, gamma_of: str, output: str | None) -> Counts:
     """Connections per neuron; arguments as in :class:`dst.SRigL`. A layer is a leaf, or a slice
     of its stacked axes."""
 
-    def budget(due: Due) -> list[tuple[Array, Array]]:
-        pattern = due.paths[-1] if output is None else output
-        if not any(matches(pattern, path) for path in due.paths):
+    def counts(inputs: TopologyInputs) -> list[tuple[Array, Array]]:
+        pattern = inputs.paths[-1] if output is None else output
+        if not any(matches(pattern, path) for path in inputs.paths):
             raise ValueError(
                 f"output: pattern {pattern!r} matches no sparse layer."
-                f"{checks.nearest(pattern, due.paths)} The layers are: {', '.join(due.paths)}."
+                f"{checks.nearest(pattern, inputs.paths)} "
+                f"The layers are: {', '.join(inputs.paths)}."
             )
-        stacks = [tuple(range(len(x.counts))) for x in due.layouts]
-        weight = [x.pool(due.rule.drop(leaf)) for x, leaf in _leaves(due)]
-        grow = due.rule.grow or due.rule.drop
-        gradient = [x.pool(grow(leaf)) for x, leaf in _leaves(due)]
-        active = [x.units_of(leaf.active) for x, leaf in _leaves(due)]
-        kept, dropped = _layer_counts(due, weight, active)
+        stacks = [tuple(range(len(x.counts))) for x in inputs.layouts]
+        weight = [x.pool(inputs.rule.which.drop(leaf)) for x, leaf in _leaves(inputs)]
+        grow = inputs.rule.which.grow or inputs.rule.which.drop
+        gradient = [x.pool(grow(leaf)) for x, leaf in _leaves(inputs)]
+        active = [x.units_of(leaf.active) for x, leaf in _leaves(inputs)]
+        kept, dropped = _layer_counts(inputs, weight, active)
 
         salient = top_k_masks(
             weight + gradient, kept + dropped, active + [None] * len(active), stacks * 2
         )
         pairs = zip(salient[: len(weight)], salient[len(weight) :], strict=True)
         saliency = [
-            totals([a | b], _fan_in(x))[0] for (a, b), x in zip(pairs, due.layouts, strict=True)
+            totals([a | b], _fan_in(x))[0] for (a, b), x in zip(pairs, inputs.layouts, strict=True)
         ]
-        enough = _enough(due, saliency, stacks)
+        enough = _enough(inputs, saliency, stacks)
         stays = []
         for x, total, path, c, least in zip(
-            due.layouts, due.total, due.paths, saliency, enough, strict=True
+            inputs.layouts, inputs.total, inputs.paths, saliency, enough, strict=True
         ):
             of = total if gamma_of == "sparse" else jnp.full_like(total, x.units)
             asked = jnp.floor(jnp.float32(gamma) * of.astype(jnp.float32)).astype(jnp.int32)
-            threshold = _wide(jnp.minimum(jnp.maximum(asked, 1), least), c)
+            threshold = _broadcast(jnp.minimum(jnp.maximum(asked, 1), least), c)
             spare = gamma == 0 or matches(pattern, path)
             stays.append(jnp.ones_like(c, bool) if spare else c >= threshold)
 
         alive = [
             lax.expand_dims(s, _fan_in(x)) & a
-            for s, x, a in zip(stays, due.layouts, active, strict=True)
+            for s, x, a in zip(stays, inputs.layouts, active, strict=True)
         ]
         largest = top_k_masks(weight, kept, alive, stacks)
-        counts = []
-        for x, total, s, best in zip(due.layouts, due.total, stays, largest, strict=True):
+        per_neuron = []
+        for x, total, s, best in zip(inputs.layouts, inputs.total, stays, largest, strict=True):
             (survive,) = totals([best], _fan_in(x))
             (neurons,) = totals([s], tuple(range(total.ndim, s.ndim)))
             each = total * jnp.int32(x.weights_per_count) // jnp.maximum(neurons, 1)
-            after = jnp.where(s, _wide(jnp.minimum(each, x.units), s), 0)
-            counts.append((jnp.minimum(survive, after), after))
-        return counts
+            after = jnp.where(s, _broadcast(jnp.minimum(each, x.units), s), 0)
+            per_neuron.append((jnp.minimum(survive, after), after))
+        return per_neuron
 
-    return budget
+    return counts
 
 
-def _leaves(due: Due):
-    return zip(due.layouts, due.leaves, strict=True)
+def _leaves(inputs: TopologyInputs):
+    return zip(inputs.layouts, inputs.leaves, strict=True)
 
 
 def _fan_in(layout: Layout) -> tuple[int, ...]:
@@ -77,22 +78,24 @@ def _fan_in(layout: Layout) -> tuple[int, ...]:
 
 
 def _layer_counts(
-    due: Due, weight: list[Array], active: list[Array]
+    inputs: TopologyInputs, weight: list[Array], active: list[Array]
 ) -> tuple[list[Array], list[Array]]:
     """Per layer: how many weights magnitude keeps (no zeros among them), how many are dropped."""
     kept, dropped = [], []
-    for x, w, a in zip(due.layouts, weight, active, strict=True):
+    for x, w, a in zip(inputs.layouts, weight, active, strict=True):
         n, used = totals([a, a & (w > 0)], tuple(range(len(x.counts), a.ndim)))
-        dropped.append(exchanged(n, due.share, due.rule.rounding))
+        dropped.append(exchanged(n, inputs.share, inputs.rule.how_many.rounding))
         kept.append(jnp.minimum(n - dropped[-1], used))
     return kept, dropped
 
 
-def _enough(due: Due, saliency: list[Array], stacks: list[tuple[int, ...]]) -> list[Array]:
+def _enough(
+    inputs: TopologyInputs, saliency: list[Array], stacks: list[tuple[int, ...]]
+) -> list[Array]:
     """The saliency that leaves as many neurons as a layer's budget needs, at the least."""
     needed = [
         total * jnp.int32(x.weights_per_count) // x.units + 1
-        for x, total in zip(due.layouts, due.total, strict=True)
+        for x, total in zip(inputs.layouts, inputs.total, strict=True)
     ]
     scores = [c.astype(jnp.float32) for c in saliency]
     best = top_k_masks(scores, needed, [None] * len(scores), stacks)
@@ -103,5 +106,5 @@ def _enough(due: Due, saliency: list[Array], stacks: list[tuple[int, ...]]) -> l
     ]
 
 
-def _wide(per_slice: Array, like: Array) -> Array:
+def _broadcast(per_slice: Array, like: Array) -> Array:
     return lax.expand_dims(per_slice, range(per_slice.ndim, like.ndim))

@@ -74,7 +74,9 @@ class Uniform:
       compensate: whether the others become sparser, so that the whole has the global sparsity
         (SRigL's code); RigL's code does not compensate.
 
-    Checked against: spec F (RigL's and SRigL's code).
+    Checked against: google-research/rigl at d39fc7d, rigl/sparse_utils.py (get_sparsities_uniform);
+    calgaryml/condensed-sparsity at 3052bb8, src/rigl_torch (compensation);
+    tests/rules/test_allocation.py::test_uniform_without_compensation_misses_the_global_sparsity.
     """
 
     dense: str | None = None
@@ -118,7 +120,9 @@ class ErdosRenyi:
       kernel: whether the window of convolutions takes part (ERK) or not (ER).
       power: 1 is the published rule, 0 is uniform.
 
-    Checked against: spec F, G2 and RigL's published tables for ResNet-50.
+    Checked against: google-research/rigl at d39fc7d, rigl/sparse_utils.py
+    (get_sparsities_erdos_renyi) and the ResNet-50 tables of README.md;
+    tests/rules/test_allocation.py::test_erk_on_resnet_50.
     References: SET (arXiv 1707.04780), RigL (arXiv 1911.11134, section 3).
     """
 
@@ -160,24 +164,26 @@ class ErdosRenyi:
 class Global:
     """All layers share one budget, for which their weights compete at every topology step.
 
-    Sparsity per layer is then an outcome. Of each layer the ``floor`` best units stay, so none
-    can be emptied.
+    Sparsity per layer is then an outcome. The ``min_active`` best units of each layer
+    stay, so none can be emptied.
 
     Args:
       score: what competes, of :data:`dst.rules.scores.COMPARABLE`: ``magnitude``, ``lamp`` or
         ``saliency``.
-      floor: units that every layer (every stacked slice of it) keeps, at least 1.
+      min_active: units that every layer (every stacked slice of it) keeps, at least 1.
 
-    Checked against: spec F (global magnitude). Differs from JaxPruner, which normalises the
-    weights of each layer first.
+    Checked against: the definition, on two layers by hand:
+    tests/methods/test_goldens.py::test_four_of_seven_weights_of_two_layers.
+    Differs from JaxPruner (jaxpruner/algorithms/global_pruners.py at f133ee5), which normalises
+    the weights of each layer first.
     """
 
     score: str = "magnitude"
-    floor: int = 1
+    min_active: int = 1
 
     def __post_init__(self) -> None:
         checks.one_of("score of a global allocation", self.score, scores.COMPARABLE)
-        checks.integer("floor of a global allocation", self.floor, at_least=1)
+        checks.integer("min_active of a global allocation", self.min_active, at_least=1)
 
     def __call__(self, layers: Mapping[str, Layer], sparsity: float) -> Allocation:
         fixed = [p for p, x in layers.items() if x.sparsity is not None]
@@ -186,10 +192,10 @@ class Global:
                 f"a global allocation has no sparsity per layer, but {fixed} have one of their "
                 "own. Leave them dense (sparsity 0), or use 'erk' or 'uniform'."
             )
-        before, seen = {}, 0
+        before, total = {}, 0
         for p, x in layers.items():
-            before[p] = seen
-            seen += x.size * x.layers
+            before[p] = total
+            total += x.size * x.layers
         return Allocation({p: exact(sparsity) for p in layers}, before=before)
 
 

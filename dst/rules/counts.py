@@ -19,8 +19,8 @@ from dst.rules.structure import Layout
 _ONE = 2**31  # shares are fixed-point numbers: unsigned, this is 1.0
 
 
-class Due(NamedTuple):
-    """What a budget may look at, for all leaves.
+class TopologyInputs(NamedTuple):
+    """What a topology step knows of all leaves.
 
     Attributes:
       leaves: what scores look at.
@@ -41,33 +41,36 @@ class Due(NamedTuple):
     rule: Rule
 
 
-def counts(due: Due) -> list[tuple[Array, Array]]:
+def counts(inputs: TopologyInputs) -> list[tuple[Array, Array]]:
     """int32 units per group of every leaf: those that survive dropping, those active at the end."""
-    if due.rule.budget is not None:
-        return due.rule.budget(due)
-    competition = allocator(due.rule.allocation)
+    how_many = inputs.rule.how_many
+    if how_many.counts is not None:
+        return how_many.counts(inputs)
+    competition = allocator(how_many.allocation)
     if isinstance(competition, Global):
-        found = units_per_slice(compete(competition, due), due.layouts)
-        return [(n - exchanged(n, due.share, due.rule.rounding), n) for n in found]
-    return list(zip(due.kept, due.total, strict=True))
+        units = units_per_slice(compete(competition, inputs), inputs.layouts)
+        return [(n - exchanged(n, inputs.share, how_many.rounding), n) for n in units]
+    return list(zip(inputs.kept, inputs.total, strict=True))
 
 
-def compete(allocation: Global, due: Due) -> list[Array]:
+def compete(allocation: Global, inputs: TopologyInputs) -> list[Array]:
     """The best units of all layers together, as masks of units; active ones come first."""
-    units = [x.units_of(leaf.active) for x, leaf in zip(due.layouts, due.leaves, strict=True)]
+    units = [x.units_of(leaf.active) for x, leaf in zip(inputs.layouts, inputs.leaves, strict=True)]
     scored = [
         jnp.where(active, x.pool(COMPARABLE[allocation.score](leaf)), -1.0)
-        for x, leaf, active in zip(due.layouts, due.leaves, units, strict=True)
+        for x, leaf, active in zip(inputs.layouts, inputs.leaves, units, strict=True)
     ]
-    return best_of_all(scored, due.layouts, sum(map(jnp.sum, due.total)), allocation.floor)
+    k = sum(map(jnp.sum, inputs.total))
+    return best_of_all(scored, inputs.layouts, k, allocation.min_active)
 
 
 def best_of_all(
-    scored: Sequence[Array], layouts: Sequence[Layout], k: Array | int, floor: int
+    scored: Sequence[Array], layouts: Sequence[Layout], k: Array | int, min_active: int
 ) -> list[Array]:
-    """Masks of the ``k`` best units of all leaves, the ``floor`` best of each slice among them."""
+    """Masks of the ``k`` best units of all leaves, the ``min_active`` best of each slice among
+    them."""
     axes = [x.group_axes for x in layouts]
-    safe = top_k_masks(scored, [floor] * len(scored), [None] * len(scored), axes)
+    safe = top_k_masks(scored, [min_active] * len(scored), [None] * len(scored), axes)
     reserved = sum(jnp.sum(s, dtype=jnp.int32) for s in safe)
     open_ = top_k_masks_together(scored, jnp.maximum(k - reserved, 0), [~s for s in safe])
     return [s | o for s, o in zip(safe, open_, strict=True)]
@@ -118,8 +121,8 @@ def exchanged(active: Array, share: Array, rounding: str) -> Array:
 def apportion(amount: Array, share: Array, soft: Array, hard: Array) -> Array:
     """Integers that add up to ``amount``: in proportion to ``share`` where they fit.
 
-    What exceeds the soft limits is spread equally over the layers that have room, then what is
-    left over the hard ones.
+    What exceeds the soft limits is spread equally over the layers that are below them; the
+    remainder over the hard ones.
 
     Args:
       amount: int32, at most the sum of ``hard``.
@@ -127,20 +130,20 @@ def apportion(amount: Array, share: Array, soft: Array, hard: Array) -> Array:
       soft, hard: int32 [layers].
     """
     scaled = jnp.floor(share * jnp.float32(2.0**31 * (1 - 1e-5))).astype(jnp.uint32)
-    given = jnp.minimum(exchanged(jnp.broadcast_to(amount, soft.shape), scaled, "floor"), soft)
-    # Rounding up within the tolerance may give one too many; taken back from the largest.
-    over = jnp.maximum(jnp.sum(given) - amount, 0)
-    given = jnp.where(jnp.arange(len(given)) == jnp.argmax(given), given - over, given)
+    counts = jnp.minimum(exchanged(jnp.broadcast_to(amount, soft.shape), scaled, "floor"), soft)
+    # Rounding up within the tolerance may give one too many; the largest gives it up.
+    over = jnp.maximum(jnp.sum(counts) - amount, 0)
+    counts = jnp.where(jnp.arange(len(counts)) == jnp.argmax(counts), counts - over, counts)
 
-    def spread(limit: Array, given: Array) -> Array:
-        left, room = amount - jnp.sum(given), limit > given
-        n = jnp.maximum(jnp.sum(room, dtype=jnp.int32), 1)
-        each = jnp.where(room, jnp.minimum(left // n, limit - given), 0)
-        given = given + each
-        left, room = amount - jnp.sum(given), limit > given
-        first = room & (jnp.cumsum(room) <= left % n)
-        return given + jnp.where(left < n, first, False).astype(jnp.int32)
+    def spread(limit: Array, counts: Array) -> Array:
+        left, free = amount - jnp.sum(counts), limit > counts
+        n = jnp.maximum(jnp.sum(free, dtype=jnp.int32), 1)
+        each = jnp.where(free, jnp.minimum(left // n, limit - counts), 0)
+        counts = counts + each
+        left, free = amount - jnp.sum(counts), limit > counts
+        first = free & (jnp.cumsum(free) <= left % n)
+        return counts + jnp.where(left < n, first, False).astype(jnp.int32)
 
     for limit in (soft, hard):
-        given = lax.fori_loop(0, len(given) + 1, lambda _, g, m=limit: spread(m, g), given)
-    return given
+        counts = lax.fori_loop(0, len(counts) + 1, lambda _, g, m=limit: spread(m, g), counts)
+    return counts

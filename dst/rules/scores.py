@@ -22,7 +22,7 @@ class Connections(NamedTuple):
       explored: connections that were ever active.
       key: a PRNG key of this leaf and this step.
       stacked: leading axes that enumerate layers.
-      memory: what the rule's memory holds for this leaf, where it has one.
+      accumulated: what the rule's accumulator holds for this leaf, where it has one.
     """
 
     weight: Float[Array, "*shape"]
@@ -31,7 +31,7 @@ class Connections(NamedTuple):
     explored: Bool[Array, "*shape"]
     key: Array
     stacked: int = 0
-    memory: Any = None
+    accumulated: Any = None
 
 
 Score = Callable[[Connections], Array]
@@ -53,13 +53,21 @@ def saliency(leaf: Connections) -> Array:
     return jnp.abs(leaf.weight * leaf.grad)
 
 
+def importance(gradient_weight: float) -> Score:
+    """``|w| + lambda |dL/dw|``: the drop score of MEST (arXiv 2110.14032)."""
+    weight = jnp.float32(gradient_weight)
+    return lambda leaf: jnp.abs(leaf.weight) + weight * jnp.abs(leaf.grad)
+
+
 def lamp(leaf: Connections) -> Array:
     """LAMP: ``w^2`` over the sum of all squares in the layer that are not smaller.
 
     Comparable between layers; the largest weight of each has score 1. The one score that sorts,
     so that a sharded layer is gathered for it. Equal weights count in the order of their index.
 
-    Source: Lee et al. 2021 (arXiv 2010.07611). Checked against: spec F, golden.
+    Source: Lee et al. 2021 (arXiv 2010.07611).
+    Checked against: jaeho-lee/layer-adaptive-sparsity at 94e53b1, tools/pruners.py;
+    tests/methods/test_goldens.py::test_lamp_scores_are_shares_of_what_is_not_smaller.
     """
     shape = leaf.weight.shape
     squares = jnp.square(leaf.weight).reshape(*shape[: leaf.stacked], -1)
@@ -80,10 +88,10 @@ def random(leaf: Connections) -> Array:
     return uniform(leaf.key, leaf.weight)
 
 
-def remembered(leaf: Connections) -> Array:
-    """``|m|``, where the rule's memory is an average of raw gradients: SNFS, RigL with
-    accumulation."""
-    return jnp.abs(leaf.memory)
+def accumulated(leaf: Connections) -> Array:
+    """``|m|``, where the rule accumulates raw gradients in ``m``: SNFS, RigL with
+    ``accumulate``."""
+    return jnp.abs(leaf.accumulated)
 
 
 def random_unexplored(leaf: Connections) -> Array:

@@ -204,7 +204,9 @@ class NM:
       m: size of a group; must divide the input axis.
 
     References: Zhou et al. 2021, "Learning N:M fine-grained structured sparse neural networks
-    from scratch" (arXiv 2102.04010). Checked against: spec E, golden.
+    from scratch" (arXiv 2102.04010).
+    Checked against: a row by hand,
+    tests/methods/test_goldens.py::test_asp_keeps_two_of_four_along_the_inputs.
     """
 
     n: int
@@ -234,7 +236,9 @@ class Block:
       h: inputs; must divide the input axis.
       w: outputs; must divide the output axis.
 
-    References: spec A13; structured dynamic sparsity in BERT (arXiv 2108.06277).
+    References: structured dynamic sparsity in BERT (arXiv 2108.06277).
+    Checked against: google-research/jaxpruner at f133ee5, jaxpruner/mask_calculator.py;
+    tests/methods/test_goldens.py::test_blocks_are_ranked_by_the_sum_of_their_weights.
     Differs from JaxPruner: pools by sum, which ranks as its average does.
     """
 

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 import dst
+from dst.core.files import write, write_json
 from dst.train import setup
 from dst.train.config import resume_overrides
 from dst.train.config.run import Config, dump, enclosed, load
@@ -113,7 +114,7 @@ def resume(
         point = _newest(pieces, where)
         if overrides:  # they are saved only once the checkpoint is known to fit them
             text = dump(enclosed(pieces.config)[0])
-            processes.decided(lambda: run_dir.write(where / run_dir.CONFIG, text))
+            processes.decided(lambda: write(where / run_dir.CONFIG, text))
         return _run(pieces, where, point, until, request)
 
 
@@ -180,7 +181,7 @@ def _run(
             loggers.finish(figures := processes.decided(conclude))
 
     _save(where / run_dir.MASKS_FINAL, dst.save_masks, dst.masks(last.opt_state))
-    processes.decided(lambda: run_dir.write_json(where / run_dir.SUMMARY, figures))
+    processes.decided(lambda: write_json(where / run_dir.SUMMARY, figures))
     print(summary.table(figures))
     return figures
 

@@ -168,5 +168,5 @@ def _make(config: Config) -> Setup:
         steps=step.several(one_update),
         evaluate=judged(),
         evaluate_halves=halves,
-        costs=lambda: costs.measure(model, one, plan, tx.rule, steps),
+        costs=lambda: costs.measure(model, one, plan, steps),
     )

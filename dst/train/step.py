@@ -52,7 +52,6 @@ def make(
       micro-batch to the next. ``state`` is donated. ``topology`` is static: the step compiled for
       False contains no selection.
     """
-    rule = tx.rule
 
     def loss(params: Any, carried: Any, inputs: Array, labels: Array) -> tuple[Array, Any]:
         model = network.merge(network.train, params, carried)
@@ -87,7 +86,7 @@ def make(
             average = optax.incremental_update(params, state.ema, 1 - ema)
 
         # Where topology steps take no optimizer step, the inner optimizer has counted fewer.
-        waited = 0 if rule.update_weights else state.opt_state.topology.done
+        waited = 0 if tx.update_weights else state.opt_state.topology.done
         taken = state.opt_state.count - state.skipped - waited
         metrics["learning_rate"] = jnp.asarray(learning_rate(taken))
         new = TrainState(params, opt_state, average, carried, state.skipped)

@@ -110,7 +110,7 @@ def train(make: Callable[[float], Any], sparsities: tuple[float, ...], seeds: in
 
     def many(carry: Any, batch: Any) -> tuple[Any, None]:
         chosen, topology = batch  # the flag is the same for all runs, so `cond` stays one
-        flag = topology if tx.rule.cadence is not None else None
+        flag = topology if tx.rule.when is not None else None
         return jax.vmap(partial(step, topology=flag))(carry, chosen), None
 
     @partial(jax.jit, donate_argnums=0)
@@ -145,7 +145,7 @@ def train(make: Callable[[float], Any], sparsities: tuple[float, ...], seeds: in
                 "accuracy": float(accuracy[i]),
                 "found_sparsity": float(found["sparsity"]),
                 "explored": float(found["explored"]) if plan.sparse else 1.0,
-                "training_cost": costs.training(plan, each.rule, steps).relative,
+                "training_cost": costs.training(plan, steps).relative,
             }
         )
     return records

@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 import dst
+from dst.core.files import write
 from dst.report import markdown
 from dst.studies import sweep
 from dst.studies.sweep import RESULTS
@@ -64,9 +65,7 @@ def with_checkpoints(file: Path, every: int, path: Path) -> Path:
     data = dict(plain.read(file))
     *command, arguments = data["command"]
     kept = {"checkpoint_every": every, "keep": 1000}
-    directory.write(
-        path, plain.to_yaml({**data, "command": [*command, f"train={kept}", arguments]})
-    )
+    write(path, plain.to_yaml({**data, "command": [*command, f"train={kept}", arguments]}))
     return path
 
 

@@ -1,4 +1,4 @@
-"""Laws of exact selection, against sorting on the host (spec 0.3, 0.6, 0.7)."""
+"""Laws of exact selection, against sorting on the host."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_no_more_than_the_eligible_are_chosen():
 
 
 def test_excluded_places_lose_even_to_minus_infinity():
-    """Spec 0.7: an excluded place must not compete with a small score."""
+    """An excluded place must not compete with a small score."""
     where = np.arange(SIZE) < 3
     scores = np.where(where, -np.inf, 1.0)
     np.testing.assert_array_equal(chosen(scores, 2, where), np.arange(SIZE) < 2)
@@ -198,7 +198,7 @@ def run_on_one_device(program: str) -> None:
 
 def test_one_device_counts_as_many_do():
     """One device counts by a variadic reduction, several by sums; also above 2^24 weights,
-    where counts in float32 are wrong (spec peers 5.3)."""
+    where counts in float32 are wrong."""
     run_on_one_device("""
         import jax, jax.numpy as jnp, numpy as np
         from dst.core.selection import top_k_mask, top_k_masks

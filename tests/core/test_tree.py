@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 from dst.core import tree
-from dst.engine.plan import make
+from dst.engine.hard_plan import plan_of
 from dst.rules.allocation import ErdosRenyi
-from dst.rules.rule import Rule
+from dst.rules.rule import HowMany, Rule
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -251,18 +251,18 @@ def test_matrices_and_convolutions_explain_themselves():
 def test_an_ambiguous_kernel_is_an_error_with_erk_only(shape):
     params = {"w": shaped(4, 4), "query": {"kernel": shaped(*shape)}}
     with pytest.raises(ValueError, match=r"query/kernel: a kernel of shape .* axes=\{"):
-        make(tree.survey(params), Rule(sparsity=0.5, allocation="erk"))
-    plan = make(tree.survey(params), Rule(sparsity=0.5, allocation="uniform"))
+        plan_of(tree.survey(params), Rule(sparsity=0.5, how_many=HowMany(allocation="erk")))
+    plan = plan_of(tree.survey(params), Rule(sparsity=0.5, how_many=HowMany(allocation="uniform")))
     assert plan.sparse["query/kernel"].initial == plan.sparse["query/kernel"].leaf.size // 2
 
 
 def test_merged_head_axes_give_the_sparsity_of_the_matrix():
-    """Spec F: ERK must not change with the shape in which Flax keeps a projection."""
+    """ERK must not change with the shape in which Flax keeps a projection."""
     matrix = {"w": shaped(64, 10), "q": shaped(8, 24), "o": shaped(24, 8)}
     heads = {"w": shaped(64, 10), "q": shaped(8, 4, 6), "o": shaped(4, 6, 8)}
     axes = {"q": "i o o", "o": "i i o"}
-    rule = Rule(sparsity=0.7, allocation=ErdosRenyi())
-    flat, merged = make(tree.survey(matrix), rule), make(tree.survey(heads, axes=axes), rule)
+    rule = Rule(sparsity=0.7, how_many=HowMany(allocation=ErdosRenyi()))
+    flat, merged = plan_of(tree.survey(matrix), rule), plan_of(tree.survey(heads, axes=axes), rule)
     assert flat.allocation == merged.allocation
     for path in matrix:
         assert flat.sparse[path].initial == merged.sparse[path].initial

@@ -93,10 +93,10 @@ CALLS = {
         ["hidden/kernel", "sparsity", "1.5"],
     ),
     # when
-    "never": (lambda: dst.RigL(0.9, every=0), ["every", "at least one step", "0"]),
+    "never": (lambda: dst.RigL(0.9, every=0), ["every", ">= 1", "0"]),
     "stop before start": (
         lambda: dst.RigL(0.9, start=100, stop=50),
-        ["never fires", "start=100", "stop=50", "raise `stop`"],
+        ["never fires", "stop=50", "start=100", "raise `stop`"],
     ),
     "stop before the first interval": (
         lambda: resolved(dst.RigL(0.9, every=100, stop=50)),
@@ -112,7 +112,7 @@ CALLS = {
     ),
     "SET without its epoch": (
         lambda: resolved(dst.SET(0.9)),
-        ["SET has no cadence", "end of every epoch", "every="],
+        ["every is missing", "end of every epoch", "every="],
     ),
     "a cosine without end": (
         lambda: dst.RigL(0.9, stop=None),

@@ -13,7 +13,7 @@ import pytest
 
 import dst
 from dst.engine import cold_start as moments
-from dst.engine import state as states
+from dst.engine import masks as states
 from tests.runs import initial_params
 
 ADAM = {"b1": 0.9, "b2": 0.999}
@@ -121,7 +121,7 @@ def test_factored_slots_are_left_alone():
         np.testing.assert_array_equal(after, before)
 
 
-# Spec 0.8 and P1: the size of the step at a weight grown after 5000 updates, in learning rates.
+# The size of the step at a weight grown after 5000 updates, in learning rates.
 
 STEPS = 20
 
@@ -158,7 +158,7 @@ def rigl(**changes) -> dst.RigL:
 
 
 def global_correction(steps: np.ndarray, count: int) -> np.ndarray:
-    """Spec 0.8 at a finite count: moments of ``steps`` updates, corrected as if of ``count``."""
+    """At a finite count: moments of ``steps`` updates, corrected as if of ``count``."""
     b1, b2 = ADAM["b1"], ADAM["b2"]
     return (1 - b1**steps) / (1 - b1**count) * np.sqrt(1 - b2**count) / np.sqrt(1 - b2**steps)
 
@@ -169,7 +169,7 @@ def test_adam_moves_a_grown_weight_several_learning_rates_without_the_remedy():
     np.testing.assert_allclose(found[:5], [3.1516, 4.2353, 4.9336, 5.4234, 5.7777], atol=2e-3)
     steps = np.arange(1, STEPS + 1)
     np.testing.assert_allclose(found, global_correction(steps, 5000 + 1 + steps), rtol=1e-4)
-    # Spec 0.8, where the correction has vanished: 3.162, 4.250, ... and 6.569 at the twelfth step.
+    # Where the correction has vanished: 3.162, 4.250, ... and 6.569 at the twelfth step.
     late = multipliers(rigl(cold_start="off", update_weights=True), count=10**6)
     np.testing.assert_allclose(late[[0, 1, 4, 9]], [3.162, 4.250, 5.797, 6.528], atol=1e-3)
     assert late.argmax() == 11 and late.max() == pytest.approx(6.569, abs=1e-3)
@@ -258,7 +258,7 @@ def test_the_local_count_outlives_several_topology_steps():
     np.testing.assert_allclose(found, np.ones(len(found)), atol=1e-4)
 
 
-@pytest.mark.parametrize("method", [dst.RigL, dst.SET, dst.Rule])
+@pytest.mark.parametrize("method", [dst.RigL, dst.SET, dst.Reset])
 def test_the_remedy_is_on_by_default_and_a_visible_field(method):
     fields = {field.name: field.default for field in dataclasses.fields(method)}
     assert fields["cold_start"] == "local_count"

@@ -47,7 +47,7 @@ def begin(tx, params):
 
 def weights_in_use(state, path, name):
     """What a method promises, from its variables."""
-    memory, mask = state.memory[path]["kernel"], dst.masks(state)[f"{path}/kernel"]
+    memory, mask = state.variables[path]["kernel"], dst.masks(state)[f"{path}/kernel"]
     if name == "mask-decay":
         softness = METHODS[name].rule().softness(state.count)
         return memory["latent"] * jnp.where(memory["active"], 1.0, softness)
@@ -98,12 +98,12 @@ def test_parameters_are_the_weights_in_use_within_one_rounding_over_300_steps(na
     ],
 )
 def test_sr_ste_moves_dense_weights_by_the_golden_numbers(decay, expected):
-    """Spec E2."""
+    """NM-sparsity/NM-sparsity, devkit/sparse_ops/sparse_ops.py: ``g + lambda (1 - mask) w``."""
     tx = quick(dst.sparsify(optax.sgd(0.1), dst.SRSTE(2, 4, decay=decay)))
     params, state = begin(tx, {"w": jnp.asarray(ROW)})
     np.testing.assert_array_equal(dst.masks(state)["w"][:, 0].astype(int), [0, 1, 1, 0, 0, 1, 1, 0])
     _, state = tx.update({"w": ROW_GRAD}, state, params)
-    np.testing.assert_allclose(state.memory["w"]["latent"][:, 0], expected, atol=1e-7)
+    np.testing.assert_allclose(state.variables["w"]["latent"][:, 0], expected, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_sr_ste_moves_dense_weights_by_the_golden_numbers(decay, expected):
     [("linear", {250: 0.75, 1000: 0.0}), ("exp", {250: 0.778801, 1000: 0.367879})],
 )
 def test_mask_decay_fades_as_the_golden_says(decay, values):
-    """Spec E4; from ``stop`` on it is 0, and it never grows."""
+    """From ``stop`` on it is 0, and it never grows."""
     rule = dst.MaskDecay(2, 4, decay=decay, beta=1e-3, start=0, stop=5000).rule()
     for t, value in values.items():
         assert float(rule.softness(t)) == pytest.approx(value, abs=1e-6)
@@ -124,7 +124,7 @@ def test_mask_decay_fades_as_the_golden_says(decay, values):
     [(1, 16, [15, 8, 4, 2, 1]), (2, 4, [3, 2]), (1, 4, [3, 2, 1]), (2, 8, [7, 4, 2])],
 )
 def test_structure_decay_passes_through_the_golden_stages(n, m, kept):
-    """Spec E4, in the counts of the masks: dense, then every stage, equally long."""
+    """In the counts of the masks: dense, then every stage, equally long."""
     assert stages(n, m) == kept
     gaps = max(len(kept) - 1, 1)
     method = dst.StructureDecay(n, m, start=2, stop=2 + 2 * gaps)
@@ -139,10 +139,10 @@ def test_structure_decay_passes_through_the_golden_stages(n, m, kept):
 
 
 def test_top_kast_equals_the_golden():
-    """Spec A7: both sets, both penalties, and the weights after one step of SGD."""
+    """Both sets, both penalties, and the weights after one step of SGD."""
     tx = quick(dst.sparsify(optax.sgd(0.1), dst.TopKAST(0.75, 0.5, penalty=0.01)))
     params, state = begin(tx, {"w": jnp.asarray(THETA)})
-    inside, wide = np.asarray(dst.masks(state)["w"]), np.asarray(state.memory["w"]["wide"])
+    inside, wide = np.asarray(dst.masks(state)["w"]), np.asarray(state.variables["w"]["backward"])
     assert set(zip(*np.nonzero(inside), strict=True)) == {(0, 0), (0, 3), (1, 2)}
     assert set(zip(*np.nonzero(wide & ~inside), strict=True)) == {(1, 1), (2, 0), (2, 3)}
     for power, total in ((np.abs(THETA), 5.6), (THETA**2 / 2, 1.27)):
@@ -153,7 +153,7 @@ def test_top_kast_equals_the_golden():
     moved |= {(1, 2): -0.7033, (2, 0): 0.1742, (2, 3): -0.4014}
     for at, value in moved.items():
         expected[at] = value
-    latent = np.asarray(state.memory["w"]["latent"])
+    latent = np.asarray(state.variables["w"]["latent"])
     np.testing.assert_allclose(latent, expected, atol=5e-5)
     np.testing.assert_array_equal(latent[~wide], THETA[~wide])
 
@@ -169,12 +169,12 @@ def test_top_kast_leaves_everything_outside_the_larger_set_alone():
         params = optax.apply_updates(params, updates)
         for path, shape in SHAPES.items():
             name = path.split("/")[0]
-            old, new = (s.memory[name]["kernel"] for s in (before, state))
-            inside, wide = np.asarray(dst.masks(state)[path]), np.asarray(new["wide"])
+            old, new = (s.variables[name]["kernel"] for s in (before, state))
+            inside, wide = np.asarray(dst.masks(state)[path]), np.asarray(new["backward"])
             assert inside.sum() == np.prod(shape) // 4 and not (inside & ~wide).any()
             assert wide.sum() == (inside.sum() if count >= 8 else np.prod(shape) // 2)
             changed = np.asarray(old["latent"]) != np.asarray(new["latent"])
-            assert changed.any() and not (changed & ~np.asarray(old["wide"])).any()
+            assert changed.any() and not (changed & ~np.asarray(old["backward"])).any()
             for slot in (state.inner_state[0].mu, state.inner_state[0].nu):
                 assert not np.asarray(slot[name]["kernel"])[~wide].any()
     assert int(state.topology.done) == 3
@@ -182,7 +182,7 @@ def test_top_kast_leaves_everything_outside_the_larger_set_alone():
 
 
 def test_edge_popup_uses_the_largest_absolute_scores():
-    """Spec D3."""
+    """allenai/hidden-networks, simple_mnist_example.py."""
     scores = jnp.array([0.3, -0.9, 0.1, -0.2])[:, None]
     rule = replace(dst.EdgePopup(0.5).rule(), start=lambda weight, leaf, key: scores)
     state = quick(dst.sparsify(optax.sgd(0.1), rule)).init({"w": jnp.ones((4, 1))})
@@ -200,7 +200,7 @@ def test_edge_popup_trains_scores_and_nothing_else(train_dense):
         updates, state = tx.update(grads(params), state, params)
         params = optax.apply_updates(params, updates)
     for name, fan_in in (("hidden", 8), ("out", 16)):
-        old, new = start.memory[name]["kernel"], state.memory[name]["kernel"]
+        old, new = start.variables[name]["kernel"], state.variables[name]["kernel"]
         np.testing.assert_array_equal(old["fixed"], new["fixed"])
         assert (np.asarray(old["latent"]) != np.asarray(new["latent"])).all()
         sigma = np.sqrt(2 / (fan_in * 0.25))
@@ -215,7 +215,7 @@ def test_edge_popup_scores_move_as_autodiff_through_their_size_says():
     params, state = begin(tx, initial_params())
     updates, state = tx.update(gradients(params), state, params)  # now they are signed constants
     params = optax.apply_updates(params, updates)
-    old = {name: state.memory[name]["kernel"] for name in ("hidden", "out")}
+    old = {name: state.variables[name]["kernel"] for name in ("hidden", "out")}
 
     def loss(scores):
         used = {}
@@ -229,7 +229,7 @@ def test_edge_popup_scores_move_as_autodiff_through_their_size_says():
     assert any((np.asarray(x["latent"]) < 0).any() for x in old.values())
     _, state = tx.update(gradients(params), state, params)
     for name, x in old.items():
-        moved = state.memory[name]["kernel"]["latent"] - x["latent"]
+        moved = state.variables[name]["kernel"]["latent"] - x["latent"]
         np.testing.assert_allclose(moved, -0.1 * expected[name], atol=1e-7)
 
 
@@ -313,7 +313,7 @@ def test_sr_ste_equals_a_loop_with_a_forward_hook(inner):
     dense, ours, state = both(initial_params())
     for name in ("hidden", "out"):
         w = dense[name]["kernel"]
-        np.testing.assert_allclose(state.memory[name]["kernel"]["latent"], w, 1e-4, 1e-6)
+        np.testing.assert_allclose(state.variables[name]["kernel"]["latent"], w, 1e-4, 1e-6)
         np.testing.assert_allclose(ours[name]["kernel"], _masked(w), 1e-4, 1e-6)
         np.testing.assert_allclose(ours[name]["bias"], dense[name]["bias"], 1e-4, 1e-6)
 
@@ -356,7 +356,7 @@ def test_bfloat16_parameters_are_the_rounded_weights_in_use(name):
         found = params[path]["kernel"]
         assert found.dtype == jnp.bfloat16
         np.testing.assert_allclose(found.astype(jnp.float32), due, rtol=2.0**-8)
-        assert state.memory[path]["kernel"]["latent"].dtype == jnp.float32
+        assert state.variables[path]["kernel"]["latent"].dtype == jnp.float32
     dst.check_invariants(state, params)
 
 

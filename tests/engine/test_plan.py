@@ -11,9 +11,9 @@ import pytest
 
 import dst
 from dst.core.tree import survey
-from dst.engine.plan import make
+from dst.engine.hard_plan import plan_of
 from dst.rules.allocation import Allocation
-from dst.rules.rule import Rule
+from dst.rules.rule import HowMany, Rule
 from dst.rules.structure import Layout
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -35,7 +35,7 @@ PARAMS = {
 
 def planned(rule, params=PARAMS, masks=None, **options):
     options = {"stacked": {"layers/**": 1}, **options} if params is PARAMS else options
-    return make(survey(params, **options), rule, masks)
+    return plan_of(survey(params, **options), rule, masks)
 
 
 # The table
@@ -78,7 +78,7 @@ def test_a_transformation_shows_its_plan():
 
 
 def test_counts_without_a_schedule_are_one_row():
-    plan = planned(Rule(0.5, allocation="uniform"))
+    plan = planned(Rule(0.5, how_many=HowMany(allocation="uniform")))
     assert plan.sparse["layers/kernel"].counts.tolist() == [[[32] * 3, [32] * 3]]
     assert plan.sparse["head/kernel"].counts.tolist() == [[20, 20]]
 
@@ -113,7 +113,8 @@ def test_pruning_starts_at_its_initial_sparsity():
 @pytest.mark.parametrize("sparsity", [0.0, 0.5])
 def test_overrides_set_the_sparsity_of_a_layer(sparsity):
     plan = planned(
-        Rule(sparsity, allocation="uniform"), overrides={"head/kernel": {"sparsity": 0.75}}
+        Rule(sparsity, how_many=HowMany(allocation="uniform")),
+        overrides={"head/kernel": {"sparsity": 0.75}},
     )
     assert int(plan.sparse["head/kernel"].initial) == 10
     assert plan.sparse["layers/kernel"].initial.tolist() == [64 - int(64 * sparsity)] * 3
@@ -163,7 +164,7 @@ class NOfM:
 
 
 def test_counts_are_of_units_per_group_in_every_structure():
-    rule = Rule(0.5, allocation="uniform", structure=NOfM(4))
+    rule = Rule(0.5, structure=NOfM(4), how_many=HowMany(allocation="uniform"))
     plan = planned(
         rule, overrides={"head/kernel": {"structure": Block(2, 5)}, "tiny": {"sparsity": 0}}
     )
@@ -186,7 +187,7 @@ def test_a_layer_that_would_lose_all_its_weights_is_an_error():
         return Allocation(dict.fromkeys(layers, 1))
 
     with pytest.raises(ValueError, match=r"head/kernel of shape \(8, 5\) would lose all"):
-        planned(Rule(0.5, allocation=everything))
+        planned(Rule(0.5, how_many=HowMany(allocation=everything)))
     empty = {"head/kernel": np.zeros((8, 5), bool)}
     with pytest.raises(ValueError, match=r"head/kernel of shape \(8, 5\) would lose all"):
         planned(Rule(0.0), masks=empty)

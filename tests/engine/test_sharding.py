@@ -139,7 +139,7 @@ def program_on_a_mesh(method, spec, kind, sizes):
         program = topology_step(tx).lower(grads, opt_state, params).compile()
         _, after = program(grads, opt_state, params)
     placement = params["l0"].sharding
-    for memory in jax.tree.leaves(after.memory):
+    for memory in jax.tree.leaves(after.variables):
         assert memory.sharding.is_equivalent_to(placement, 2)
     for path in params:
         assert after.inner_state[0].mu[path].sharding.is_equivalent_to(placement, 2)

@@ -171,7 +171,7 @@ def test_moments_of_dropped_weights_do_not_return_with_them():
 def test_a_weight_dropped_and_grown_at_once_keeps_its_value_or_starts_at_zero(regrown):
     params = {"w": jnp.array([[0.5, 2.0, 3.0, 0.0]])}
     method = dst.RigL(
-        0.25, drop_fraction=0.34, every=1, stop=100, decay="constant", regrown=regrown
+        0.25, drop_fraction=0.34, every=1, stop=100, decay="constant", regrow_value=regrown
     )
     tx = quick(dst.sparsify(optax.sgd(0.1), method, initial={"w": params["w"] != 0}))
     state = tx.init(params)

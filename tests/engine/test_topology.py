@@ -1,4 +1,4 @@
-"""Laws and worked traces of one drop-and-grow (spec 0.4, 0.7, A1, A6, L1, L3; peers 4.3)."""
+"""Laws and worked traces of one drop-and-grow."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dst.core.tree import Leaf
-from dst.engine import state
+from dst.engine import masks as state
 from dst.engine.topology import drop_and_grow
 from dst.methods.set import keep_by_sign
 from dst.rules import scores
-from dst.rules.counts import Due
-from dst.rules.rule import Rule
+from dst.rules.counts import TopologyInputs
+from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.scores import Connections
 from dst.rules.structure import Layout, Unstructured
 from tests.reference import selection as twin
@@ -32,8 +32,10 @@ def plain(shape):
     return Unstructured().layout(Leaf("w", shape, jnp.float32, sparse=True, why=""))
 
 
-def rule(**choices):
-    return Rule(sparsity=0.5, **{"grow": scores.gradient, **choices})
+def rule(regrow_value="keep", ramp=None, **choices):
+    which = Which(**{"grow": scores.gradient, **choices})
+    how_many = HowMany(ramp=ramp)
+    return Rule(0.5, how_many=how_many, which=which, reset=Reset(regrow_value))
 
 
 @functools.cache
@@ -43,7 +45,9 @@ def program(step: Rule, layout: Layout):
     @jax.jit
     def run(weight, grad, active, kept, total):
         leaf = Connections(weight, grad, active, active, jax.random.key(0))
-        return drop_and_grow(Due([leaf], [layout], ["w"], [kept], [total], jnp.uint32(0), step))[0]
+        return drop_and_grow(
+            TopologyInputs([leaf], [layout], ["w"], [kept], [total], jnp.uint32(0), step)
+        )[0]
 
     return run
 
@@ -110,9 +114,9 @@ _FORBID = [[1, 0, 0, 1], [1, 1, 1, 0], [0, 0, 1, 1]]
     ],
 )
 def test_a_rigl_step_worked_by_hand(regrow, regrown, mask, weights, reset):
-    """Spec 0.4 and L1: 7 active weights, 2 dropped; the count is that of the mask, not of
-    the weights that are not zero."""
-    change = exchange(W, G, M, 5, 7, rule(regrow=regrow, regrown=regrown))
+    """By google-research/rigl, rigl/sparse_optimizers_base.py: 7 active weights, 2 dropped. The
+    count is that of the mask, not of the weights that are not zero."""
+    change = exchange(W, G, M, 5, 7, rule(regrow=regrow, regrow_value=regrown))
     np.testing.assert_array_equal(change.active, np.array(mask, bool))
     np.testing.assert_array_equal(moved(W, change), np.array(weights, np.float32))
     assert [tuple(map(int, x)) for x in np.argwhere(change.reset)] == reset
@@ -123,7 +127,7 @@ def test_a_rigl_step_worked_by_hand(regrow, regrown, mask, weights, reset):
 
 
 def test_momentum_is_zeroed_at_new_connections_only():
-    """Spec 0.4: the buffer of ones after the reset, unmasked."""
+    """The buffer of ones after the reset, unmasked."""
     change = exchange(W, G, M, 5, 7, rule())
     after = np.where(change.reset, 0.0, np.ones((3, 4)))
     np.testing.assert_array_equal(after, [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 0, 1]])
@@ -134,7 +138,7 @@ def test_momentum_is_zeroed_at_new_connections_only():
     [("allow", M), ("forbid", [[1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 0, 1]])],
 )
 def test_a_set_step_worked_by_hand(regrow, mask):
-    """Spec 0.4b: where dropped connections may return, a step can change nothing."""
+    """Where dropped connections may return, a step can change nothing."""
     change = exchange(W, U, M, 5, 7, rule(grow=given_grow_scores, regrow=regrow))
     np.testing.assert_array_equal(change.active, np.array(mask, bool))
 
@@ -143,7 +147,7 @@ def test_a_set_step_worked_by_hand(regrow, mask):
     ("fraction", "removed"), [(0.3, [(2, 0)]), (0.5, [(0, 1), (1, 1), (2, 0)]), (0.0, [])]
 )
 def test_the_signed_rule_of_set_as_written(fraction, removed):
-    """Spec A1: floor of the share of each sign, those closest to zero; the code's thresholds
+    """Floor of the share of each sign, those closest to zero; the code's thresholds
     remove one more of each."""
     leaf = Connections(
         jnp.asarray(W), jnp.asarray(G), jnp.asarray(M), jnp.asarray(M), jax.random.key(0)
@@ -170,7 +174,7 @@ def test_signed_choices_refill_to_the_count():
     ],
 )
 def test_the_pruning_ladder(sparsity_of_12, mask):
-    """Spec L3."""
+    """The zeros are floor(s N), as in google-research/rigl, rigl/sparse_utils.py."""
     left = 12 - sparsity_of_12
     change = exchange(LADDER, G, np.ones((3, 4)), left, left, rule(grow=None))
     np.testing.assert_array_equal(change.active, np.array(mask, bool))
@@ -201,8 +205,8 @@ _JAXPRUNER = np.array([-9, 1, 4, -1, 5, 8, -2, 3], np.float32)
     ],
 )
 def test_the_scale_of_the_gradient_does_not_matter(dropped, mask, scale):
-    """Peers 4.3, with the signed drop score of that table; JaxPruner fails it at drop
-    fraction 0 for gradients of 1e3 (peers 5.3)."""
+    """The table of jaxpruner/algorithms/sparse_trainers_test.py, with its signed drop score.
+    JaxPruner fails it at drop fraction 0 for gradients of 1e3."""
     before = np.array([0, 1, 0, 1, 0, 1, 1, 0], bool)
     step = rule(drop=signed)
     change = exchange(_JAXPRUNER, _JAXPRUNER * np.float32(scale), before, 4 - dropped, 4, step)
@@ -214,7 +218,7 @@ def signed(leaf):
 
 
 def test_a_freshly_grown_zero_weight_beats_inactive_zeros():
-    """Spec 0.7: RigL's noise can keep an inactive place instead."""
+    """RigL's noise can keep an inactive place instead."""
     mask = np.array([1, 1, 0, 1], bool)
     change = exchange([0.5, 0, 0, 0.3], np.zeros(4), mask, 3, 3, rule())
     np.testing.assert_array_equal(change.active, mask)
@@ -222,14 +226,14 @@ def test_a_freshly_grown_zero_weight_beats_inactive_zeros():
 
 
 def test_inactive_places_without_gradient_are_grown_before_the_count_shrinks():
-    """Spec 0.7: codes that multiply scores by the mask grow active places again."""
+    """Codes that multiply scores by the mask grow active places again."""
     mask = np.arange(8) < 4
     change = exchange(np.arange(8.0), np.where(mask, 9.0, 0.0), mask, 2, 4, rule(regrow="forbid"))
     np.testing.assert_array_equal(np.flatnonzero(change.active), [2, 3, 4, 5])
 
 
 def test_kept_weights_of_zero_score_stay():
-    """Peers 3.1: with no drop at all, weights that are exactly zero are still connections."""
+    """With no drop at all, weights that are exactly zero are still connections."""
     mask = np.arange(8) % 2 == 0
     change = exchange(np.zeros(8), np.ones(8), mask, 4, 4, rule())
     np.testing.assert_array_equal(change.active, mask)
@@ -248,7 +252,7 @@ def test_nan_scores_are_counted_and_never_win():
 
 
 def test_explored_connections_are_the_union_of_all_masks():
-    """Spec A6: R_s .583333, .75, .833333."""
+    """R_s .583333, .75, .833333."""
     masks = [M, np.array(_FORBID, bool), np.array([[1, 1, 0, 1], [1, 1, 1, 0], [0, 1, 0, 0]], bool)]
     seen = state.first_masks(jnp.asarray(masks[0]))
     counts = [int(state.explored(seen).sum())]
@@ -271,11 +275,11 @@ def test_ages_count_topology_steps_since_a_weight_was_grown():
     assert state.active(mask).all() and state.explored(mask).all()
 
 
-# Invariants I1 to I12 (spec 0.4)
+# Invariants of every drop-and-grow
 
 SHAPE = (4, 5)
 RULES = {
-    choice: rule(regrow=choice[0], regrown=choice[1])
+    choice: rule(regrow=choice[0], regrow_value=choice[1])
     for choice in itertools.product(("allow", "forbid"), ("keep", "zero"))
 }
 TENSORS = st.lists(st.integers(-3, 3), min_size=20, max_size=20).map(
@@ -361,7 +365,9 @@ def test_many_leaves_at_once_equal_one_at_a_time():
             [jnp.asarray(k, jnp.int32) for k in kept],
             [jnp.asarray(n, jnp.int32) for n in total],
         )
-        return drop_and_grow(Due(connections, layouts, list("abc"), *counts, jnp.uint32(0), rule()))
+        return drop_and_grow(
+            TopologyInputs(connections, layouts, list("abc"), *counts, jnp.uint32(0), rule())
+        )
 
     found = together([tuple(map(jnp.asarray, leaf)) for leaf in leaves])
     for change, (w, g, m), k, n in zip(found, leaves, kept, total, strict=True):

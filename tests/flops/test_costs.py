@@ -16,10 +16,10 @@ from jax import lax
 import dst
 import dst.nnx
 from dst import flops, models
-from dst.flops.density import reads_gradient
+from dst.engine.hard_plan import reads_gradient
 from dst.rules.allocation import Uniform
-from dst.rules.rule import Rule
-from dst.rules.schedule import Cadence
+from dst.rules.rule import HowMany, Rule, Which
+from dst.rules.schedule import UpdateSchedule
 from tests.reference import resnet50 as reference
 
 
@@ -128,7 +128,7 @@ def test_sparse_resnet_50_costs_what_is_published(
     found = flops.sparsity_at_end(plan)
     one = costs.forward(found, "micronet") / costs.forward(convention="micronet")
     assert one == pytest.approx(forward, abs=1e-4)
-    whole = costs.training(plan, rule, STEPS, convention="micronet")
+    whole = costs.training(plan, STEPS, convention="micronet")
     assert whole.relative == pytest.approx(training, abs=1e-4)
     size = costs.size_bytes(found, "micronet") / 1e6
     assert size == pytest.approx(megabytes, abs=1.5e-3)
@@ -141,19 +141,19 @@ def test_a_dense_gradient_at_every_step_costs_what_snfs_costs(sparsity, expected
     found = flops.sparsity_at_end(plan)
     dense = costs.step(convention="micronet")
     assert costs.step(found, {}, "micronet") / dense == pytest.approx(expected, abs=1e-4)
-    rule = dst.SNFS(sparsity, every=10, stop=90).rule()
-    whole = costs.training(plan, rule, 100, convention="micronet")
+    plan, _ = planned("resnet50", sparsity, "erk", dst.SNFS, every=10, stop=90)
+    whole = costs.training(plan, 100, convention="micronet")
     assert whole.relative == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("sparsity, expected", [(0.8, 0.5603), (0.9, 0.5053)])
 def test_gradual_pruning_costs_the_average_over_its_schedule(sparsity, expected):
-    # Spec G2 averages 33 samples, 1000 steps apart.
+    # 33 samples, 1000 steps apart.
     _, costs = network("resnet50")
     plan, rule = planned(
         "resnet50", sparsity, "uniform", dst.GMP, start=10_000, stop=25_000, every=1000
     )
-    whole = costs.training(plan, rule, 33_000, convention="micronet")
+    whole = costs.training(plan, 33_000, convention="micronet")
     assert whole.relative == pytest.approx(expected, abs=1e-4)
 
 
@@ -208,7 +208,7 @@ def test_the_perceptron_of_the_sheet_costs_what_it_says():
     for convention in ("mac", "mac2"):
         dense = costs.forward(convention=convention)
         assert costs.forward(found, convention) / dense == pytest.approx(0.100004, abs=1e-6)
-    assert costs.training(plan, rule, STEPS).relative == pytest.approx(0.102974, abs=1e-6)
+    assert costs.training(plan, STEPS).relative == pytest.approx(0.102974, abs=1e-6)
     # `mac2` doubles; `micronet` adds one operation per output.
     assert costs.forward(convention="mac") == 784 * 300 + 300 * 100 + 1000
     assert costs.forward(convention="micronet") == 2 * (784 * 300 + 30_000 + 1000) + 410
@@ -224,20 +224,25 @@ def square(rule):
 def relative(rule, steps, **options):
     """Training cost of one leaf under a rule, relative to dense."""
     costs, plan = square(rule)
-    return costs.training(plan, rule, steps, **options).relative
+    return costs.training(plan, steps, **options).relative
 
 
 @pytest.mark.parametrize(
     "interval, grow, memory, expected",
     [
-        (101, dst.rules.scores.gradient, False, 0.102970),  # spec G1: RigL, dT = 100
-        (2, dst.rules.scores.gradient, False, 0.25),  # spec G1: RigL, dT = 1
-        (101, dst.rules.scores.random, False, 0.1),  # spec G1: SET
+        (101, dst.rules.scores.gradient, False, 0.102970),  # RigL, dT = 100
+        (2, dst.rules.scores.gradient, False, 0.25),  # RigL, dT = 1
+        (101, dst.rules.scores.random, False, 0.1),  # SET
         (101, None, False, 0.1),
     ],
 )
 def test_only_gradient_growth_pays_for_dense_gradients(interval, grow, memory, expected):
-    rule = Rule(sparsity=0.9, grow=grow, cadence=Cadence(0, interval), allocation="uniform")
+    rule = Rule(
+        sparsity=0.9,
+        when=UpdateSchedule(0, interval),
+        how_many=HowMany(allocation="uniform"),
+        which=Which(grow=grow),
+    )
     assert relative(rule, 10 * interval) == pytest.approx(expected, abs=1e-6)
 
 
@@ -245,7 +250,7 @@ def test_methods_that_choose_their_gradients_pay_for_those():
     def cost(method, steps=100):
         return relative(method.rule(steps), steps)
 
-    assert cost(dst.SNFS(0.9, every=10)) == pytest.approx(0.4)  # spec G1
+    assert cost(dst.SNFS(0.9, every=10)) == pytest.approx(0.4)  # (2 f_S + f_D) / 3
     # Top-KAST: forward .1, gradient of inputs .1, of weights .2.
     assert cost(dst.TopKAST(0.9, 0.8)) == pytest.approx((0.1 + 0.1 + 0.2) / 3)
     assert cost(dst.SRSTE(2, 4)) == pytest.approx((0.5 + 0.5 + 1) / 3)
@@ -263,7 +268,7 @@ def test_methods_that_choose_their_gradients_pay_for_those():
 
 def test_dense_training_costs_one():
     costs, plan, rule = perceptron(dst.Dense())
-    found = costs.training(plan, rule, 10)
+    found = costs.training(plan, 10)
     assert (found.relative, found.density) == (1, 1)
 
 
@@ -271,25 +276,23 @@ def test_masks_change_after_the_step_that_draws_them():
     # Dense until the step of count 3 included, then half of the weights.
     rule = Rule(
         sparsity=0.5,
-        allocation="uniform",
-        cadence=Cadence(3, 1, 3),
-        ramp=lambda count: float(count >= 3),
+        when=UpdateSchedule(3, 1, 3),
+        how_many=HowMany(allocation="uniform", ramp=lambda count: float(count >= 3)),
     )
     costs, plan = square(rule)
-    found = costs.training(plan, rule, 10)
+    found = costs.training(plan, 10)
     assert found.density == pytest.approx((4 * 1 + 6 * 0.5) / 10)
     assert found.relative == pytest.approx(found.density)
-    assert costs.training(plan, rule, 3).relative == 1
+    assert costs.training(plan, 3).relative == 1
 
 
 def test_alternating_phases_cost_their_average():
     # AC/DC: dense and 90 % sparse by turns, ten steps each.
     rule = Rule(
         sparsity=0.9,
-        allocation="uniform",
-        grow=dst.rules.scores.random,
-        cadence=Cadence(9, 10, 89),
-        ramp=lambda count: float((count + 1) // 10 % 2),
+        when=UpdateSchedule(9, 10, 89),
+        how_many=HowMany(allocation="uniform", ramp=lambda count: float((count + 1) // 10 % 2)),
+        which=Which(grow=dst.rules.scores.random),
     )
     assert relative(rule, 100) == pytest.approx((1 + 0.1) / 2)
 
@@ -303,7 +306,7 @@ def test_costs_relative_to_dense_are_those_of_a_loop_over_steps():
         sparsity = {p: 1 - int(n) / plan.sparse[p].leaf.size for p, n in active.items()}
         total += costs.step(sparsity)
         done += rule.fires(count)
-    found = costs.training(plan, rule, 60)
+    found = costs.training(plan, 60)
     assert found.operations == pytest.approx(total / 60)
     assert found.dense == costs.step()
 
@@ -542,7 +545,7 @@ def test_sizes_are_those_of_packed_weights():
         (lambda c: c.forward({"w": 90}), r"Did you mean 0\.9"),
         (lambda c: c.forward(convention="flops"), "must be one of"),
         (lambda c: c.size_bytes(convention="mac3"), "Did you mean 'mac"),
-        (lambda c: c.training(square(Rule(0.0))[1], Rule(0.0), 0), "steps must be an integer"),
+        (lambda c: c.training(square(Rule(0.0))[1], 0), "steps must be an integer"),
     ],
 )
 def test_bad_arguments_are_refused(call, words):

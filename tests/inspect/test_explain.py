@@ -79,7 +79,7 @@ def test_ages_count_topology_steps_since_a_weight_was_grown(run):
 
 
 def test_dead_neurons_are_found():
-    """Spec L2 ends with this mask: input 2 has lost all its connections."""
+    """Nine steps by hand (``test_methods``) end with this mask: input 2 has no connection left."""
     mask = np.array([[1, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]], bool)
     stacked = np.stack([mask, mask[::-1]])
     masks = {"w": mask, "s": stacked, "conv": np.zeros((3, 3, 2, 2), bool)}

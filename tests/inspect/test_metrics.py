@@ -1,4 +1,4 @@
-"""Laws of the read-only looks at a state (peers 4.4, spec A6)."""
+"""Laws of the read-only looks at a state."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_state_without_masks_is_an_error():
 
 
 def test_the_summary_of_three_small_leaves():
-    """Peers 4.4: 7 of 10 weights in use, total sparsity .3, also where a leaf has none."""
+    """jaxpruner/utils_test.py: 7 of 10 weights in use, sparsity .3, also where a leaf has none."""
     params = {"a": jnp.ones((2, 2)), "d": jnp.ones((1, 4)), "e": jnp.ones((2, 1))}
     tx = dst.sparsify(optax.sgd(0.1), dst.Static(sparsity=0.5))
     masks = {"a": np.ones((2, 2)), "d": np.array([[1, 0, 1, 1]]), "e": np.zeros((2, 1))}
@@ -122,7 +122,7 @@ def test_the_table_prints_integers_for_counts(run):
 
 
 def test_the_intersection_of_two_masks():
-    """Peers 4.4: shares .5, 1 and 0 of three leaves, .5 of all."""
+    """jaxpruner/utils_test.py: shares .5, 1 and 0 of three leaves, .5 of all."""
     first = {"a": np.array([0, 0, 1, 1], bool), "b": np.array([1, 0], bool)}
     second = {"a": np.array([0, 1, 0, 1], bool), "b": np.array([1, 0], bool)}
     first["c"], second["c"] = np.array([1, 0], bool), np.array([0, 1], bool)

@@ -80,17 +80,17 @@ CALLS = {
         ["one size", "'hidden/kernel': 4", "'erk'"],
     ),
     "layers that may be emptied": (
-        lambda: dst.Global(floor=0),
-        ["floor of a global allocation", ">= 1", "0"],
+        lambda: dst.Global(min_active=0),
+        ["min_active of a global allocation", ">= 1", "0"],
     ),
-    "a floor above the budget": (
-        lambda: begin(dst.GMP(0.9, allocation=dst.Global(floor=20), start=0, stop=9)),
-        ["leaves 32 active units to 2 layers", "floor=20", "Lower the sparsity or the floor"],
+    "more kept than there are": (
+        lambda: begin(dst.GMP(0.9, allocation=dst.Global(min_active=20), start=0, stop=9)),
+        ["leaves 32 active units to 2 layers", "min_active=20", "Lower the sparsity or min_active"],
     ),
     # what single methods need
     "stages of MEST that do not match": (
         lambda: dst.MEST(0.5, extra=(0.1, 0.0), stages=(10, 20), every=5),
-        ["extra", "one entry per stage", "(0.1, 0.0)", "(10, 20)"],
+        ["extra", "one entry more than", "(0.1, 0.0)", "(10, 20)"],
     ),
     "a last stage of MEST that exchanges": (
         lambda: dst.MEST(0.5, extra=(0.1, 0.05, 0.02), every=5),
@@ -130,7 +130,7 @@ CALLS = {
     ),
     "epochs that nobody told": (
         lambda: dst.SNFS(0.5).rule(steps=100),
-        ["SNFS has no cadence", "end of every epoch", "every="],
+        ["every is missing", "end of every epoch", "every="],
     ),
     "masks that are never lifted": (
         lambda: dst.SPDF(0.5).rule(steps=100),

@@ -1,6 +1,6 @@
-"""Methods on the worked numbers of their papers and codes (spec A2 to A13, B2, C2, E, F, L5 to
-L7). Adam at grown weights (P1) is in ``test_moments``, the cubic ramp (C1) and its ladder (L3) in
-``test_schedule`` and ``test_topology``."""
+"""Methods on numbers worked by the rules of the papers and codes that their docstrings name. Adam
+at grown weights is in ``test_cold_start``, the cubic ramp in ``test_schedule``, its ladder in
+``test_topology``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 
 import dst
 from dst.rules.allocation import zeros
-from dst.rules.rule import Rule
-from dst.rules.schedule import Cadence, compute_window
+from dst.rules.ramps import compute_window
+from dst.rules.rule import HowMany, Rule, Which
+from dst.rules.schedule import UpdateSchedule
 from dst.rules.scores import Connections, gradient, lamp, saliency
 from tests.runs import QUICK
 
@@ -45,7 +46,7 @@ def bits(state):
 
 
 def test_snfs_gives_each_layer_its_share_of_the_regrowth():
-    """Spec A2: two layers of 100 active weights, mean momenta .02 and .06, half exchanged."""
+    """Two layers of 100 active weights, mean momenta .02 and .06, half exchanged."""
     shape = (20, 20)
     method = dst.SNFS(0.75, drop_fraction=0.5, decay="constant", every=1, start=0, stop=9)
     tx, params, state = begun(method, {"a": np.ones(shape), "b": np.ones(shape)})
@@ -56,20 +57,20 @@ def test_snfs_gives_each_layer_its_share_of_the_regrowth():
 
 
 def test_granet_follows_its_schedule_and_reaches_its_end():
-    """Spec A9. Its code keeps int(N (1 - s)) weights and leaves out the last pruning step."""
+    """VITA-Group/GraNet, ImageNet/core.py, keeps int(N (1 - s)) and leaves out the last step."""
     rule = dst.GraNet(0.9, 0.5, every=1, start=0, prune_stop=8, stop=12).rule()
-    sparsity = [float(rule.ramp(t) * 9 / 10) for t in range(9)]
+    sparsity = [float(rule.how_many.ramp(t) * 9 / 10) for t in range(9)]
     assert sparsity == pytest.approx(
         [0.5, 0.632031, 0.73125, 0.802344, 0.85, 0.878906, 0.89375, 0.899219, 0.9], abs=5e-7
     )
-    ours = [1000 - zeros(1000, rule.ramp(t) * 9 / 10) for t in range(9)]
+    ours = [1000 - zeros(1000, rule.how_many.ramp(t) * 9 / 10) for t in range(9)]
     code = [500, 367, 268, 197, 149, 121, 106, 100]
     assert ours == [500, 368, 269, 198, 150, 122, 107, 101, 100]
     assert all(0 <= n - m <= 1 for n, m in zip(ours, code, strict=False))
 
 
 def test_a_granet_step_worked_by_hand():
-    """Spec L6: 6 of 10 stay, of all layers together; then half of each layer is exchanged."""
+    """6 of 10 stay, of all layers together; then half of each layer is exchanged."""
     method = dst.GraNet(0.4, decay="constant", every=1, start=0, prune_stop=0, stop=9)
     weights = {"a": [[0.9, -0.3, 0.2, 0.6]], "b": [[0.1, -0.5, 0.05, 0.7, -0.15, 0.25]]}
     slopes = {"a": [[0.1, 0.9, 0.2, 0.3]], "b": [[0.5, 0.1, 0.8, 0.2, 0.6, 0.05]]}
@@ -83,7 +84,7 @@ def test_a_granet_step_worked_by_hand():
 
 
 def test_snip_keeps_the_connections_to_which_the_loss_is_sensitive():
-    """Spec B2; nothing else happens in that step, and nothing changes afterwards."""
+    """Nothing else happens in that step, and nothing changes afterwards."""
     x, y = jnp.array([[1.0, 1], [2, -1]]), jnp.array([[0.0, 1], [1, 0]])
     weights = {"w": [[1, -2], [0.5, 3]]}
     tx, params, state = begun(dst.SNIP(0.5), weights, inner=optax.sgd(0.1))
@@ -102,7 +103,7 @@ WEIGHTS = {"a": [[1, 2, 3]], "b": [[0.1, 0.2, 0.4, 0.4]]}
 
 
 def test_lamp_scores_are_shares_of_what_is_not_smaller():
-    """Spec F."""
+    """Numbers by jaeho-lee/layer-adaptive-sparsity, tools/pruners.py."""
     expected = {"a": [[0.071429, 0.307692, 1]], "b": [[0.027027, 0.111111, 0.5, 1]]}
     for name, weight in WEIGHTS.items():
         w = jnp.array(weight, jnp.float32)
@@ -118,7 +119,7 @@ def test_lamp_scores_are_shares_of_what_is_not_smaller():
     ],
 )
 def test_four_of_seven_weights_of_two_layers(allocation, expected):
-    """Spec F: the layer of small weights keeps one under global magnitude, two under LAMP."""
+    """The layer of small weights keeps one under global magnitude, two under LAMP."""
     method = dst.Static(0.43, allocation=allocation)
     assert bits(begun(method, WEIGHTS, initial="magnitude")[2]) == expected
 
@@ -127,18 +128,19 @@ def test_four_of_seven_weights_of_two_layers(allocation, expected):
 
 
 def test_accumulated_gradients_are_averaged_before_their_magnitude_is_taken():
-    """Spec A5b: the last four steps, with the topology step's own; the first is outside."""
+    """As in calgaryml/condensed-sparsity: the last four steps, with the topology step's own; the
+    first is outside."""
     method = dst.RigL(0.5, drop_fraction=0.9, decay="constant", accumulate=4, every=4, stop=9)
     tx, params, state = begun(method, {"w": np.ones((2, 2))})
     for g in ([9, 9], [1, -1], [-1, -1], [1, -1], [-1, 0.2]):
         fires = bool(tx.fires(int(state.count)))
         params, state = stepped(tx, {"w": [g, g]}, state, params, fires)
-    np.testing.assert_allclose(abs(state.memory["w"]), [[0, 0.7]] * 2, atol=1e-6)
+    np.testing.assert_allclose(abs(state.variables["w"]), [[0, 0.7]] * 2, atol=1e-6)
     assert int(state.topology.done) == 1
 
 
 def test_mest_prunes_below_its_sparsity_and_grows_back():
-    """Spec A8: of 20 weights, 8 stay and 2 are grown, a fifth of those in use."""
+    """Of 20 weights, 8 stay and 2 are grown, a fifth of those in use."""
     settings = {"extra": (0.1, 0.0), "stages": (8,), "every": 2, "allocation": "uniform"}
     params = {"w": jnp.ones((4, 5))}
     hard = dst.sparsify(optax.sgd(0.1), dst.MEST(0.5, **settings)).plan(params).sparse["w"]
@@ -151,7 +153,7 @@ def test_mest_prunes_below_its_sparsity_and_grows_back():
 
 
 def test_mest_ranks_by_magnitude_and_gradient_together():
-    """Spec L7."""
+    """Score of neu-spiral/SparCL, prune_utils/utils_pr.py; exact counts."""
     e = np.arange(20)
     w = np.where(e % 2 == 0, (e - 9.5) / 10, 0).reshape(4, 5)
     kept = np.array([[1, 0, 1, 0, 1], [0, 1, 0, 0, 0], [0, 0, 1, 0, 1], [0, 1, 0, 1, 0]], bool)
@@ -164,17 +166,17 @@ def test_mest_ranks_by_magnitude_and_gradient_together():
 
 
 def test_acdc_alternates_as_on_imagenet():
-    """Spec A10: 50 dense and 50 sparse epochs of 100."""
+    """The config that ACDC names: 50 dense and 50 sparse epochs of 100."""
     rule = dst.ACDC(0.9).rule(steps=100)
-    last = {t: max([s for s in rule.cadence.steps() if s <= t], default=0) for t in range(100)}
-    phases = "".join("S" if rule.ramp(last[t]) else "D" for t in range(100))
+    last = {t: max([s for s in rule.when.steps() if s <= t], default=0) for t in range(100)}
+    phases = "".join("S" if rule.how_many.ramp(last[t]) else "D" for t in range(100))
     d, s = "D" * 5, "S" * 5
     assert phases == d * 2 + (s + d) * 6 + s + d * 2 + s * 3
     assert phases.count("D") == 50
 
 
 def test_an_acdc_cycle_worked_by_hand():
-    """Spec L5: what was pruned comes back from zero, and momentum starts anew."""
+    """What was pruned comes back from zero, and momentum starts anew."""
     g = {"w": [[0.05, 0.02, -0.1, 0.3, 0.1, 0]]}
     method = dst.ACDC(0.5, every=1, start=0, stop=4)
     inner = optax.sgd(0.5, momentum=0.9)
@@ -191,7 +193,7 @@ def test_an_acdc_cycle_worked_by_hand():
 
 
 def test_an_srigl_step_worked_by_hand():
-    """Spec A12, whose rows are neurons: here columns are. The last layer loses none."""
+    """There rows are neurons, here columns are. The last layer loses none."""
     w = np.array([[0.9, 0.8, 0, 0], [0, 0.7, 0.6, 0], [0.05, 0, 0, 0.04], [0.5, 0, 0.4, 0]])
     g = np.array([[0, 0, 0.9, 0.1], [0.8, 0, 0, 0.2], [0, 0.05, 0.03, 0], [0, 0.3, 0, 0.7]])
     method = dst.SRigL(
@@ -207,14 +209,15 @@ def test_an_srigl_step_worked_by_hand():
 
 
 def test_a_neuron_with_too_many_weights_keeps_its_largest():
-    """Spec A12: .3, .9, .8, .1 with the first three active and room for two."""
+    """Weights .3, .9, .8, .1 with the first three active and room for two."""
     rule = Rule(
         0.25,
-        allocation="uniform",
         structure=dst.ConstantFanIn(),
-        grow=gradient,
-        cadence=Cadence(0, 1, 9),
-        budget=lambda due: [(jnp.int32([2]), jnp.int32([2]))],
+        when=UpdateSchedule(0, 1, 9),
+        how_many=HowMany(
+            allocation="uniform", counts=lambda due: [(jnp.int32([2]), jnp.int32([2]))]
+        ),
+        which=Which(grow=gradient),
     )
     w = np.array([[0.3, 0.9, 0.8, 0.1]]).T
     initial = {"w": np.array([[1, 1, 1, 0]], bool).T}
@@ -224,7 +227,7 @@ def test_a_neuron_with_too_many_weights_keeps_its_largest():
 
 
 def test_blocks_are_ranked_by_the_sum_of_their_weights():
-    """Spec A13, block core: a tie goes to the first block. Tenfold, so that sums are exact."""
+    """A tie goes to the first block. Tenfold, so that sums are exact."""
     w = [[9, 1, 2, 2], [0, 0, 3, 3], [4, 4, 8, 0], [4, 4, 0, 0]]
     method = dst.Static(0.5, allocation="uniform", structure=dst.Block(2, 2))
     _, _, state = begun(method, {"w": w}, initial="magnitude")
@@ -232,15 +235,19 @@ def test_blocks_are_ranked_by_the_sum_of_their_weights():
 
 
 def test_smet_has_the_settings_of_its_paper():
-    """Spec A13, N (smet_llm)."""
+    """QiaoXiao7282/SMET, scripts and sparselearning; the ramp of 100 steps is ours."""
     rule = dst.smet(0.9).rule(steps=1000)
-    assert (rule.cadence.first, rule.cadence.every, rule.cadence.last) == (100, 100, 900)
-    assert rule.fraction(0) == 0.2 and rule.fraction(1000) == pytest.approx(0.005)
-    assert (rule.regrow, rule.regrown, rule.cold_start) == ("forbid", "zero", 100)
+    assert (rule.when.first, rule.when.every, rule.when.last) == (100, 100, 900)
+    assert rule.how_many.fraction(0) == 0.2 and rule.how_many.fraction(1000) == pytest.approx(0.005)
+    assert (rule.which.regrow, rule.reset.regrow_value, rule.reset.cold_start) == (
+        "forbid",
+        "zero",
+        100,
+    )
 
 
 def test_smet_scales_the_updates_of_grown_weights_not_their_moments():
-    """Spec A13, golden G34: .01, .02, ... of a step, where damping the stored moment would
+    """By .01, .02, ... of a step, where damping the stored moment (SMET's code) would
     give .01, .0106, .0113, ..."""
     method = dst.smet(0.5, every=50, stop=100, drop_fraction=0.5)
     tx, params, state = begun(method, {"w": np.ones((4, 4))}, inner=optax.sgd(1.0))
@@ -256,7 +263,7 @@ def test_smet_scales_the_updates_of_grown_weights_not_their_moments():
 
 
 def test_asp_keeps_two_of_four_along_the_inputs():
-    """Spec E: ties go to the first."""
+    """Ties go to the first."""
     row = [0.1, -0.9, 0.4, 0.4, 0, 0.2, -0.3, 0.05]
     _, params, state = begun(dst.ASP(), {"w": np.array([row]).T})
     assert np.asarray(dst.masks(state)["w"])[:, 0].astype(int).tolist() == [0, 1, 1, 0] * 2
@@ -276,7 +283,7 @@ def test_asp_keeps_two_of_four_along_the_inputs():
     ],
 )
 def test_the_steps_of_a_share_of_the_compute_along_the_cubic(sparsity, first, last):
-    """Spec C2."""
+    """Of the formula in the docstring of ``journey``, along the cubic curve."""
     assert compute_window(sparsity, "cubic") == pytest.approx((first, last), abs=1e-6)
 
 
@@ -289,7 +296,7 @@ def test_a_quarter_of_the_compute_is_spent_before_and_after_pruning(curve, spars
     method = dst.GMP(sparsity, curve=curve, compute=True, every=20)
     cost = np.cumsum(densities(method, steps))
     rule = method.rule(steps=steps)
-    spent = cost[[rule.cadence.first, rule.cadence.last]] / cost[-1]
+    spent = cost[[rule.when.first, rule.when.last]] / cost[-1]
     np.testing.assert_allclose(spent, [0.25, 0.75], atol=1e-3)
 
 
@@ -298,7 +305,7 @@ def densities(method, steps):
     rule, density, found = method.rule(steps=steps), 1.0, []
     for t in range(steps):
         if rule.fires(t):
-            density = 1 - method.sparsity * float(rule.ramp(t))
+            density = 1 - method.sparsity * float(rule.how_many.ramp(t))
         found.append(density)
     return found
 
@@ -310,9 +317,9 @@ def densities(method, steps):
 def test_the_published_runs_of_sparsellm_pruned_at_a_constant_rate(
     sparsity, start, stop, steps, published, cubic
 ):
-    """Spec C2: mean densities between the published steps are those of the geometric curve, and
-    exactly so where each pruning takes what is due 75 steps later, up to the next one. The cubic
-    that the sheet assumes gives others."""
+    """Model cards of huggingface.co/tjingrant/sparsellm-1b-40p and -80p: mean densities between
+    their steps are those of the geometric curve, and closer where each pruning takes what is due
+    75 steps later, up to the next one. The cubic curve gives others."""
 
     def mean(curve, every, ahead=0):
         first, last = start - ahead, stop - ahead
@@ -330,5 +337,5 @@ def test_the_published_runs_of_sparsellm_pruned_at_a_constant_rate(
 )
 def test_the_journey_is_near_the_published_steps(sparsity, start, stop, steps):
     rule = dst.journey(sparsity, every=75).rule(steps=steps)
-    assert rule.cadence.first == pytest.approx(start, rel=0.03)
-    assert rule.cadence.last == pytest.approx(stop, rel=0.03)
+    assert rule.when.first == pytest.approx(start, rel=0.03)
+    assert rule.when.last == pytest.approx(stop, rel=0.03)

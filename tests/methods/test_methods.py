@@ -1,5 +1,4 @@
-"""Methods against their twins in plain loops and against worked runs (spec 0.2, A1, A5, A6,
-C1, L2)."""
+"""Methods against their twins in plain loops and against runs worked by hand."""
 
 from __future__ import annotations
 
@@ -12,8 +11,8 @@ import optax
 import pytest
 
 import dst
-from dst.rules.rule import Rule
-from dst.rules.schedule import Cadence
+from dst.rules.rule import HowMany, Reset, Rule, Which
+from dst.rules.schedule import UpdateSchedule
 from dst.rules.scores import gradient
 from dst.rules.structure import Layout
 from tests.engine.test_plan import Block, NOfM
@@ -31,7 +30,7 @@ from tests.reference.set import SET
     [
         {},
         {"regrow": "forbid", "update_weights": True, "rounding": "ceil"},
-        {"regrown": "zero", "update_weights": True, "rounding": "round"},
+        {"regrow_value": "zero", "update_weights": True, "rounding": "round"},
     ],
     ids=["paper", "forbid", "zero"],
 )
@@ -75,16 +74,17 @@ def loss_of(params):
 
 
 def test_rigl_in_nine_steps_worked_by_hand():
-    """Spec L2, as in RigL's own code: a topology step replaces the step of the optimizer.
-    There it does not count; here it does, so the topology steps of counts 0, 2, 4 are 0, 3, 6.
+    """As in google-research/rigl, rigl/sparse_optimizers_base.py: a topology step replaces the step
+    of the optimizer. There it does not count; here it does, so the topology steps of counts 0, 2,
+    4 are 0, 3, 6.
     """
     fractions = {0: 0.6, 3: 0.45, 6: 0.15}
     rule = Rule(
         sparsity=5 / 12,
-        grow=gradient,
-        cadence=Cadence(first=0, every=3, last=6),
-        fraction=lambda count: fractions[count],
-        update_weights=False,
+        when=UpdateSchedule(first=0, every=3, last=6),
+        how_many=HowMany(fraction=lambda count: fractions[count]),
+        which=Which(grow=gradient),
+        reset=Reset(update_weights=False),
     )
     tx = dst.sparsify(optax.sgd(0.1, momentum=0.9), rule, initial={"w": M})
     params = {"w": jnp.asarray(W)}
@@ -128,7 +128,7 @@ def test_rigl_in_nine_steps_worked_by_hand():
 
 
 def test_inactive_weights_have_a_gradient():
-    """Spec 0.2: weights that are zero in a dense array, not weights times a mask."""
+    """Weights that are zero in a dense array, not weights times a mask."""
     x, target = jnp.array([[1.0, 2.0, -1.0]]), jnp.array([[1.0, 0.0]])
     params = {"w": jnp.asarray(W[:, :2])}
     method = dst.RigL(sparsity=0.9, every=1, stop=10, drop_fraction=0.5)
@@ -147,13 +147,13 @@ def test_inactive_weights_have_a_gradient():
     ("make", "every", "floor"), [(dst.set_itop, 1500, 0.005), (dst.rigl_itop, 4000, 0.005)]
 )
 def test_itop_has_the_settings_of_its_paper(make, every, floor):
-    """Spec A6: long intervals, no freeze, a drop fraction of .5 that decays to .005."""
+    """README of the authors' code: long intervals, no freeze, a drop fraction of .5 to .005."""
     method = make(0.9)
     rule = method.rule(steps=100_000)
     assert (method.every, method.rounding, method.update_weights) == (every, "ceil", True)
-    assert rule.cadence.last >= 100_000 - every - 1
-    assert rule.fraction(0) == 0.5
-    assert rule.fraction(100_000) == pytest.approx(floor)
+    assert rule.when.last >= 100_000 - every - 1
+    assert rule.how_many.fraction(0) == 0.5
+    assert rule.how_many.fraction(100_000) == pytest.approx(floor)
     assert make(0.9, every=7).every == 7
 
 
@@ -161,7 +161,7 @@ def test_itop_has_the_settings_of_its_paper(make, every, floor):
 
 
 def test_dense_and_missing_leaves_pass_through():
-    """Peers 1.1 and 5.3: None leaves and leaves without mask break RigL and SET elsewhere."""
+    """None leaves and leaves without mask break RigL and SET of JaxPruner."""
     params = {
         "w": jnp.ones((4, 4)),
         "b": jnp.ones(4),

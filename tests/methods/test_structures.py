@@ -132,14 +132,14 @@ def test_counts_are_exact_in_every_group_after_topology_steps(method, name):
 
 
 def test_ties_in_an_n_of_m_group_keep_the_lower_index():
-    """Golden of spec E; jaxpruner keeps the higher one."""
+    """JaxPruner (jaxpruner/mask_calculator.py) keeps the higher one."""
     row = jnp.array([0.1, -0.9, 0.4, 0.4, 0, 0.2, -0.3, 0.05])[:, None]
     state = dst.sparsify(optax.sgd(0.1), dst.ASP()).init({"w": row})
     assert dst.masks(state)["w"][:, 0].astype(int).tolist() == [0, 1, 1, 0, 0, 1, 1, 0]
 
 
 def test_blocks_are_ranked_by_their_sum():
-    """Golden of spec A13: by the average it keeps (0, 0), first of a tie, and (1, 0).
+    """By the average it keeps (0, 0), first of a tie, and (1, 0).
 
     Sums are four times the averages here and rank alike. By the largest member the choice would
     be (0, 0) and (1, 1): that pooling is not built.

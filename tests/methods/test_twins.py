@@ -172,7 +172,7 @@ def test_smet_equals_its_twin():
             draw=draw,
             floor=0.005,
             regrow="forbid",
-            regrown="zero",
+            regrow_value="zero",
             warm_up=4,
             **TWIN,
         ),

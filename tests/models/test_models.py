@@ -32,9 +32,9 @@ def parameters(model, at_least=0):
 @pytest.mark.parametrize(
     "cls, shape, classes, settings, weights, everything",
     [
-        # Spec G2; torchvision's resnet50.
+        # torchvision's resnet50.
         (models.ResNet50, IMAGENET, 1000, {}, 25_502_912, 25_557_032),
-        # Spec G3; Keras lists 4,253,864 with 21,888 statistics.
+        # Keras lists 4,253,864 with 21,888 statistics.
         (models.MobileNetV1, IMAGENET, 1000, {}, 4_209_088, 4_253_864 - 21_888),
         # Han et al. 2015: 431 K.
         (models.LeNet5, (28, 28, 1), 10, {}, 430_500, 431_080),

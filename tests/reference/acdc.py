@@ -1,4 +1,4 @@
-"""AC/DC in plain loops (spec A10), with plain gradient descent inside."""
+"""AC/DC in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 

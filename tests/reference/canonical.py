@@ -1,4 +1,4 @@
-"""The 3 x 4 layer of the spec's worked traces (spec 0.1, L3)."""
+"""The 3 x 4 layer of the steps that are worked by hand."""
 
 from __future__ import annotations
 

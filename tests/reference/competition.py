@@ -1,4 +1,4 @@
-"""Layers that compete for one budget, by sorting everything (spec F, L6)."""
+"""Layers that compete for one budget, by sorting everything."""
 
 from __future__ import annotations
 

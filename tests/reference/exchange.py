@@ -1,4 +1,4 @@
-"""Drop and grow of one layer in plain loops (spec 0.4)."""
+"""Drop and grow of one layer in plain loops."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Layer:
         drop: np.ndarray,
         grow: np.ndarray | None,
         regrow: str = "allow",
-        regrown: str = "keep",
+        regrow_value: str = "keep",
         groups: Groups | None = None,
     ) -> list[int]:
         """Changes mask and weights; returns the places that start at zero.
@@ -69,7 +69,7 @@ class Layer:
                 blocked = set(stay) if regrow == "allow" else set(before)
                 free = [u for u in range(len(units)) if u not in blocked]
                 chosen = ranked(pooled(grow, units), free)[: total_n - len(stay)]
-            new = [u for u in chosen if regrown == "zero" or u not in before]
+            new = [u for u in chosen if regrow_value == "zero" or u not in before]
             after |= {i for u in [*stay, *chosen] for i in units[u]}
             fresh |= {i for u in new for i in units[u]}
         for i in range(size):
@@ -114,7 +114,7 @@ def per_group(layer: Layer, groups: Groups | None) -> list[int]:
 
 
 def exchanged(active: int, fraction: float, rounding: str) -> int:
-    """How many of the active weights are dropped (spec 0.6: products of decimals stay whole)."""
+    """How many of the active weights are dropped (products of decimals stay whole)."""
     product = active * fraction
     if rounding == "ceil":
         return min(active, math.ceil(product - 1e-6))
@@ -124,7 +124,7 @@ def exchanged(active: int, fraction: float, rounding: str) -> int:
 
 
 def cosine(value: float, t: int, stop: int, floor: float = 0.0) -> float:
-    """Drop fraction at step t (spec 0.9)."""
+    """Drop fraction at step t."""
     return floor + (value - floor) / 2 * (1 + math.cos(math.pi * t / stop))
 
 

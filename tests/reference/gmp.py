@@ -1,4 +1,4 @@
-"""Gradual magnitude pruning in plain loops (spec C1), with plain gradient descent inside."""
+"""Gradual magnitude pruning in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GraNet in plain loops (spec A9, L6), with plain gradient descent inside."""
+"""GraNet in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 

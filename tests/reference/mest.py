@@ -1,4 +1,4 @@
-"""MEST in plain loops (spec A8), with plain gradient descent inside."""
+"""MEST in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ class MEST:
                     total=size - math.floor(high * size),
                     drop=np.abs(layer.weights) + np.float32(self.gradient_weight) * slope,
                     grow=self.draw(name, t).reshape(-1),
-                    regrown="zero",
+                    regrow_value="zero",
                 )
             layer.descend(grads[name], self.rate, but=fresh)

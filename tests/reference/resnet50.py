@@ -1,4 +1,5 @@
-"""ResNet-50 (stride in the 3x3) as a list of shapes, and its forward cost (spec G1, G2)."""
+"""ResNet-50 (stride in the 3x3) as a list of shapes, and its forward cost, after
+google-research/rigl, rigl/imagenet_resnet/colabs/Resnet_50_Param_Flops_Counting.ipynb."""
 
 from __future__ import annotations
 

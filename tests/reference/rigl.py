@@ -1,4 +1,4 @@
-"""RigL in plain loops (spec A5, A5b), with plain gradient descent inside."""
+"""RigL in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RigL:
     rate: float
     rounding: str = "floor"
     regrow: str = "allow"
-    regrown: str = "keep"
+    regrow_value: str = "keep"
     update_weights: bool = False
     accumulate: int = 1
     groups: dict[str, Groups] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class RigL:
                 drop=np.abs(layer.weights),
                 grow=np.abs(np.mean([g[name] for g in self.seen], axis=0).reshape(-1)),
                 regrow=self.regrow,
-                regrown=self.regrown,
+                regrow_value=self.regrow_value,
                 groups=groups,
             )
             if self.update_weights:

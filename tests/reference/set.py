@@ -1,4 +1,4 @@
-"""SET in plain loops (spec A1), with plain gradient descent inside."""
+"""SET in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SET:
     signed: bool = False
     floor: float | None = None
     regrow: str = "allow"
-    regrown: str = "keep"
+    regrow_value: str = "keep"
     warm_up: int | None = None
     groups: dict[str, Groups] = field(default_factory=dict)
     count: int = 0
@@ -51,7 +51,9 @@ class SET:
                 if self.signed:
                     drop, kept = self._by_sign(layer)
                 grow = self.draw(name, t).reshape(-1)
-                fresh = layer.exchange(kept, total, drop, grow, self.regrow, self.regrown, groups)
+                fresh = layer.exchange(
+                    kept, total, drop, grow, self.regrow, self.regrow_value, groups
+                )
             layer.descend(grads[name], self.rate, but=fresh, warm_up=self.warm_up)
 
     def _by_sign(self, layer: Layer) -> tuple[np.ndarray, list[int]]:

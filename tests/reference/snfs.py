@@ -1,4 +1,4 @@
-"""Sparse momentum in plain loops (spec A2), with plain gradient descent inside."""
+"""Sparse momentum in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class SNFS:
                     total,
                     drop=np.abs(layer.weights),
                     grow=np.abs(self.momentum[name]),
-                    regrown="zero",
+                    regrow_value="zero",
                 )
             layer.descend(grads[name], self.rate, but=fresh)
 

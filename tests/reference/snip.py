@@ -1,4 +1,4 @@
-"""SNIP in plain loops (spec B2), with plain gradient descent inside."""
+"""SNIP in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SRigL with neuron ablation in plain loops (spec A12), with plain gradient descent inside."""
+"""SRigL with neuron ablation in plain loops, with plain gradient descent inside."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dst import cli
-from dst.report import collect, curves, figures, groups, many, tables
+from dst.report import collect, curves, figures, groups, many, tables, words
 from dst.studies.sweep import driver as sweeps
 from dst.train.records.run_dir import DirectoryError
 from tests import browser
@@ -133,25 +133,33 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def layout(*runs: Path) -> groups.Layout:
-    return many.compared(collect.collect(runs)).layout
+    return many.compare(collect.collect(runs)).layout
 
 
 def test_runs_that_differ_in_their_seed_only_are_one_group(kept):
-    found = many.compared(collect.collect([kept]))
-    assert list(found.keys) == ["method.name", "method.sparsity"]
-    assert [len(group.trials) for group in found.groups] == [3] * 6
-    assert found.layout == groups.Layout("method.sparsity", ("method.name",), ())
-    means = [group.mean("accuracy") for group in found.groups]
+    comparison = many.compare(collect.collect([kept]))
+    assert list(comparison.keys) == ["method.name", "method.sparsity"]
+    assert [len(group.trials) for group in comparison.groups] == [3] * 6
+    assert comparison.layout == groups.Layout("method.sparsity", ("method.name",), ())
+    means = [group.mean("accuracy") for group in comparison.groups]
     np.testing.assert_allclose(means, [0.91, 0.86, 0.83, 0.88, 0.83, 0.80], atol=1e-12)
+
+
+def test_parts_named_by_import_path_are_one_setting_with_those_named(tmp_path):
+    runs = [make(tmp_path / "a"), make(tmp_path / "b")]
+    text = (runs[1] / "config.yaml").read_text()
+    (runs[1] / "config.yaml").write_text(text.replace("name: rigl", "import: 'mine:Pruner'"))
+    comparison = many.compare(collect.collect(runs))
+    assert list(comparison.lines()) == ["mine:Pruner", "rigl"]
 
 
 def test_intervals_are_students_from_three_seeds_on(tmp_path):
     scores = (0.90, 0.92, 0.94)
     runs = [make(tmp_path / f"{i}", seed=i, accuracy=x) for i, x in enumerate(scores)]
-    (group,) = many.compared(collect.collect(runs)).groups
+    (group,) = many.compare(collect.collect(runs)).groups
     # 4.302653 is the 97.5 % point of Student's distribution with two degrees of freedom.
     assert group.half("accuracy") == pytest.approx(4.302653 * 0.02 / np.sqrt(3), rel=1e-6)
-    (pair,) = many.compared(collect.collect(runs[:2])).groups
+    (pair,) = many.compare(collect.collect(runs[:2])).groups
     assert pair.half("accuracy") is None
 
 
@@ -178,52 +186,52 @@ def test_numbers_that_would_make_too_many_lines_tell_none_apart(tmp_path):
         make(tmp_path / f"{i}", sparsity=s, learning_rate=r, accuracy=0.9 - r)
         for i, (s, r) in enumerate(zip(rng.random(10), rng.random(10), strict=True))
     ]
-    found = layout(*runs)
-    assert found == groups.Layout("method.sparsity", (), ("optimizer.learning_rate",))
+    result = layout(*runs)
+    assert result == groups.Layout("method.sparsity", (), ("optimizer.learning_rate",))
     text = page(many.write_report(runs, tmp_path / "all.html")).text
     assert "Points of one colour differ in learning rate." in text
-    assert "All settings that are numbers" in text
+    assert "All numeric settings" in text
 
 
 def test_what_no_cost_and_no_figure_beats_is_the_front():
     rng = np.random.default_rng(1)
     cost, gain = rng.integers(0, 12, (2, 60)) / 10.0
-    found = figures.front(cost, gain)
+    best = figures.front(cost, gain)
     for i in range(60):
         beaten = ((cost <= cost[i]) & (gain > gain[i])) | ((cost < cost[i]) & (gain >= gain[i]))
-        same = [j for j in found if (cost[j], gain[j]) == (cost[i], gain[i])]
+        same = [j for j in best if (cost[j], gain[j]) == (cost[i], gain[i])]
         assert len(same) == (not beaten.any())
-    assert list(cost[found]) == sorted(cost[found])
+    assert list(cost[best]) == sorted(cost[best])
 
 
 def test_a_curve_is_the_mean_over_seeds_at_the_steps_they_share(kept, tmp_path):
-    found = many.compared(collect.collect([kept]))
-    kind = next(x for x in curves.kinds(found) if x.title == "Training loss")
-    curve = curves.curves(found, kind)[0]
+    comparison = many.compare(collect.collect([kept]))
+    kind = next(x for x in curves.kinds(comparison) if x.title == "Training loss")
+    curve = curves.curves(comparison, kind)[0]
     assert curve.runs == 3
     np.testing.assert_allclose(curve.values, [10 / step + 1 for step in (10, 20, 30, 40)])
     one, two = make(tmp_path / "a", seed=0), make(tmp_path / "b", seed=2)
     lines = (two / "metrics.jsonl").read_text().splitlines()[3:]
     (two / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    (curve,) = curves.curves(many.compared(collect.collect([one, two])), kind)
+    (curve,) = curves.curves(many.compare(collect.collect([one, two])), kind)
     assert curve.steps.tolist() == [20, 30, 40]
 
 
 def test_what_has_not_ended_counts_in_no_figure(toy):
-    before = many.compared(collect.collect([toy])).groups[0].mean("accuracy")
+    before = many.compare(collect.collect([toy])).groups[0].mean("accuracy")
     (toy / "trials/00000/summary.json").unlink()
-    change(toy, 1, state="failed", error="no room")
-    group = many.compared(collect.collect([toy])).groups[0]
+    change(toy, 1, state="failed", error="disk full")
+    group = many.compare(collect.collect([toy])).groups[0]
     assert len(group.trials) == 3 and group.values("accuracy").size == 1
     assert before == pytest.approx(0.91) and group.mean("accuracy") == pytest.approx(0.92)
 
 
 def test_the_table_of_runs_has_the_settings_of_each(kept):
-    found = collect.collect([kept])
-    table = tables.runs(many.compared(found), found.trials, kept)
+    runs = collect.collect([kept])
+    table = tables.runs(many.compare(runs), runs.trials, kept)
     for key, head in (("method.name", "method"), ("method.sparsity", "sparsity"), ("seed", "seed")):
         column = [row[table.heads.index(head)].text for row in table.rows]
-        assert column == [groups.worded(trial.settings[key]) for trial in found.trials]
+        assert column == [words.worded(trial.settings[key]) for trial in runs.trials]
 
 
 def test_every_trial_is_listed_with_its_state_and_its_error(toy):
@@ -246,57 +254,57 @@ def test_every_trial_is_listed_with_its_state_and_its_error(toy):
     assert states == expected + ["done"] * 12
     assert lock.read_text().startswith("process"), "the lock of a run is not touched"
     text = page(target).text
-    assert "13 done, 1 running, 1 unfinished, 1 waiting, 1 pruned, 1 failed" in text
+    assert "13 done, 1 failed, 1 running, 1 unfinished, 1 pruned, 1 waiting" in text
     assert evil in text and text.count("What is missing") == 1
     assert "2 runs, 00002, 00003: summary.json is missing" in text
     assert "00002: metrics.jsonl holds no metrics yet" in text
-    # The sweep tells the settings of a trial that has not begun.
+    # The sweep has the settings of a trial that has not started.
     assert rows(target.with_suffix(".csv"))[5]["method.sparsity"] == "0.95"
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "sweep.yaml"])
 @pytest.mark.parametrize("harm", ["absent", "noise", "list"])
-def test_a_damaged_sweep_shows_its_trials_and_says_what_is_missing(toy, name, harm):
+def test_a_damaged_sweep_shows_its_trials_and_names_what_is_missing(toy, name, harm):
     if harm == "absent":
         (toy / name).unlink()
     else:
         (toy / name).write_bytes(b"\xff{[\x00 :\n\x9f!" if harm == "noise" else b"[1, 2]")
     (toy / "trials/99999").mkdir()
-    found = collect.collect([toy])
-    said = "missing" if harm == "absent" else "damaged"
-    assert [f"{name} is {said}" in note for note in found.notes] == [True, False]
-    assert found.notes[1].endswith("99999 holds no file of a run; it is left out.")
-    assert [trial.state for trial in found.trials] == ["done"] * 18
-    assert many.tiles(found, many.compared(found))[0].value == "91.0 %"
+    runs = collect.collect([toy])
+    state = "missing" if harm == "absent" else "damaged"
+    assert [f"{name} is {state}" in note for note in runs.notes] == [True, False]
+    assert runs.notes[1].endswith("99999 is left out: it holds no file of a run.")
+    assert [trial.state for trial in runs.trials] == ["done"] * 18
+    assert many.tiles(runs, many.compare(runs))[0].value == "91.0 %"
 
 
 def test_a_sweep_without_trials_has_a_report(tmp_path):
     where = tmp_path / "new"
     (where / "trials").mkdir(parents=True)
     text = page(many.write_report([where])).text
-    assert "has no trials yet" in text and "there are no figures yet" in text
+    assert "has no trials yet" in text and "There are no final figures yet" in text
 
 
 def test_the_names_of_a_sweeps_files_are_those_that_it_writes():
-    found = (collect.FILE, collect.JOURNAL, collect.RESULTS)
-    assert found == (sweeps.FILE, sweeps.JOURNAL, sweeps.RESULTS)
+    names = (collect.FILE, collect.JOURNAL, collect.RESULTS)
+    assert names == (sweeps.FILE, sweeps.JOURNAL, sweeps.RESULTS)
 
 
 def test_the_page_asks_for_nothing_and_runs_one_script(kept):
-    found = page(kept / "report.html")
-    for tag, name, value in found.attributes:
+    result = page(kept / "report.html")
+    for tag, name, value in result.attributes:
         assert "://" not in value, (tag, name, value)
         if name in ("src", "srcset", "xlink:href", "data", "action"):
             assert value.startswith("data:"), (tag, name, value)
     html = (kept / "report.html").read_text(encoding="utf-8")
     (script,) = re.findall(r"<script>(.*?)</script>", html, flags=re.S)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    (policy,) = [value for _, _, value in found.attributes if "default-src" in value]
+    (policy,) = [value for _, _, value in result.attributes if "default-src" in value]
     assert policy == (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
         f"script-src 'sha256-{digest}'"
     )
-    ids = [value for _, name, value in found.attributes if name == "id"]
+    ids = [value for _, name, value in result.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', html)) == set(ids)
 
@@ -314,9 +322,9 @@ def test_links_lead_to_run_directories_and_commands_repeat_runs(tmp_path, monkey
 
 
 def test_the_same_data_is_there_as_csv(kept):
-    found = rows(kept / "report.csv")
-    assert len(found) == 18
-    first = found[0]
+    table = rows(kept / "report.csv")
+    assert len(table) == 18
+    first = table[0]
     assert (first["method.name"], first["method.sparsity"], first["seed"]) == ("rigl", "0.9", "0")
     assert float(first["accuracy"]) == 0.9 and float(first["training_cost"]) == 1.2 * (1 - 0.9)
     points = [x for x in rows(kept / "report-curves.csv") if x["curve"] == "Test accuracy"]
@@ -344,9 +352,9 @@ def test_the_page_says_what_is_asked_what_varies_and_what_bands_are(kept):
         "method: rigl, set",
         "sparsity: 0.9, 0.95, 0.98",
         "seed: 0, 1, 2",
-        "Means over 3 seeds, single runs as small points. Bands: 95 % t intervals of the means",
+        "Points are means over 3 seeds; small points are single runs. Bands are 95 % t intervals",
         "Best accuracy 91.0 %",
-        "On the front, cheapest first: rigl, sparsity 0.98; rigl, sparsity 0.95; rigl, sparsity",
+        "Pareto front, cheapest first: rigl, sparsity 0.98; rigl, sparsity 0.95; rigl, sparsity",
         "learning_rate: 0.001",
         "dst train",
     ):
@@ -355,13 +363,13 @@ def test_the_page_says_what_is_asked_what_varies_and_what_bands_are(kept):
         assert f"<figcaption>{title}</figcaption>" in (kept / "report.html").read_text()
 
 
-def test_a_run_without_the_setting_is_a_level_line(tmp_path):
+def test_a_run_without_the_setting_is_a_horizontal_line(tmp_path):
     runs = [make(tmp_path / f"{x}", sparsity=x, accuracy=1.5 - x) for x in (0.8, 0.9)]
     runs.append(make(tmp_path / "dense", "dense", accuracy=0.95))
-    found = many.compared(collect.collect(runs))
-    assert found.layout.x == "method.sparsity"
-    plot = figures.against_setting(found)
-    assert plot.caption == "Level lines: sparsity does not apply. One run each."
+    comparison = many.compare(collect.collect(runs))
+    assert comparison.layout.x == "method.sparsity"
+    plot = figures.against_setting(comparison)
+    assert plot.caption == "Horizontal lines are runs without a sparsity. Each point is one run."
     assert [key.label for key in plot.legend] == ["dense", "rigl"]
 
 
@@ -370,9 +378,9 @@ def test_the_same_files_give_the_same_bytes(kept):
     assert many.write_report([kept]).read_bytes() == first
 
 
-def test_a_run_given_twice_counts_once(kept):
-    found = collect.collect([kept, kept / "trials/00003", f"{kept}/../toy"])
-    assert len(found.trials) == 18
+def test_a_run_that_is_named_twice_counts_once(kept):
+    runs = collect.collect([kept, kept / "trials/00003", f"{kept}/../toy"])
+    assert len(runs.trials) == 18
 
 
 @pytest.mark.parametrize("make_", ["nothing", "empty", "file"])
@@ -383,7 +391,7 @@ def test_what_is_no_run_sweep_or_study_is_refused(tmp_path, make_, capsys, kept)
         (where / "sweep.yaml").write_text("")  # a sweep file is no sweep's directory
     elif make_ == "file":
         where.write_text("")
-    with pytest.raises(DirectoryError, match="is no run, sweep or study: expected .* found"):
+    with pytest.raises(DirectoryError, match="is not a run, sweep or study: expected .* found"):
         collect.collect([kept, where])
     assert cli.main(["report", str(kept), str(where)]) == 2
     assert "Give directories that `dst train`, `dst sweep`" in capsys.readouterr().err
@@ -406,8 +414,8 @@ def test_the_command_writes_runs_compared_or_one_sweep(tmp_path, monkeypatch, ca
 def chromium(tmp_path):
     if browser.BROWSER is None:
         pytest.skip("no Chromium here: apt-get install chromium")
-    with browser.Browser(tmp_path / "profile") as found:
-        yield found
+    with browser.Browser(tmp_path / "profile") as opened:
+        yield opened
 
 
 @pytest.mark.evidence

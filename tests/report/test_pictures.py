@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from dst.inspect import mask_images as pixels
+from dst.inspect import mask_images
 from dst.report import pictures, plots
 
 
@@ -20,7 +20,7 @@ def test_input_maps_count_the_connections_of_each_pixel():
     assert numbers == [["3", *"0000000", "1"], [*"0000", "5", *"0000"]]
     assert "Pixels without any connection: 7 before training, 8 after training." in view.pixel_text
     labels = [key.label for key in view.matrices[2].legend]
-    assert labels == ["kept 0", "new 5", "gone 4"]
+    assert labels == ["kept 0", "grown 5", "dropped 4"]
 
 
 @pytest.mark.parametrize("shape", [(10, 7), (3, 3, 2, 8), (16, 4), (1, 1), (2000, 3), (700, 600)])
@@ -42,7 +42,7 @@ def test_masks_that_cannot_be_compared_have_none(masks):
 def test_pictures_show_large_masks_by_their_density():
     mask = np.zeros((2048, 4), bool)
     mask[:1024] = True
-    weight = pixels.shrunk(mask.astype(float))
+    weight = mask_images.shrunk(mask.astype(float))
     assert weight.shape == (512, 4)
     assert weight.mean() == pytest.approx(0.5)
     assert weight[0, 0] == 1.0 and weight[-1, 0] == 0.0

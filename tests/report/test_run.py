@@ -1,7 +1,8 @@
-"""The report of a run: shows what the run directory holds, and says what it lacks."""
+"""The report of a run shows what the run directory holds, and names what it lacks."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -9,8 +10,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+import dst
 from dst.io.safetensors import save_masks
-from dst.report import plots, reading, run, write_report
+from dst.methods import METHODS
+from dst.report import question, reading, sections, theme, tiles, write_report
 
 CONFIG = """\
 name: small-rigl
@@ -72,13 +75,13 @@ def sparsities() -> dict[str, float]:
 
 
 def records() -> list[dict]:
-    found = []
+    lines = []
     for step in range(10, 41, 10):
         common = sparsities() | {"dropped": 7, "grown": 7}
-        found.append({"step": step, "kind": "topology", "churn": 0.12} | common)
-        found.append({"step": step, "kind": "train", "loss": 1 / step, "accuracy": step / 50})
-        found.append({"step": step, "kind": "eval", "loss": 0.5, "accuracy": 0.9} | common)
-    return found
+        lines.append({"step": step, "kind": "topology", "churn": 0.12} | common)
+        lines.append({"step": step, "kind": "train", "loss": 1 / step, "accuracy": step / 50})
+        lines.append({"step": step, "kind": "eval", "loss": 0.5, "accuracy": 0.9} | common)
+    return lines
 
 
 def summary() -> dict:
@@ -132,21 +135,21 @@ def page(where) -> Page:
 
 def notes(text: str) -> str:
     """The text of the part on what is missing."""
-    found = re.search(r"What is missing(.*?)Training", text)
-    return found.group(1) if found else ""
+    part = re.search(r"What is missing(.*?)Training", text)
+    return part.group(1) if part else ""
 
 
 def test_the_report_asks_for_nothing_from_outside(whole):
-    found = page(whole)
-    assert not {"script", "iframe", "object", "embed"} & set(found.tags)
-    for tag, name, value in found.attributes:
+    result = page(whole)
+    assert not {"script", "iframe", "object", "embed"} & set(result.tags)
+    for tag, name, value in result.attributes:
         assert "://" not in value, (tag, name, value)
         if name in ("src", "href", "srcset", "xlink:href", "data", "action"):
             assert value.startswith(("data:", "#")), (tag, name, value)
     html = (whole / "report.html").read_text(encoding="utf-8")
     assert "@import" not in html
     assert not re.search(r"url\((?!#)", html)
-    policy = [value for tag, name, value in found.attributes if "default-src" in value]
+    policy = [value for tag, name, value in result.attributes if "default-src" in value]
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
 
@@ -162,9 +165,59 @@ def test_the_figures_of_the_summary_are_shown(whole):
 
 def test_the_question_names_model_data_method_and_sparsity(whole):
     assert (
-        "How accurate does mlp (hidden 12) become on digits when RigL keeps 75 % of its selected "
-        "weights at zero?"
+        "What test accuracy does mlp (hidden 12) reach on digits with RigL at 75 % sparsity?"
     ) in page(whole).text
+
+
+def test_a_method_that_is_registered_needs_no_line_in_the_report(whole, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Pruner:
+        sparsity: float
+        a: int = 1
+        b: int = 1
+        c: int = 1
+        d: int = 1
+        e: int = 1
+        usual: int = 1
+        changed: int = 1
+        structure: object = dst.Unstructured()
+
+    monkeypatch.setitem(METHODS, "my-pruner", Pruner)
+    method = "name: my-pruner, sparsity: 0.5, a: 2, b: 2, c: 2, d: null, e: 2"
+    method += ", usual: 1, changed: 3, structure: unstructured"
+    text = CONFIG.replace("name: rigl, sparsity: 0.75, allocation: erk, every: 10", method)
+    (whole / "config.yaml").write_text(text)
+    run = reading.read(whole)
+    assert question.question(run).endswith(" on digits with Pruner at 50 % sparsity?")
+    shown = ["method my-pruner", "sparsity 0.5", "a 2", "b 2", "c 2", "e 2", "usual 1", "changed 3"]
+    assert question.settings(run) == [*shown, "seed 3"]
+
+
+def test_parts_named_by_import_path_are_called_by_their_last_name(whole):
+    (whole / "config.yaml").write_text(
+        """\
+model: {import: "my.nets:make_vit", depth: 6}
+data: {import: "my.data:Spirals", noise: 0.1}
+method: {import: "mine:Pruner", sparsity: 0.9}
+"""
+    )
+    sentence = question.question(reading.read(whole))
+    assert sentence == (
+        "What test accuracy does make_vit (depth 6) reach on Spirals with Pruner at 90 % sparsity?"
+    )
+
+
+def test_figures_of_an_objective_of_the_users_own_are_drawn(whole):
+    own = {"loss": 1.5, "mean_error": 0.25}
+    lines = [{k: v for k, v in x.items() if k != "accuracy"} for x in records()]
+    lines = [x | own if x["kind"] != "topology" else x for x in lines]
+    (whole / "metrics.jsonl").write_text(jsonl(lines))
+    (whole / "summary.json").write_text(json.dumps({"loss": 1.25}))
+    text = page(whole).text
+    assert "What test loss does mlp (hidden 12) reach" in text
+    assert "Test loss 1.250 best 1.500 at step 10" in text
+    titles = [plot.title for plot in sections.training(reading.read(whole)).plots]
+    assert titles == ["Loss", "Mean error"]
 
 
 def test_config_and_the_command_that_repeats_it_are_shown(whole):
@@ -179,17 +232,17 @@ def test_nothing_is_said_to_be_missing_where_nothing_is(whole):
 
 def test_the_same_files_give_the_same_bytes(whole):
     first = write_report(whole).read_bytes()
-    plots.matplotlib.rcParams["font.size"] = 17.0
+    theme.matplotlib.rcParams["font.size"] = 17.0
     try:
         assert write_report(whole).read_bytes() == first
-        assert plots.matplotlib.rcParams["font.size"] == 17.0
+        assert theme.matplotlib.rcParams["font.size"] == 17.0
     finally:
-        plots.matplotlib.rcParams["font.size"] = 10.0
+        theme.matplotlib.rcParams["font.size"] = 10.0
 
 
 def test_ids_are_unique_and_every_reference_has_one(whole):
-    found = page(whole)
-    ids = [value for _, name, value in found.attributes if name == "id"]
+    result = page(whole)
+    ids = [value for _, name, value in result.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     html = (whole / "report.html").read_text(encoding="utf-8")
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', html)) == set(ids)
@@ -205,10 +258,10 @@ def test_figures_follow_light_and_dark(whole):
 def test_text_from_files_is_escaped(whole):
     evil = "<script>alert('x')</script>&\""
     (whole / "config.yaml").write_text(f"name: {json.dumps(evil)}\nmodel: {{name: '<b>'}}\n")
-    found = summary()
-    found["layers"][0]["path"] = evil
-    found["versions"] = {evil: evil}
-    (whole / "summary.json").write_text(json.dumps(found))
+    figures = summary()
+    figures["layers"][0]["path"] = evil
+    figures["versions"] = {evil: evil}
+    (whole / "summary.json").write_text(json.dumps(figures))
     line = {"step": 50, "kind": "eval", "accuracy": 0.5, f"explored/{evil}": 0.5}
     (whole / "metrics.jsonl").write_text(jsonl([*records(), line]))
     masks = {evil: np.eye(16, dtype=bool)}
@@ -248,9 +301,9 @@ def test_a_run_of_one_file_has_a_report(whole, only):
     for path in whole.iterdir():
         if path.name != only:
             path.unlink()
-    said = notes(page(whole).text)
-    assert only not in said
-    assert said.count("missing") == 4
+    missing = notes(page(whole).text)
+    assert only not in missing
+    assert missing.count("missing") == 4
 
 
 def test_a_run_under_way_shows_its_last_logged_figures(whole):
@@ -264,11 +317,11 @@ def test_a_run_under_way_shows_its_last_logged_figures(whole):
     assert "Mask before training" in text and "Mask after training" not in text
 
 
-def test_a_cut_off_last_line_is_left_out_and_named(whole):
+def test_an_incomplete_last_line_is_left_out_and_named(whole):
     lines = jsonl(records())
     (whole / "metrics.jsonl").write_text(lines + '{"step": 50, "kind": "eval", "accu')
-    found = page(whole)
-    assert "The last line of metrics.jsonl is cut off" in notes(found.text)
+    result = page(whole)
+    assert "The last line of metrics.jsonl is incomplete" in notes(result.text)
     assert reading.read(whole).lines == sorted(records(), key=lambda line: line["step"])
 
 
@@ -288,11 +341,11 @@ def test_values_that_are_no_numbers_leave_gaps_and_are_named(whole):
             if key in line and line["step"] == 20:
                 line[key] = float("nan")
     (whole / "metrics.jsonl").write_text(jsonl(lines))
-    found = summary() | {"accuracy": float("nan"), "seconds": None, "sparsity": "high"}
-    (whole / "summary.json").write_text(json.dumps(found))
+    figures = summary() | {"accuracy": float("nan"), "seconds": None, "sparsity": "high"}
+    (whole / "summary.json").write_text(json.dumps(figures))
     text = page(whole).text
-    said = "The train loss is no finite number on 4 of 4 lines, first at step 10."
-    assert said in notes(text)
+    note = "The train loss is not a finite number on 4 of 4 lines, first at step 10."
+    assert note in notes(text)
     assert "90.0 %" in text, "the last logged accuracy stands in for the summary's"
     assert "nan" not in text.lower().split()
 
@@ -305,14 +358,14 @@ def test_a_dense_run_misses_nothing(whole):
     ]
     (whole / "config.yaml").write_text(CONFIG.replace("rigl, sparsity: 0.75", "dense"))
     (whole / "metrics.jsonl").write_text(jsonl(dense))
-    found = summary() | {"layers": summary()["layers"][-1:], "sparsity": 0.0}
-    (whole / "summary.json").write_text(json.dumps(found))
+    figures = summary() | {"layers": summary()["layers"][-1:], "sparsity": 0.0}
+    (whole / "summary.json").write_text(json.dumps(figures))
     (whole / "masks-initial.safetensors").unlink()
     save_masks(whole / "masks-final.safetensors", {})
     text = page(whole).text
     assert "What is missing" not in text
-    assert "with all of its weights in use?" in text
-    assert "A dense run: no layer is sparse" in text and "A dense run has no masks" in text
+    assert "reach on digits when all of its weights are in use?" in text
+    assert "This run is dense: no layer is sparse" in text and "A dense run has no masks" in text
 
 
 def test_a_static_mask_is_said_to_be_the_same(whole):
@@ -322,7 +375,7 @@ def test_a_static_mask_is_said_to_be_the_same(whole):
     save_masks(whole / "masks-final.safetensors", random_masks(0))
     text = page(whole).text
     assert "The mask is the same before and after training." in text
-    assert "The metrics hold no topology step." in text and "What changed" not in text
+    assert "The metrics contain no topology step." in text and "What changed" not in text
 
 
 def test_masks_alone_tell_the_sparsity(whole):
@@ -331,7 +384,7 @@ def test_masks_alone_tell_the_sparsity(whole):
     masks = {"w": np.arange(40).reshape(8, 5) < 5}
     save_masks(whole / "masks-initial.safetensors", masks)
     save_masks(whole / "masks-final.safetensors", masks)
-    tile = run.tiles(reading.read(whole))[1]
+    tile = tiles.tiles(reading.read(whole))[1]
     assert (tile.value, tile.detail) == ("87.5 %", "5 of 40 selected weights active")
 
 
@@ -346,7 +399,7 @@ def test_many_layers_share_one_legend_entry(whole):
     (whole / "summary.json").unlink()
     for name in ("initial", "final"):
         (whole / f"masks-{name}.safetensors").unlink()
-    plot = run.exploration(reading.read(whole)).plots[0]
+    plot = sections.exploration(reading.read(whole)).plots[0]
     assert [key.label for key in plot.legend] == ["each layer", "all sparse layers"]
     page(whole)
 
@@ -392,7 +445,7 @@ def test_a_run_on_text_reports_bits_per_byte(whole):
     (whole / "metrics.jsonl").write_text(jsonl(lines))
     (whole / "summary.json").write_text(json.dumps(summary() | {"bits_per_byte": 2.125}))
     text = page(whole).text
-    assert "With how few bits per byte does mlp (hidden 12) predict digits when RigL" in text
+    assert "What test bits per byte does mlp (hidden 12) reach on digits with RigL at 75 %" in text
     assert "Test bits per byte 2.125 best 2.200 at step 40" in text
     html = (whole / "report.html").read_text(encoding="utf-8")
     titles = re.findall("<figcaption>(.*?)</figcaption>", html)

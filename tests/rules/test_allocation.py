@@ -1,4 +1,4 @@
-"""Laws and published numbers of allocations (spec F, G2, P2; peers 4.1, 4.5, 4.7)."""
+"""Laws and published numbers of allocations."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dst.core import tree
-from dst.engine.plan import make
+from dst.engine.hard_plan import plan_of
 from dst.rules.allocation import Allocation, ErdosRenyi, Layer, Uniform, allocator, zeros
-from dst.rules.rule import Rule
+from dst.rules.rule import HowMany, Rule
 from tests.reference import resnet50
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -54,7 +54,7 @@ def expected_total(shapes, allocation):
     [(90, 0.7, 63), (10, 0.5, 5), (100, 0.29, 29), (1000, 0.9, 900), (3, 0.5, 1), (7, 0.0, 0)],
 )
 def test_decimal_products_are_exact(size, sparsity, inactive):
-    """Spec 0.6: int(90 * 0.7) is 62 in binary floating point."""
+    """int(90 * 0.7) is 62 in binary floating point."""
     assert zeros(size, sparsity) == inactive
 
 
@@ -118,7 +118,7 @@ ABC = {"a": (2, 4), "b": (3, 6), "c": (2, 4, 6)}
     ],
 )
 def test_the_formula_equals_that_of_the_peers(shapes, sparsity, allocate, found, rounded):
-    """Peers 4.1, where JaxPruner rounds to the nearest count."""
+    """jaxpruner/sparsity_distributions_test.py; JaxPruner rounds to the nearest count."""
     allocation = allocate(layers(shapes), sparsity)
     assert floats(allocation) == pytest.approx(found, abs=1e-6)
     sizes = [math.prod(s) for s in shapes.values()]
@@ -150,13 +150,13 @@ def test_erk_on_lenet_300_100(sparsity, found, active):
 
 
 def test_lenet_at_90_percent_misses_the_budget_by_rounding_only():
-    """Spec P2: every layer rounds up by less than one weight."""
+    """Every layer rounds up by less than one weight."""
     total = sum(counts(LENET, ERK(layers(LENET), 0.9)).values())
     assert total == 26621
     assert 0 <= total - (266200 - zeros(266200, 0.9)) <= len(LENET)
 
 
-# ResNet-50 (peers 4.5, spec G2)
+# ResNet-50: README.md of google-research/rigl, to the digits that its counter gives
 
 _STAGE_2 = [f"s2b0/{k}" for k in ("1", "3", "proj")]
 _STAGE_2 += [f"s2b{b}/{k}" for b in (1, 2) for k in ("1", "3")]
@@ -219,7 +219,7 @@ def test_erk_on_resnet_50_layer_by_layer(column):
 
 def test_the_start_table_of_resnet_50_holds_the_allocated_integers():
     params = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in RESNET.items()}
-    plan = make(tree.survey(params), Rule(sparsity=0.9))
+    plan = plan_of(tree.survey(params), Rule(sparsity=0.9))
     assert sum(int(p.initial) for p in plan.sparse.values()) == 2_550_353
     assert "2550353 of 25502912 weights" in str(plan)
 
@@ -254,7 +254,7 @@ def test_erk_with_a_dense_first_layer_costs_what_is_published():
 
 
 def test_uniform_without_compensation_misses_the_global_sparsity():
-    """Spec F: RigL's uniform runs leave the first convolution dense on top of the budget."""
+    """RigL's uniform runs leave the first convolution dense on top of the budget."""
     allocation = Uniform(dense="conv1")(layers(RESNET), 0.8)
     assert allocation.sparsity["conv1"] == 0
     active = sum(counts(RESNET, allocation).values())
@@ -327,7 +327,7 @@ def test_a_higher_sparsity_is_higher_in_every_layer(shapes, low, high):
 
 @pytest.mark.parametrize("allocation", ["erk", "er", "uniform"])
 def test_stacked_slices_are_layers_of_their_own(allocation):
-    """Peers 5.3: a scan-stacked kernel is no three-dimensional tensor."""
+    """A scan-stacked kernel is no three-dimensional tensor."""
     other = {"conv": (3, 3, 4, 8), "head": (64, 10)}
     apart = {"a": (64, 64), "b": (64, 64), "c": (64, 64), **other}
     stacked = {"abc": (3, 64, 64), **other}
@@ -335,7 +335,7 @@ def test_stacked_slices_are_layers_of_their_own(allocation):
     def planned(shapes, **options):
         params = {k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in shapes.items()}
         leaves = tree.survey(params, **options)
-        return make(leaves, Rule(sparsity=0.83, allocation=allocation))
+        return plan_of(leaves, Rule(sparsity=0.83, how_many=HowMany(allocation=allocation)))
 
     one, three = planned(stacked, stacked={"abc": 1}), planned(apart)
     assert one.allocation.epsilon == three.allocation.epsilon
@@ -349,4 +349,9 @@ def test_an_allocator_of_ones_own_is_a_function():
         return Allocation({k: Fraction(1, 2) for k in named})
 
     params = {"w": jax.ShapeDtypeStruct((4, 6), jnp.float32)}
-    assert make(tree.survey(params), Rule(0.9, allocation=halves)).sparse["w"].initial == 12
+    assert (
+        plan_of(tree.survey(params), Rule(0.9, how_many=HowMany(allocation=halves)))
+        .sparse["w"]
+        .initial
+        == 12
+    )

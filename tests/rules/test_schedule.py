@@ -1,4 +1,4 @@
-"""Laws and worked numbers of schedules and cadences (spec 0.6, 0.9, C1, P3; peers 4.4)."""
+"""Laws and worked numbers of schedules and cadences."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dst
-from dst.rules.rule import Rule
+from dst.rules.ramps import cubic
+from dst.rules.rule import HowMany, Rule
 from dst.rules.schedule import (
-    Cadence,
-    cadence,
+    UpdateSchedule,
     constant,
     cosine,
-    cubic,
     duration,
     exact,
     linear,
     resolve,
+    update_schedule,
 )
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -52,7 +52,7 @@ def test_the_cosine_of_rigl(step, value):
     ("step", "value"), [(0, 0.5), (250, 0.427509), (500, 0.2525), (750, 0.077491), (1000, 0.005)]
 )
 def test_the_cosine_with_the_floor_of_itop(step, value):
-    assert cosine(0.5, 1000, floor=0.005)(step) == pytest.approx(value, abs=6e-7)
+    assert cosine(0.5, 1000, end=0.005)(step) == pytest.approx(value, abs=6e-7)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_cubic_ramp_of_gradual_pruning(step, value):
 
 
 def test_the_ramp_of_jaxpruner_runs_one_step_ahead():
-    """Peers 4.4: its progress is (step + 1 - start) / (end - start)."""
+    """jaxpruner/sparsity_schedules.py: its progress is (step + 1 - start) / (end - start)."""
     assert cubic(0.5, 0, 20)(9 + 1) == Fraction(4375, 10_000)
     for step, value in [(1000, 0.0003), (3250, 0.520481), (5500, 0.787575)]:
         assert float(cubic(0.9, 1000, 10_000)(step + 1)) == pytest.approx(value, abs=6e-7)
@@ -77,14 +77,14 @@ def test_a_ramp_cannot_end_before_it_starts():
 
 
 def test_a_line_is_straight():
-    assert [linear(0.4, 4, floor=0.2)(t) for t in (0, 1, 2, 4, 9)] == pytest.approx(
+    assert [linear(0.4, 4, end=0.2)(t) for t in (0, 1, 2, 4, 9)] == pytest.approx(
         [0.4, 0.35, 0.3, 0.2, 0.2]
     )
 
 
 def test_exchanged_counts_follow_the_cosine():
-    """Spec P3."""
-    rule = Rule(0.9, fraction=cosine(0.3, 10))
+    """100 active weights, drop fraction .3 at first, ten steps."""
+    rule = Rule(0.9, how_many=HowMany(fraction=cosine(0.3, 10)))
     assert [rule.exchanged(100, t) for t in range(11)] == [30, 29, 27, 23, 19, 15, 10, 6, 2, 0, 0]
 
 
@@ -106,20 +106,20 @@ def test_exchanged_counts_follow_the_cosine():
     ],
 )
 def test_exchanged_counts_are_rounded_as_said(active, fraction, rounding, dropped):
-    """Spec 0.6."""
-    rule = Rule(0.9, fraction=constant(fraction), rounding=rounding)
+    """``floor`` as in RigL's code, ``ceil`` as in ITOP's and GraNet's."""
+    rule = Rule(0.9, how_many=HowMany(fraction=constant(fraction), rounding=rounding))
     assert rule.exchanged(active, 0) == dropped
 
 
 @given(active=st.integers(0, 3000), hundredths=st.integers(0, 100))
 def test_exchanged_counts_of_decimals_equal_those_of_fractions(active, hundredths):
-    rule = Rule(0.5, fraction=constant(hundredths / 100))
+    rule = Rule(0.5, how_many=HowMany(fraction=constant(hundredths / 100)))
     assert rule.exchanged(active, 0) == active * hundredths // 100
 
 
 def test_a_drop_fraction_outside_zero_to_one_is_refused():
     with pytest.raises(ValueError, match=r"drop fraction at step 7 must be a number in \[0, 1\]"):
-        Rule(0.5, fraction=constant(1.5)).exchanged(10, 7)
+        Rule(0.5, how_many=HowMany(fraction=constant(1.5))).exchanged(10, 7)
 
 
 def test_decimal_numbers_are_exact_fractions():
@@ -133,8 +133,8 @@ def test_decimal_numbers_are_exact_fractions():
 
 SCHEDULES = [
     cosine(0.3, 75),
-    cosine(0.5, 100, floor=0.005),
-    linear(0.4, 60, floor=0.1),
+    cosine(0.5, 100, end=0.005),
+    linear(0.4, 60, end=0.1),
     cubic(0.9, 10, 80),
     cubic(0.9, 10, 80, initial=0.5),
     cubic(0.9, 50, 50),
@@ -156,7 +156,7 @@ def test_optax_accepts_our_schedules_and_we_accept_optax_schedules():
         state = tx.init(jnp.ones(1))
         update, _ = tx.update(jnp.ones(1), state)
         assert float(update[0]) == pytest.approx(0.3)
-        rule = Rule(0.9, fraction=optax.cosine_decay_schedule(0.3, 10))
+        rule = Rule(0.9, how_many=HowMany(fraction=optax.cosine_decay_schedule(0.3, 10)))
         assert [rule.exchanged(100, t) for t in (0, 5, 10)] == [30, 15, 0]
 
 
@@ -184,7 +184,7 @@ def fired(c, until=100):
 def test_topology_changes_at_start_and_every_interval_before_stop(
     every, start, stop, steps, expected
 ):
-    found = cadence(every, start, stop, steps, "")
+    found = update_schedule(every, start, stop, steps, "")
     assert fired(found) == expected
     if stop is not None:
         assert found.steps() == expected and not found.endless
@@ -195,7 +195,7 @@ def test_topology_changes_at_start_and_every_interval_before_stop(
     [(10, 0, 20, [0, 10, 20]), (10, 5, 28, [5, 15, 25, 28]), (10, 5, 7, [5, 7]), (9, 5, 5, [5])],
 )
 def test_an_included_stop_is_the_last_step_also_off_the_grid(every, start, stop, expected):
-    found = cadence(every, start, stop, None, "", include_stop=True)
+    found = update_schedule(every, start, stop, None, "", include_stop=True)
     assert fired(found) == found.steps() == expected
 
 
@@ -203,7 +203,7 @@ def test_an_included_stop_is_the_last_step_also_off_the_grid(every, start, stop,
     every=st.integers(1, 12), start=st.integers(0, 30), more=st.integers(1, 40), stop=st.booleans()
 )
 def test_the_list_of_steps_is_what_fires(every, start, more, stop):
-    found = cadence(every, start, start + more, None, "", include_stop=stop)
+    found = update_schedule(every, start, start + more, None, "", include_stop=stop)
     assert fired(found) == found.steps()
     assert found.steps()[0] == start
 
@@ -213,12 +213,12 @@ def test_the_list_of_steps_is_what_fires(every, start, more, stop):
 )
 def test_a_schedule_that_never_fires_is_an_error(every, start, stop):
     with pytest.raises(ValueError, match="never fires"):
-        cadence(every, start, stop, None, "")
+        update_schedule(every, start, stop, None, "")
 
 
 def test_a_cadence_of_ones_own_that_never_fires_is_an_error():
     with pytest.raises(ValueError, match="never fires"):
-        Cadence(first=5, every=1, last=4)
+        UpdateSchedule(first=5, every=1, last=4)
 
 
 @pytest.mark.parametrize(
@@ -274,36 +274,40 @@ def test_methods_fire_as_their_papers_say(method, expected):
 
 def test_gradual_pruning_in_one_shot_is_possible():
     rule = dst.GMP(sparsity=0.9, start=50, stop=50).rule()
-    assert rule.cadence.steps() == [50]
-    assert (rule.ramp(49), rule.ramp(50)) == (0, 1)
+    assert rule.when.steps() == [50]
+    assert (rule.how_many.ramp(49), rule.how_many.ramp(50)) == (0, 1)
 
 
 @pytest.mark.parametrize(
     ("start", "stop", "every"), [(0, 95, 10), (3, 50, 7), (10, 20, 100), (1000, 10_000, 999)]
 )
 def test_gradual_pruning_reaches_its_sparsity_when_the_end_is_off_the_grid(start, stop, every):
-    """Peers 5.3: JaxPruner's last value is .8999 then."""
+    """JaxPruner's last value is .8999 then."""
     rule = dst.GMP(sparsity=0.9, start=start, stop=stop, every=every).rule()
-    assert rule.cadence.steps()[-1] == stop
-    assert rule.ramp(stop) == 1
-    assert rule.ramp(start) == 0
+    assert rule.when.steps()[-1] == stop
+    assert rule.how_many.ramp(stop) == 1
+    assert rule.how_many.ramp(start) == 0
 
 
 def test_a_percentage_of_the_run_scales_with_the_run():
     method = dst.RigL(sparsity=0.9, every="10%")
     for steps in (100, 1000):
-        assert method.rule(steps).cadence.every == steps // 10
-        assert float(method.rule(steps).fraction(steps * 3 // 4)) == pytest.approx(0, abs=1e-9)
+        assert method.rule(steps).when.every == steps // 10
+        assert float(method.rule(steps).how_many.fraction(steps * 3 // 4)) == pytest.approx(
+            0, abs=1e-9
+        )
 
 
 @pytest.mark.parametrize("fraction", [cosine(0.3, 100), linear(0.3, 100)])
 def test_a_decay_without_end_needs_a_stop(fraction):
     from dst.core.tree import survey
-    from dst.engine.plan import make
+    from dst.engine.hard_plan import plan_of
 
-    rule = Rule(0.5, cadence=cadence(10, None, None, None, ""), fraction=fraction)
+    rule = Rule(
+        0.5, when=update_schedule(10, None, None, None, ""), how_many=HowMany(fraction=fraction)
+    )
     leaves = survey({"w": jax.ShapeDtypeStruct((4, 4), jnp.float32)})
     with pytest.raises(ValueError, match="needs a last topology step. Give `stop`"):
-        make(leaves, rule)
+        plan_of(leaves, rule)
     with pytest.raises(ValueError, match="needs an end"):
         dst.RigL(sparsity=0.9, stop=None)

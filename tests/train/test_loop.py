@@ -11,7 +11,7 @@ import pytest
 import dst
 from dst import cli
 from dst.report import reading
-from dst.report.run import tiles
+from dst.report.tiles import tiles
 from dst.train import loop, setup
 from dst.train.config import run as config
 from dst.train.records import checkpoint

@@ -52,7 +52,11 @@ class Tickets:
       Frankle et al. 2020 (arXiv 1912.05671): rewinding to a step, linear mode connectivity.
       Renda et al. 2020 (arXiv 2003.02389): learning-rate rewinding, fine-tuning.
 
-    Checked against: spec D1, L4 and O5 (paper text); the authors' codes remove one weight more.
+    Checked against: the papers' descriptions; two rounds by hand,
+    tests/studies/lottery/test_pruning.py::test_two_rounds_by_hand.
+    Differs from the codes: they remove one weight more
+    (google-research/lottery-ticket-hypothesis at 43ef68d, foundations/pruning.py;
+    facebookresearch/open_lth at 773470d, pruning/sparse_global.py).
     """
 
     rounds: int = 10

@@ -45,7 +45,8 @@ def instability(errors: Sequence[float]) -> float:
       4.4
 
     References: Frankle et al. 2020 (arXiv 1912.05671, section 2).
-    Checked against: spec D2.
+    Checked against: the paper's description; eleven errors by hand,
+    tests/studies/lottery/test_pruning.py::test_instability_is_the_barrier_above_both_ends.
     """
     if len(errors) < 2:
         raise ValueError(f"a line has at least its two ends, got {len(errors)} errors.")

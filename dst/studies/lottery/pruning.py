@@ -36,7 +36,8 @@ def remaining(size: int, rate: float, rounds: int, rounding: str = "floor") -> i
       >>> [remaining(1000, 0.2, r) for r in range(6)]
       [1000, 800, 640, 512, 410, 328]
 
-    Checked against: spec L4 (floor) and D1's counts 800, 640, 512, 409, 327 (ceil).
+    Checked against: two rounds by hand (floor) and 800, 640, 512, 409, 327 of 1000 (ceil):
+    tests/studies/lottery/test_pruning.py.
     """
     whole = math.ceil if rounding == "ceil" else math.floor
     for _ in range(rounds):
@@ -105,7 +106,8 @@ def prune(
     Raises:
       ConfigError: a layer that would lose all its weights.
 
-    Checked against: spec L4, and NumPy's sort.
+    Checked against: NumPy's sort; two rounds by hand,
+    tests/studies/lottery/test_pruning.py::test_two_rounds_by_hand.
     """
     if masks is None:
         masks = {path: np.ones(weights[path].shape, bool) for path in leaves}

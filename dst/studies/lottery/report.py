@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dst.report import page, plots
+from dst.core.files import write
+from dst.report import page, plots, theme
 from dst.report.run import REPORT
 from dst.report.words import percent
 from dst.studies.lottery import study
@@ -44,15 +45,15 @@ def write_report(
       ValueError: studies of another kind or with other rounds.
     """
     results = [study.read(path) for path in (where, *others)]
-    with plots.style():
+    with theme.style():
         html = render(results, (Path(where) / directory.CONFIG).read_text(encoding="utf-8"))
     path = Path(out or Path(where) / REPORT)
-    directory.write(path, html)
+    write(path, html)
     return path
 
 
 def render(results: Sequence[Mapping[str, Any]], config: str) -> str:
-    """The report as HTML text; to be called under :func:`dst.report.plots.style`.
+    """The report as HTML text; to be called under :func:`dst.report.theme.style`.
 
     Args:
       results: what ``lottery.json`` holds, of one study or of the same with several seeds.
@@ -125,7 +126,7 @@ def _lines(rows: Any, value: Any, label: str, colour: int) -> list[plots.Line]:
     known = np.isfinite(table).all(0)
     if not known.any():
         return []
-    series = plots.SERIES[(0, 7, 4, 1)[colour]]
+    series = theme.SERIES[(0, 7, 4, 1)[colour]]
     mean = plots.Line(label, share[known], table[:, known].mean(0), series, points=True)
     if len(table) == 1:
         return [mean]
@@ -140,7 +141,7 @@ def _search(results: Sequence[Mapping[str, Any]]) -> tuple[list[plots.Plot | Non
             f"seed {result['seed']}",
             np.arange(1.0, len(y) + 1),
             np.array(y),
-            plots.SERIES[i % len(plots.SERIES)],
+            theme.SERIES[i % len(theme.SERIES)],
             points=True,
         )
         for i, (result, y) in enumerate(zip(results, sorted_, strict=True))
@@ -161,7 +162,7 @@ def _connectivity(results: Sequence[Mapping[str, Any]]) -> tuple[list[plots.Plot
             f"seed {result['seed']}",
             np.array(result["rows"][0]["positions"]),
             np.array(result["rows"][0]["errors"]),
-            plots.SERIES[i % len(plots.SERIES)],
+            theme.SERIES[i % len(theme.SERIES)],
             points=True,
         )
         for i, result in enumerate(results)

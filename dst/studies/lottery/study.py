@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dst.inspect.metrics import aligned
+from dst.core.files import write_json
+from dst.core.text import aligned
 from dst.studies.lottery import search, tickets
 from dst.studies.lottery.config import KINDS, Study, dump, found_in, load
 from dst.studies.lottery.runs import shared_programs
@@ -106,7 +107,7 @@ def _go_on(study: Study, where: Path) -> dict[str, Any]:
         result.update(rows=rows, finished=finished)
         if study.lottery.name == "random_search":
             result["best"] = search.best(rows)
-        directory.write_json(where / RESULT, result)
+        write_json(where / RESULT, result)
 
     with shared_programs(), signals.caught():
         _KINDS[study.lottery.name](study, where, write)

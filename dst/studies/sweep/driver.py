@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dst.core import checks
+from dst.core.files import write, write_json
 from dst.studies.sweep.engines.processes import Workers
 from dst.studies.sweep.engines.vmap import Vectorised
 from dst.studies.sweep.progress import Screen, best, tally
@@ -17,7 +18,6 @@ from dst.studies.sweep.storage import Book, Entry
 from dst.studies.sweep.trial import trial_directory
 from dst.train.distributed import signals
 from dst.train.distributed.signals import Stopped
-from dst.train.records import run_dir as directory
 
 FILE, JOURNAL, RESULTS, TABLE = "sweep.yaml", "journal.log", "sweep.json", "sweep.csv"
 
@@ -72,8 +72,8 @@ def run(
             train = Workers(sweep, book.claim, path, workers)
         train.run(request, screen.show)
     results = _results(sweep, path, book.entries())
-    directory.write_json(path / RESULTS, results)
-    directory.write(path / TABLE, _csv(results["trials"]))
+    write_json(path / RESULTS, results)
+    write(path / TABLE, _csv(results["trials"]))
     if request.name is not None:
         raise Stopped(f"stopped by {request.name}: {tally(book.entries())}")
     return results
@@ -89,7 +89,7 @@ def _enter(path: Path, sweep: Sweep) -> None:
             "directory with --dir, or take back what was changed."
         )
     path.mkdir(parents=True, exist_ok=True)
-    directory.write(kept, text)
+    write(kept, text)
 
 
 def _results(sweep: Sweep, path: Path, entries: Sequence[Entry]) -> dict[str, Any]:

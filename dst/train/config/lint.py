@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dst.rules.latent import Latent
 from dst.rules.schedule import resolve
 from dst.train import optimizer as optim
 from dst.train.config.run import Config
@@ -11,16 +10,16 @@ from dst.train.config.run import Config
 def advice(config: Config) -> list[str]:
     """What is allowed and probably not meant: topology steps where weights hardly learn."""
     rule, steps = config.rule(), config.train.steps
-    cadence = rule.cadence
-    if cadence is None or isinstance(rule, Latent):  # inactive latent weights keep what they know
+    when = rule.when
+    if when is None or rule.keeps_inactive_values:
         return []
     rate = optim.learning_rate(config.optimizer, steps)
     warm = resolve("warmup", config.optimizer.warmup, steps, "")
-    last = min(cadence.last, steps - 1)
+    last = min(when.last, steps - 1)
     found = []
-    if cadence.first < warm:
+    if when.first < warm:
         found.append(
-            f"method: topology steps start at step {cadence.first}, inside the warm-up of {warm} "
+            f"method: topology steps start at step {when.first}, inside the warm-up of {warm} "
             f"steps, where weights have hardly moved. Consider method.start={warm}."
         )
     if rate(last) < 0.01 * config.optimizer.learning_rate:

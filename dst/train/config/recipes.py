@@ -5,7 +5,9 @@ sparsity is shared among layers, when and how much topology changes, and how gro
 treated under Adam. The saved config holds the values and the recipe's name, so it needs no recipe
 to be repeated. A preset (``rigl-itop``) keeps the settings that make it what it is.
 
-Checked against: spec 0.10, A5, A12, C1, C2 and N, which describe the papers and their code.
+Checked against: the source that each setting names; for ``decoder`` Cerebras/modelzoo at f1fd1e0,
+src/cerebras/modelzoo/models/nlp/gpt3/configs/sparsity/pretraining/params_gpt3_125m_set75.yaml and
+params_gpt3_125m_rigl75.yaml.
 """
 
 from __future__ import annotations

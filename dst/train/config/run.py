@@ -112,7 +112,7 @@ class Config:
             raise ValueError(
                 f"start.step must lie before the end of training at {steps}, got {start.step}."
             )
-        if start.step and self.rule().cadence is not None:
+        if start.step and self.rule().when is not None:
             raise ValueError(
                 f"start.step must be 0 with method {self.method.name!r}, whose topology steps are "
                 f"counted from the start of a run, got {start.step}. Only fixed masks can go on."
@@ -131,17 +131,17 @@ class Config:
 
 
 def _check_schedule(rule: Rule | Latent, steps: int) -> None:
-    cadence = rule.cadence
-    if cadence is None:
+    when = rule.when
+    if when is None:
         return
-    if cadence.first >= steps:
+    if when.first >= steps:
         raise ValueError(
-            f"method: the schedule never fires: the first topology step would be {cadence.first}, "
+            f"method: the schedule never fires: the first topology step would be {when.first}, "
             f"training has {steps} steps. Lower `every` or `start`, or raise train.steps."
         )
-    if rule.ramp is not None and cadence.last >= steps:
+    if rule.sparsity_changes and when.last >= steps:
         raise ValueError(
-            f"method.stop must lie before the last of {steps} steps, got {cadence.last}: the "
+            f"method.stop must lie before the last of {steps} steps, got {when.last}: the "
             "final sparsity would not be reached. Lower `stop` or raise train.steps."
         )
 

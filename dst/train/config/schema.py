@@ -330,7 +330,8 @@ def _fields(cls: Any) -> list[dataclasses.Field]:
 
 
 def _arms(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    arms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return tuple(get_args(x)[0] if get_origin(x) is Annotated else x for x in arms)
 
 
 def _words(hint: Any) -> str:

@@ -28,9 +28,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from dst.core.files import write_json
 from dst.core.typing import PyTree
 from dst.train.distributed import processes
-from dst.train.records import run_dir
 
 _MANIFEST, _POSITION = "manifest.json", "position.json"
 _STATE = "state"
@@ -144,8 +144,8 @@ class Writer:
                 _TURN.release()
             if not processes.first():
                 return
-            run_dir.write_json(part / _POSITION, position)
-            run_dir.write_json(part / _MANIFEST, manifest | {"sha256": _sums(part)})
+            write_json(part / _POSITION, position)
+            write_json(part / _MANIFEST, manifest | {"sha256": _sums(part)})
             _flush(*part.rglob("*"), part)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(part, target)

@@ -10,11 +10,9 @@ import jax
 from flax import nnx
 
 import dst.nnx
+from dst.core.text import aligned
 from dst.engine.plan import Plan
 from dst.flops import Costs, Training, sparsity_at_end
-from dst.inspect.metrics import aligned
-from dst.rules.latent import Latent
-from dst.rules.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -125,17 +123,14 @@ class RunCosts:
         return "\n".join(text)
 
 
-def measure(
-    model: nnx.Module, one: jax.ShapeDtypeStruct, plan: Plan, rule: Rule | Latent, steps: int
-) -> RunCosts:
+def measure(model: nnx.Module, one: jax.ShapeDtypeStruct, plan: Plan, steps: int) -> RunCosts:
     """Traces a network and counts what its training costs.
 
     Args:
       model: the network; its variables may be shapes only.
       one: shape and dtype of the input of one example, ``[1, ...]``.
       plan: of the run.
-      rule: of the run.
       steps: of training.
     """
     costs = dst.nnx.costs(model, one)
-    return RunCosts(plan, costs, costs.training(plan, rule, steps))
+    return RunCosts(plan, costs, costs.training(plan, steps))

@@ -1,16 +1,17 @@
-"""The run directory: its files, its lock, and writing files whole or not at all."""
+"""The run directory: its files and its lock."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+from dst.core.files import write
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -144,15 +145,3 @@ def create(
         held.close()
         raise
     return held
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
-    write(path, json.dumps(data, indent=2, allow_nan=False) + "\n")

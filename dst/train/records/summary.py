@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import dst
-from dst.inspect.metrics import aligned
+from dst.core.text import aligned
 from dst.train.objectives.task import FIGURES, SCORES, headline
 from dst.train.state import TrainState
 

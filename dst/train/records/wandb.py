@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from dst.core.files import write
 from dst.inspect import mask_images as pixels
 from dst.train.config.run import Config, to_dict
-from dst.train.records import run_dir as directory
 
 _WIDTH = 480  # of a picture, about
 _PER_LAYER = ("density", "explored", "dropped", "grown")
@@ -70,7 +70,7 @@ class WeightsAndBiases:
             # Without a network it would wait for ever; `wandb sync` sends what is on disk.
             settings=wandb.Settings(finish_timeout=300),
         )
-        directory.write(identity, self._run.id)
+        write(identity, self._run.id)
         for name in _PER_LAYER:  # one figure for each of many layers: no columns among the runs
             self._run.define_metric(f"{name}/*", summary="none")
 

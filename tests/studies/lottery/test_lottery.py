@@ -297,7 +297,7 @@ def _connectivity():
     ids=["step", "lr", "lr of a part", "finetune"],
 )
 def test_where_a_schedule_goes_on(settings, expected, tmp_path):
-    """Spec D1: rewinding to a step restarts the schedule there, learning-rate rewinding at the
+    """Rewinding to a step restarts the schedule there, learning-rate rewinding at the
     distance of `retrain` from its end, fine-tuning has a constant rate."""
     found = tickets.retraining(study(tmp_path).config, settings, "round-01", tmp_path, tmp_path)
     assert (found.start.step, found.train.steps, found.optimizer.learning_rate) == expected

@@ -18,7 +18,7 @@ LEAVES = {"a/kernel": 0, "b/kernel": 0, "layers/kernel": 1}
 
 
 def test_counts_of_1000_weights_at_20_percent_are_those_of_the_sheet():
-    """Spec D1: 800, 640, 512, 409, 327 remove the rounded-up share; O5's formula rounds it down."""
+    """800, 640, 512, 409, 327 remove the share rounded up; by default it is rounded down."""
     assert [remaining(1000, 0.2, r, "ceil") for r in range(6)] == [1000, 800, 640, 512, 409, 327]
     assert [remaining(1000, 0.2, r) for r in range(6)] == [1000, 800, 640, 512, 410, 328]
     # int(90 * 0.7) is 62 in doubles, the exact product is 63.
@@ -26,7 +26,7 @@ def test_counts_of_1000_weights_at_20_percent_are_those_of_the_sheet():
 
 
 def test_two_rounds_by_hand():
-    """Spec L4: six weights, floor(.34 * remaining)."""
+    """Six weights, floor(.34 * remaining)."""
     settings = Tickets(rounds=2, prune=0.34)
     first = {"w": np.array([0.85, -0.55, 0.14, 0.31, -0.8, 0.5], np.float32)}
     masks = prune(first, None, {"w": 0}, settings, 1)
@@ -97,7 +97,7 @@ def test_random_masks_have_the_counts_of_every_layer():
 
 
 def test_instability_is_the_barrier_above_both_ends():
-    """Spec D2."""
+    """The largest error less the mean of both ends."""
     errors = [5.0, 5.2, 6.1, 7.9, 9.0, 9.6, 9.1, 7.7, 6.2, 5.4, 5.4]
     assert instability(errors) == pytest.approx(4.4)
     assert instability([0.1, 0.1]) == 0

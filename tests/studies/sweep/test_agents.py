@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dst import cli
-from dst.cli import commands
+from dst.cli import train
 from dst.studies import sweep
 from dst.train.config import run as config
 from dst.train.config.sections import Wandb
@@ -32,7 +32,7 @@ def trained(monkeypatch, command, environment):
     with monkeypatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        patch.setattr(commands, "_run", lambda where, source, start: start(Loop()) or 0)
+        patch.setattr(train, "run", lambda where, source, start: start(Loop()) or 0)
         assert cli.main(command[1:]) == 0
     return found[0]
 

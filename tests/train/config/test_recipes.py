@@ -99,7 +99,7 @@ def test_gradual_pruning_of_decoders_spans_the_middle_half_of_the_compute(
     sparsity, start, stop, tmp_path
 ):
     found = _load(tmp_path, "decoder", "gmp", f"method.sparsity={sparsity}").method.value
-    cadence = found.rule(1_000_000).cadence
+    cadence = found.rule(1_000_000).when
     assert [cadence.first, cadence.last] == pytest.approx([start * 1e6, stop * 1e6], abs=1)
     assert found.allocation == "uniform"
 
@@ -107,7 +107,7 @@ def test_gradual_pruning_of_decoders_spans_the_middle_half_of_the_compute(
 def test_gradual_pruning_of_resnets_is_rigls_baseline(tmp_path):
     found = _load(tmp_path, "resnet", "gmp").method.value
     assert found == dst.GMP(sparsity=0.8, every="3.125%", start="31.25%", stop="78.125%")
-    cadence = found.rule(32_000).cadence
+    cadence = found.rule(32_000).when
     assert (cadence.first, cadence.last) == (10_000, 25_000)
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from dst.engine import lookup as clock
+from dst.engine import schedule_lookup
 from dst.studies.sweep.engines import merge
 from dst.studies.sweep.engines.merge import Different
 from dst.train import step
@@ -112,7 +112,7 @@ class Program:
         own = [state.opt_state.hyper for state, *_ in calls]
         for lane, hyper in zip(lanes, own, strict=True):
             if lane not in self._hyper:  # of one size, for one program; no update changes it
-                self._hyper[lane] = clock.longer(hyper, self._rows)
+                self._hyper[lane] = schedule_lookup.longer(hyper, self._rows)
         wide = [
             (_scheduled(state, self._hyper[lane]), *batch)
             for lane, (state, *batch) in zip(lanes, calls, strict=True)
@@ -165,7 +165,7 @@ class Program:
 
 def _widened(state: TrainState, rows: int) -> TrainState:
     """With tables of at least so many rows."""
-    return _scheduled(state, clock.longer(state.opt_state.hyper, rows))
+    return _scheduled(state, schedule_lookup.longer(state.opt_state.hyper, rows))
 
 
 def _scheduled(state: TrainState, hyper: Any) -> TrainState:

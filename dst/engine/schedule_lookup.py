@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from dst.core.typing import Array
-from dst.engine.state import Hyper
+from dst.engine.state import Hyper, SparsifyState
 from dst.rules.schedule import FOREVER
 
 
@@ -17,8 +21,29 @@ def fires(count: Array, hyper: Hyper) -> Array:
     return (count >= hyper.first) & (count <= hyper.last) & (on_grid | (count == hyper.last))
 
 
+def branch(
+    topology: bool | Array | None,
+    state: SparsifyState,
+    changing: Callable[[], Any],
+    plain: Callable[[], Any],
+) -> Any:
+    """The result of ``changing`` at topology steps, of ``plain`` between them.
+
+    Args:
+      topology: a Python bool decides while tracing, an array under ``lax.cond``; None asks the
+        schedule in the state.
+      state: before the step.
+      changing, plain: give results of the same types.
+    """
+    if topology is None:
+        topology = fires(state.count, state.hyper)
+    if isinstance(topology, (bool, np.bool_)):
+        return changing() if topology else plain()
+    return lax.cond(topology, changing, plain)
+
+
 def row(table: Array, count: Array, hyper: Hyper) -> Array:
-    """The entry due: of the last topology step that was scheduled until now."""
+    """The entry of the last topology step that was scheduled until now."""
     rows = table.shape[0]
     index = jnp.clip((count - hyper.first) // hyper.every, 0, rows - 1)
     index = jnp.where(count >= hyper.last, rows - 1, index)

@@ -1,0 +1,34 @@
+"""``dst launch``: one run in several processes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dst.cli.exits import BAD_INPUT, fail
+
+Processes = Annotated[int, typer.Option("--processes", "-n", metavar="N", min=1, help="How many.")]
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        "--devices-per-process", metavar="K", min=1, help="Fake CPU devices, to try a run out."
+    ),
+]
+Arguments = Annotated[
+    list[str],
+    typer.Argument(metavar="train|resume", help="The command, with all its arguments."),
+]
+
+
+def launch(processes: Processes, arguments: Arguments, devices: Devices = None) -> int:
+    """Train or resume in several processes on this machine."""
+    from dst.train.distributed.launch import launch as start
+
+    if arguments[0] not in ("train", "resume"):
+        return fail(
+            f"dst launch: expected train or resume with its arguments, found {arguments[0]!r}. "
+            f"Example: dst launch -n {processes} train CONFIG",
+            BAD_INPUT,
+        )
+    return start(arguments, processes, devices)

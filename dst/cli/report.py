@@ -1,0 +1,68 @@
+"""``dst report``: the HTML report of a run, a sweep, a study, or of several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dst.cli.exits import BAD_INPUT, DONE, fail
+
+EPILOG = """Reports are single HTML files that open offline. Those of sweeps and of several runs
+have their data beside them, as CSV."""
+
+Paths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="DIR",
+        help="A directory that train, sweep or lottery wrote; several: runs and sweeps, compared.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.html",
+        help="report.html in DIR unless given; of several, comparison.html here.",
+    ),
+]
+
+
+def report(paths: Paths, out: Out = None) -> int:
+    """Report on a run, a sweep or a study, or compare several."""
+    from dst.report import collect
+
+    collect.check(paths, out)
+    if len(paths) == 1 and not collect.is_sweep(paths[0]):
+        return write(paths[0], out)
+    for path in paths:
+        if is_study(path):
+            return fail(f"{path} is a study: `dst report {path}` shows it alone", BAD_INPUT)
+    return compare(paths, out)
+
+
+def compare(paths: Sequence[Path], out: Path | None = None) -> int:
+    """Writes the report of a sweep, or of several runs."""
+    from dst.report import many
+
+    print(f"report: {many.write_report(paths, out)}")
+    return DONE
+
+
+def write(where: Path, out: Path | None = None) -> int:
+    """Writes the report of a run or a study."""
+    if is_study(where):
+        from dst.studies.lottery.report import write_report
+    else:
+        from dst.report.run import write_report  # type: ignore[assignment]
+
+    print(f"report: {write_report(where, out=out)}")
+    return DONE
+
+
+def is_study(where: Path) -> bool:
+    """Whether a directory is that of a study, not of a run."""
+    from dst.studies.lottery.config import found_in
+
+    return found_in(where)

@@ -1,0 +1,56 @@
+"""What commands that train share: errors of a run, and the report at its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dst.cli.exits import BAD_INPUT, DONE, FAILED, RESUME, fail
+from dst.cli.report import write
+
+
+def run(where: Path, source: str, start: Callable[[Any], Any]) -> int:
+    """Starts or resumes a run with the training loop, and writes its report.
+
+    Args:
+      where: the run directory.
+      source: names the config in messages.
+      start: called with the module :mod:`dst.train.loop`.
+    """
+    # Only now, with a config that is known to be good: this loads Flax and Orbax.
+    from dst.train import loop
+    from dst.train.distributed import processes
+
+    code = _finish(where, source, lambda: start(loop))
+    return code or processes.decided(lambda: write(where))
+
+
+def study(where: Path, source: str, start: Callable[[Any], Any]) -> int:
+    """Starts or resumes a study, prints its table, and writes its report; as :func:`run`."""
+    from dst.studies.lottery import study
+
+    code = _finish(where, source, lambda: print(f"\n{study.table(start(study))}"))
+    return code or write(where)
+
+
+def _finish(where: Path, source: str, train: Callable[[], Any]) -> int:
+    from dst.train.distributed import processes
+    from dst.train.loop import Diverged, Stopped
+    from dst.train.records.checkpoint import CheckpointError
+    from dst.train.setup import SetupError
+
+    try:
+        train()
+    except SetupError as error:
+        return fail(f"{source}: {error}", BAD_INPUT)
+    except Diverged as error:
+        return fail(error, FAILED)
+    except CheckpointError as error:
+        return fail(f"{error}\nOnce it can be written, `dst resume {where}` continues.", FAILED)
+    except Stopped as reason:
+        if processes.first():
+            print(f"{reason}; `dst resume {where}` continues", file=sys.stderr)
+        return RESUME
+    return DONE

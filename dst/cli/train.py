@@ -1,0 +1,32 @@
+"""``dst train``: from a config to a run directory with its report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from dst.cli.parameters import Config, Directory, Overrides, Overwrite
+from dst.cli.running import run
+
+
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    directory: Directory = None,
+    overwrite: Overwrite = False,
+) -> int:
+    """Train what a config describes."""
+    from dst.train.config import run as configs
+    from dst.train.config.lint import advice
+    from dst.train.distributed import processes
+    from dst.train.records import run_dir, wandb
+
+    changes = overrides or []
+    settings = configs.load(config, [*wandb.from_agent(), *changes])
+    where = directory or Path("runs") / wandb.own_name(settings.name)
+    processes.join(settings.hosts)
+    processes.decided(lambda: run_dir.check_free(where, overwrite))
+    for warning in advice(settings) if processes.first() else ():
+        print(f"warning: {warning}", file=sys.stderr)
+    source = configs.source(config, changes)
+    return run(where, source, lambda loop: loop.train(settings, where, overwrite=overwrite))

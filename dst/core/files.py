@@ -1,0 +1,52 @@
+"""Files that are written whole or not at all: readers see the old content or the new one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to, which becomes ``path`` when the block ends without an error.
+
+    It lies beside ``path``, because a rename is atomic within one file system only. After an
+    error it is removed, and ``path`` is as before.
+
+    Example:
+      >>> with whole("notes.txt") as part:  # doctest: +SKIP
+      ...     part.write_text("all of it")
+    """
+    target = Path(path)
+    part = target.with_name(f"{target.name}.part")
+    try:
+        yield part
+        os.replace(part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write(path: str | os.PathLike[str], text: str, *, errors: str = "strict") -> None:
+    """Writes a UTF-8 text file, whole or not at all.
+
+    Args:
+      path: of the file.
+      text: its content.
+      errors: what happens to characters that UTF-8 cannot hold, as in ``str.encode``.
+    """
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8", errors=errors)
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Writes a JSON file, whole or not at all.
+
+    Raises:
+      ValueError: NaN or infinity, which JSON cannot hold.
+    """
+    write(path, json.dumps(data, indent=2, allow_nan=False) + "\n")

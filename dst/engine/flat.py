@@ -1,0 +1,83 @@
+"""The flat view of parameter trees: sparse leaves as lists, and the way back to trees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import optax
+
+from dst.core import tree
+from dst.engine.plan import LeafPlan, Planner
+
+
+class Flat:
+    """The leaves of a parameter tree and the plans of the sparse ones.
+
+    Attributes:
+      plans: of the sparse leaves, in the order of the tree.
+      sparse: the arrays of the sparse leaves.
+      sparse_paths: their paths.
+    """
+
+    def __init__(self, params: Any, planner: Planner):
+        self.paths, self.leaves, self.treedef = tree.flatten(params)
+        plan = planner.of(self.paths, self.leaves, params)
+        self.at = [i for i, path in enumerate(self.paths) if path in plan.sparse]
+        self.plans: list[LeafPlan] = [plan.sparse[self.paths[i]] for i in self.at]
+        self.sparse = self.pick(self.leaves)
+        self.sparse_paths = tuple(p.leaf.path for p in self.plans)
+
+    def leaves_of(self, nodes: Any) -> list[Any]:
+        """All leaves of a tree like the parameters, sparse and dense.
+
+        Raises:
+          ValueError: the tree has another structure than the parameters.
+        """
+        try:
+            return self.treedef.flatten_up_to(nodes)
+        except ValueError as error:
+            raise ValueError(
+                "the sparse state does not fit the parameters: it was made for another tree. "
+                f"Use the opt_state of tx.init(params). {error}"
+            ) from error
+
+    def pick(self, leaves: Sequence[Any]) -> list[Any]:
+        """The sparse ones of all leaves."""
+        return [leaves[i] for i in self.at]
+
+    def of(self, nodes: Any) -> list[Any]:
+        """The sparse leaves of a tree like the parameters."""
+        return self.pick(self.leaves_of(nodes))
+
+    def masks(self, nodes: Any) -> list[Any]:
+        """The sparse leaves of a mask tree, checked against the parameters."""
+        masks = self.of(nodes)
+        for plan, mask in zip(self.plans, masks, strict=True):
+            shape = getattr(mask, "shape", None)
+            if shape != plan.leaf.shape:
+                kind = "is dense" if shape is None else f"has shape {shape}"
+                raise ValueError(
+                    f"masks do not fit the parameters: {plan.leaf.path} has shape "
+                    f"{plan.leaf.shape}, its mask {kind}. Use the opt_state of tx.init(params)."
+                )
+        return masks
+
+    def tree(self, values: Sequence[Any]) -> Any:
+        """A tree like the parameters: values at sparse leaves, ``MaskedNode`` at dense ones."""
+        return self.rebuild([optax.MaskedNode()] * len(self.paths), values)
+
+    def map(self, function: Callable[[LeafPlan], Any]) -> Any:
+        """A tree like the parameters from a function of each sparse leaf's plan."""
+        return self.tree([function(p) for p in self.plans])
+
+    def zip(self, function: Callable[..., Any], *columns: Sequence[Any]) -> Any:
+        """A tree like the parameters from lists with one entry per sparse leaf."""
+        return self.tree([function(*row) for row in zip(*columns, strict=True)])
+
+    def rebuild(self, leaves: Sequence[Any], values: Sequence[Any]) -> Any:
+        """A tree like the parameters from all leaves, the sparse ones replaced by values."""
+        leaves = list(leaves)
+        for i, value in zip(self.at, values, strict=True):
+            leaves[i] = value
+        return self.treedef.unflatten(leaves)

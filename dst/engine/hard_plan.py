@@ -1,0 +1,160 @@
+"""The plan of a drop-and-grow rule, and how sparse its run is on average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dst.core.tree import Leaf
+from dst.engine.plan import LeafPlan, Plan, Targets, Usage, make
+from dst.engine.usage import mean_sparsity
+from dst.rules.rule import Rule
+from dst.rules.scores import Connections, Score
+
+
+def plan_of(leaves: Sequence[Leaf], rule: Rule, masks: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of a rule for surveyed leaves.
+
+    Args:
+      leaves: of :func:`dst.core.tree.survey`.
+      rule: with all durations in steps.
+      masks: connections to start from, by leaf path; see :func:`dst.engine.plan.make`.
+
+    Raises:
+      ValueError: as :func:`dst.engine.plan.make`; masks for a rule that schedules its sparsity; a
+        drop fraction that rounds to nothing everywhere.
+    """
+    if masks is not None and rule.how_many.ramp is not None and rule.how_many.drop_to is None:
+        raise ValueError(
+            "masks: the counts of given masks replace the allocation, but this method has a "
+            "schedule of its own for the sparsity. Leave `initial` out, or use a method that keeps "
+            "the sparsity."
+        )
+    plan = make(leaves, _targets(rule), masks)
+    _check_exchange(rule, plan.sparse)
+    return replace(plan, usage=partial(_usage, rule, plan))
+
+
+def _targets(rule: Rule) -> Targets:
+    how_many, steps = rule.how_many, _steps(rule)
+    exchanged = np.vectorize(lambda n, t: rule.exchanged(int(n), t), otypes=[np.int32])
+
+    def survivors(
+        active: np.ndarray, step: int, active_at: Callable[[Any], np.ndarray]
+    ) -> np.ndarray:
+        if how_many.drop_to is not None:
+            return active_at(how_many.drop_to(step))
+        return np.asarray(active - exchanged(active, step))
+
+    return Targets(
+        sparsity=rule.sparsity,
+        structure=rule.structure,
+        allocation=how_many.allocation,
+        first_allocation=rule.start.allocation,
+        steps=steps,
+        share=how_many.ramp or (lambda step: 1),
+        survivors=survivors,
+        only_falls=rule.which.grow is None,
+        fractions=[how_many.fraction(t) for t in steps or [0]],
+    )
+
+
+def _steps(rule: Rule) -> list[int]:
+    """Topology steps for which counts may differ."""
+    if rule.when is None:
+        return []
+    if not rule.when.endless:
+        return rule.when.steps()
+    first, every = rule.when.first, rule.when.every
+    probes = [first, first + every, first + 1000 * every]
+    how_many = rule.how_many
+    curves = [x for x in (how_many.fraction, how_many.ramp, how_many.drop_to) if x is not None]
+    values = {tuple(float(curve(t)) for curve in curves) for t in probes}
+    if len(values) > 1:
+        raise ValueError(
+            "a drop fraction or sparsity that changes over time needs a last topology step. "
+            "Give `stop`, or use a constant."
+        )
+    return [first]
+
+
+def _check_exchange(rule: Rule, plans: Mapping[str, LeafPlan]) -> None:
+    """A drop fraction that rounds to nothing everywhere is a mistake that nobody would see."""
+    how_many, which = rule.how_many, rule.which
+    if which.grow is None or rule.when is None or how_many.counts or which.keep or not plans:
+        return
+    fraction = float(how_many.fraction(rule.when.first))
+    if fraction == 0 and how_many.drop_to is None:
+        return
+    same = all(
+        (p.counts[:, 0] == p.counts[:, 1]).all() and (p.counts == p.initial).all()
+        for p in plans.values()
+    )
+    if same:
+        path, plan = next(iter(plans.items()))
+        what = f"a drop fraction of {fraction:g}" if how_many.drop_to is None else "what is dropped"
+        raise ValueError(
+            f"no connection would ever be exchanged: {what} of the {int(plan.initial.flat[0])} "
+            f"active units per group of {path} is rounded to none "
+            f"(rounding={how_many.rounding!r}). Drop more, or use rounding='ceil' where the method "
+            "has it."
+        )
+
+
+def _usage(rule: Rule, plan: Plan, steps: int) -> Usage:
+    turns, changes = _turns(rule, plan, steps)
+    used = mean_sparsity(plan, turns)
+    dense = _dense_gradients(rule, changes, steps)
+    if not dense:
+        return Usage(used, used)
+    # At those steps the gradients of inactive weights are needed too: the sparsity of the weights
+    # then in use does not count for them.
+    then = used if rule.which.accumulator is not None else mean_sparsity(plan, changes)
+    return Usage(used, {path: max(s - dense * then[path], 0.0) for path, s in used.items()})
+
+
+def _turns(rule: Rule, plan: Plan, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many steps are taken with each row of the table of counts, the initial one first; and
+    how many topology steps start from it."""
+    rows = 1 + max((len(x.counts) for x in plan.sparse.values()), default=0)
+    turns, changes = np.zeros(rows), np.zeros(rows)
+    when, row, start = rule.when, 0, 0
+    if when is not None:
+        last = min(when.last, steps - 1)
+        times = [] if last < when.first else list(range(when.first, last + 1, when.every))
+        if times and last == when.last != times[-1]:
+            times.append(last)
+        for count in times:  # the step at this count still uses the masks before
+            turns[row] += count + 1 - start
+            changes[row] += 1
+            row, start = min(row + 1, rows - 1), count + 1
+    turns[row] += steps - start
+    return turns, changes
+
+
+def _dense_gradients(rule: Rule, changes: np.ndarray, steps: int) -> float:
+    """The share of steps that need the gradient of inactive weights too."""
+    times, accumulator, grow = changes.sum(), rule.which.accumulator, rule.which.grow
+    if accumulator is not None:
+        return 1.0 if accumulator.window is None else min(1.0, times * accumulator.window / steps)
+    if grow is None or not times or not reads_gradient(grow):
+        return 0.0
+    return float(times / steps)
+
+
+def reads_gradient(score: Score) -> bool:
+    """Whether a score depends on the gradient, of inactive weights too: tracing it tells."""
+    weight = jax.ShapeDtypeStruct((2, 2), jnp.float32)
+    mask = jax.ShapeDtypeStruct((2, 2), jnp.bool_)
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))
+    leaf = (weight, weight, mask, mask, key)
+    program = jax.make_jaxpr(lambda *fields: score(Connections(*fields)))(*leaf).jaxpr
+    gradient = program.invars[1]
+    consumed = [x for equation in program.eqns for x in equation.invars] + list(program.outvars)
+    return any(gradient is x for x in consumed)

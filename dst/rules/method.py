@@ -1,0 +1,96 @@
+"""``@method``: a frozen dataclass whose fields are a paper's hyper-parameters."""
+
+from __future__ import annotations
+
+import types
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from dst.core import checks
+from dst.rules.allocation import Allocator, allocator
+from dst.rules.schedule import Duration, NeverFires, Unresolved, duration
+
+_SOME_LENGTH = 1_000_000  # optimizer steps
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def method(cls: type[T]) -> type[T]:
+    """Turns a class with fields and ``rule(steps=None)`` into a method.
+
+    The class becomes a frozen dataclass. On creation its fields are checked against their
+    annotations, and the rule is built once, which checks what concerns several fields. Whether
+    topology ever changes is checked when the length of training is known.
+
+    Example:
+      >>> import dst
+      >>> from dst.rules.fields import Sparsity
+      >>> @method
+      ... class HalfStatic:
+      ...     sparsity: Sparsity = 0.5
+      ...
+      ...     def rule(self, steps=None):
+      ...         return dst.Rule(self.sparsity)
+      >>> HalfStatic().rule().sparsity
+      0.5
+    """
+
+    def __post_init__(self: Any) -> None:
+        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
+            _check(name, hint, getattr(self, name))
+        try:
+            self.rule()
+        except Unresolved:  # the rest can be checked at some length of training
+            with suppress(Unresolved, NeverFires):
+                self.rule(_SOME_LENGTH)
+
+    def fires(self: Any, count: int, steps: int | None = None) -> bool:
+        """Whether topology changes at the update that follows ``count`` updates.
+
+        Args:
+          count: optimizer updates done.
+          steps: length of training, where durations are percentages.
+        """
+        return self.rule(steps).fires(count)
+
+    cls.__post_init__, cls.fires = __post_init__, fires  # type: ignore[attr-defined]
+    return dataclass(frozen=True)(cls)
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except NameError:  # a name that only a type checker sees: its fields stay unchecked
+        return {}
+
+
+def _check(name: str, hint: Any, value: Any) -> None:
+    if hint == str | Allocator:
+        allocator(value)
+        return
+    arms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if value is None and type(None) in arms:
+        return
+    if set(get_args(Duration)) <= set(arms):
+        duration(name, value)
+    words = next((get_args(arm) for arm in arms if get_origin(arm) is Literal), None)
+    if words and (len(arms) == 1 or isinstance(value, str)):
+        checks.one_of(name, value, words)
+        return
+    for arm in arms:
+        for check in arm.__metadata__ if get_origin(arm) is Annotated else ():
+            check.check(name, value)
