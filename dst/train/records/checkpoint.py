@@ -1,10 +1,14 @@
-"""Checkpoints: Orbax's files, under a manifest of SHA-256 sums that is written last.
+"""Checkpoints: Orbax's files, and a manifest of their SHA-256 sums that is written last.
 
 Orbax writes atomically but does not notice bits that flip in its files later. A checkpoint whose
 files differ from its manifest is damaged, and the one before it is used. A checkpoint is a
 directory that is renamed into place when everything in it is on disk: it is whole, or not there.
 
 Of several processes each writes its own shards, and the first one the rest.
+
+Orbax's ``CheckpointManager`` (0.12.8) is not used for retention. It deletes old checkpoints before
+the rename of the new one is flushed, and it writes no more once an old file of metrics is damaged.
+The tests of this module show both.
 """
 
 from __future__ import annotations
@@ -25,12 +29,13 @@ import jax
 import orbax.checkpoint as ocp
 
 from dst.core.files import write_json
-from dst.train.distributed import processes as hosts
+from dst.core.typing import PyTree
+from dst.train.distributed import processes
 
 _MANIFEST, _POSITION = "manifest.json", "position.json"
 _STATE = "state"
 _LOGGERS = ("absl", "asyncio")
-# Runs in threads of one process take turns: Orbax knows a save by a number of the whole process.
+# Runs of one process save in turn: Orbax numbers the saves of a process, and would confuse two.
 _TURN = threading.Lock()
 
 
@@ -39,10 +44,10 @@ class CheckpointError(RuntimeError):
 
 
 class Writer:
-    """Writes checkpoints in the background, one at a time, and removes those not needed any more.
+    """Writes checkpoints in the background, one at a time, and removes those no longer needed.
 
-    A checkpoint that cannot be written, on a full disk for instance, is told and not raised: those
-    before it stay, and the next one is tried. Use as a context manager; leaving it waits.
+    If a checkpoint cannot be written, for example on a full disk, a warning says so. Those before
+    it stay, and training continues to the next one. Use as a context manager; leaving it waits.
 
     Args:
       where: the directory of all checkpoints.
@@ -59,7 +64,7 @@ class Writer:
         self._saves = 0
 
     def __enter__(self) -> Writer:
-        # Orbax logs a failure many times, with tracebacks; here it is told in one sentence.
+        # Orbax logs a failure many times, with tracebacks; `_failed` prints one sentence.
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(_not_from_orbax)
         return self
@@ -71,17 +76,17 @@ class Writer:
             logging.getLogger(name).removeFilter(_not_from_orbax)
 
     def save(
-        self, step: int, state: Any, position: Mapping[str, Any], score: float | None = None
+        self, step: int, state: PyTree, position: Mapping[str, Any], score: float | None = None
     ) -> None:
         """Copies a state from the devices and returns; the copy is written in the background.
 
-        The caller may donate the state to its next step. A save that is still being written is
-        waited for first.
+        The caller may donate the state to its next step. If the save before this one is still
+        being written, this one waits for it.
 
         Args:
           step: optimizer updates done.
           state: pytree of arrays.
-          position: where the input stands, as JSON holds it.
+          position: where the input stands, in types of JSON.
           score: how good the state is, larger is better; None: it was not evaluated, and it stays
             only while it is among the newest.
         """
@@ -89,11 +94,11 @@ class Writer:
         self._failure = None
         part = self.where / f"{step:09d}.part"
         try:
-            if hosts.first():
+            if processes.first():
                 shutil.rmtree(part, ignore_errors=True)
-            hosts.decided(self._check_room)
-            # A new one for every save: a failure would come up again at the next. Processes that
-            # wait for each other's files do so under a name of which each save has its own.
+            processes.decided(self._check_space)
+            # A new checkpointer for every save: it would raise a failure again at the next one.
+            # Processes wait for each other's files under a name, which is new for every save.
             self._saves += 1
             options = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"{self._saves}")
             orbax = ocp.StandardCheckpointer(multiprocessing_options=options)
@@ -118,11 +123,11 @@ class Writer:
     def finish(self) -> None:
         """Waits, and raises CheckpointError unless the last checkpoint was written."""
         self.wait()
-        if failure := hosts.decided(lambda: self._failure):
+        if failure := processes.decided(lambda: self._failure):
             raise CheckpointError(failure)
 
-    def _check_room(self) -> None:
-        """Raises OSError where the disk cannot hold another checkpoint like the last one."""
+    def _check_space(self) -> None:
+        """Raises OSError if the disk has no space for another checkpoint like the last one."""
         if self._size and (free := shutil.disk_usage(self.where).free) < self._size:
             raise OSError(f"no space left: {self._size} bytes needed, {free} free")
 
@@ -134,10 +139,10 @@ class Writer:
         part = target.with_name(f"{target.name}.part")
         try:
             try:
-                orbax.close()  # waits, also for the files of other processes
+                orbax.close()  # waits for the files, those of other processes, too
             finally:
                 _TURN.release()
-            if not hosts.first():
+            if not processes.first():
                 return
             write_json(part / _POSITION, position)
             write_json(part / _MANIFEST, manifest | {"sha256": _sums(part)})
@@ -152,7 +157,7 @@ class Writer:
 
     # TensorStore, Orbax and the system raise different things for one full disk, hence `Exception`.
     def _failed(self, step: int, error: Exception) -> None:
-        if hosts.first():
+        if processes.first():
             shutil.rmtree(self.where / f"{step:09d}.part", ignore_errors=True)
         there = [n for n in steps(self.where) if n < step]
         newest = f"the newest is that of step {there[-1]}" if there else "there is none before it"
@@ -161,38 +166,38 @@ class Writer:
         print(f"warning: {self._failure}", file=sys.stderr, flush=True)
 
     def _clean(self, step: int) -> None:
-        # Later ones are here only if they were found damaged: this run came from an earlier one.
-        found = steps(self.where)
-        past = [n for n in found if n <= step]
+        # Later ones are damaged: otherwise this run would have resumed from them.
+        saved = steps(self.where)
+        past = [n for n in saved if n <= step]
         scores = {n: s for n in past if (s := _score(self.where, n)) is not None}
         ranked = sorted(scores, key=lambda n: (scores[n], n), reverse=True)
         needed = {*past[-self._keep :], *ranked[: self._keep_best]}
-        for n in found:
+        for n in saved:
             if n not in needed:
                 shutil.rmtree(self.where / f"{n:09d}")
 
 
 def steps(where: Path) -> list[int]:
     """Steps that have a checkpoint, damaged or not, in ascending order."""
-    found = where.iterdir() if where.is_dir() else []
-    return sorted(int(p.name) for p in found if p.name.isdecimal())
+    paths = where.iterdir() if where.is_dir() else []
+    return sorted(int(p.name) for p in paths if p.name.isdecimal())
 
 
 def damage(where: Path, step: int) -> str | None:
-    """What is wrong with the checkpoint of a step; None where it is whole."""
+    """What is wrong with the checkpoint of a step; None if it is not damaged."""
     path = where / f"{step:09d}"
     try:
         recorded = _manifest(where, step)["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its manifest cannot be read ({error})"
-    found = _sums(path)
-    wrong = [n for n in sorted({*recorded, *found}) if recorded.get(n) != found.get(n)]
+    sums = _sums(path)
+    wrong = [n for n in sorted({*recorded, *sums}) if recorded.get(n) != sums.get(n)]
     return f"{wrong[0]} is not what was written" if wrong else None
 
 
 def newest_whole(where: Path) -> int | None:
-    """The step of the newest checkpoint that is not damaged; the damaged ones are told."""
-    return hosts.decided(lambda: _newest_whole(where))
+    """The step of the newest checkpoint that is not damaged; newer ones are reported."""
+    return processes.decided(lambda: _newest_whole(where))
 
 
 def _newest_whole(where: Path) -> int | None:
@@ -204,25 +209,25 @@ def _newest_whole(where: Path) -> int | None:
     return None
 
 
-def restore(where: Path, step: int, like: Any) -> Any:
+def restore(where: Path, step: int, like: PyTree) -> PyTree:
     """The state saved at a step.
 
     Args:
       where: the directory of all checkpoints.
-      step: whose checkpoint is read; check it with :func:`damage` first.
-      like: a state of the same structure, shapes and placement; only these are used.
+      step: of the checkpoint; check it with :func:`damage` first.
+      like: a state, of which structure, shapes, dtypes and shardings are used.
 
     Raises:
       CheckpointError: the state that was saved has another structure or other shapes.
     """
-    saved, wanted = _manifest(where, step)["leaves"], _leaves(like)
-    differing = [n for n in sorted({*saved, *wanted}) if saved.get(n) != wanted.get(n)]
+    saved, expected = _manifest(where, step)["leaves"], _leaves(like)
+    differing = [n for n in sorted({*saved, *expected}) if saved.get(n) != expected.get(n)]
     if differing:
         name = differing[0]
         raise CheckpointError(
             f"the checkpoint of step {step} in {where} is of another network, optimizer or method: "
-            f"{name} must be {wanted.get(name, 'absent')}, found {saved.get(name, 'none')}. Resume "
-            "with the config that it was saved with."
+            f"{name} must be {expected.get(name, 'absent')}, found {saved.get(name, 'none')}. "
+            "Resume with the config that it was saved with."
         )
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
@@ -247,7 +252,7 @@ def _score(where: Path, step: int) -> float | None:
         return None
 
 
-def _leaves(state: Any) -> dict[str, str]:
+def _leaves(state: PyTree) -> dict[str, str]:
     """Shape and type of every leaf."""
     leaves = jax.tree.leaves_with_path(state)
     return {jax.tree_util.keystr(path): f"{x.dtype} {list(x.shape)}" for path, x in leaves}
@@ -255,16 +260,16 @@ def _leaves(state: Any) -> dict[str, str]:
 
 def _sums(path: Path) -> dict[str, str]:
     """SHA-256 of every file but the manifest, by its name inside the checkpoint."""
-    found = {}
+    sums = {}
     for file in sorted(p for p in path.rglob("*") if p.is_file() and p != path / _MANIFEST):
         with file.open("rb") as data:
             digest = hashlib.file_digest(data, "sha256").hexdigest()
-        found[file.relative_to(path).as_posix()] = digest
-    return found
+        sums[file.relative_to(path).as_posix()] = digest
+    return sums
 
 
 def _flush(*paths: Path) -> None:
-    """Files and directories reach the disk: a machine that loses power loses no checkpoint."""
+    """Flushes files and directories to disk, so that a loss of power costs no checkpoint."""
     for path in paths:
         number = os.open(path, os.O_RDONLY)
         try:

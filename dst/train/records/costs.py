@@ -1,4 +1,4 @@
-"""What a run costs beside the same run with all weights; known before it begins."""
+"""What a run costs compared with the dense run; computed before training starts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from flax import nnx
 
 import dst.nnx
@@ -28,7 +29,7 @@ class RunCosts:
     costs: Costs
     training: Training
 
-    def figures(self, sparsity: Mapping[str, Any] | None = None) -> dict[str, float]:
+    def figures(self, sparsity: Mapping[str, float] | None = None) -> dict[str, float]:
         """The figures of ``summary.json``.
 
         Args:
@@ -51,7 +52,7 @@ class RunCosts:
         used, costs = sparsity_at_end(self.plan), self.costs
         rows = []
         for leaf in self.plan.leaves:
-            found, sparsity = costs.leaves[leaf.path], used.get(leaf.path, 0.0)
+            use, sparsity = costs.leaves[leaf.path], used.get(leaf.path, 0.0)
             rows.append(
                 {
                     "path": leaf.path,
@@ -62,9 +63,9 @@ class RunCosts:
                     "size": leaf.size,
                     "sparsity": sparsity,
                     "active": round(leaf.size * (1 - sparsity)),
-                    "macs_dense": found.macs,
-                    "macs": round(found.macs * (1 - sparsity)),
-                    "uses": list(found.uses),
+                    "macs_dense": use.macs,
+                    "macs": round(use.macs * (1 - sparsity)),
+                    "uses": list(use.uses),
                 }
             )
         return {
@@ -82,9 +83,9 @@ class RunCosts:
         }
 
     def __str__(self) -> str:
-        found = self.to_dict()
+        data = self.to_dict()
         lines = [("leaf", "shape", "axes", "sparsity", "active", "MACs dense", "MACs", "why")]
-        for row in found["leaves"]:
+        for row in data["leaves"]:
             uses = "" if row["macs_dense"] else ", ".join(row["uses"]) or "not used"
             lines.append(
                 (
@@ -100,34 +101,34 @@ class RunCosts:
             )
         text = aligned(lines)
         text.append("")
-        text.append(f"parameters: {found['active']:,} of {found['parameters']:,} active at the end")
+        text.append(f"parameters: {data['active']:,} of {data['parameters']:,} active at the end")
         text.append(
-            f"bytes: {found['bytes']:,} packed with bit masks, {found['bytes_dense']:,} dense"
+            f"bytes: {data['bytes']:,} packed with bit masks, {data['bytes_dense']:,} dense"
         )
         text.append(
-            f"forward pass: {found['macs']:,} of {found['macs_dense']:,} multiply-adds per "
-            f"example, {found['forward_cost']:.4f} of dense"
+            f"forward pass: {data['macs']:,} of {data['macs_dense']:,} multiply-adds per "
+            f"example, {data['forward_cost']:.4f} of dense"
         )
-        if found["macs_without_parameters"]:
-            text.append(f"  {found['macs_without_parameters']:,} of them between activations")
+        if data["macs_without_parameters"]:
+            text.append(f"  {data['macs_without_parameters']:,} of them between activations")
         text.append(
-            f"training: {found['training_cost']:.4f} of dense; "
-            f"average density {found['average_density']:.4f}"
+            f"training: {data['training_cost']:.4f} of dense; "
+            f"average density {data['average_density']:.4f}"
         )
-        text += [f"not understood: {p}: {', '.join(x)}" for p, x in found["not_understood"].items()]
-        text += [f"note: {note}" for note in found["notes"]]
+        text += [f"not understood: {p}: {', '.join(x)}" for p, x in data["not_understood"].items()]
+        text += [f"note: {note}" for note in data["notes"]]
         text.append(
-            "These count the work that zeros could save; masks over dense arrays save no time."
+            "These figures count work that zeros could save; masks over dense arrays save no time."
         )
         return "\n".join(text)
 
 
-def measure(model: nnx.Module, one: Any, plan: Plan, steps: int) -> RunCosts:
+def measure(model: nnx.Module, one: jax.ShapeDtypeStruct, plan: Plan, steps: int) -> RunCosts:
     """Traces a network and counts what its training costs.
 
     Args:
-      model: of shapes.
-      one: shapes and dtypes of the inputs, with a leading axis of one example.
+      model: the network; its variables may be shapes only.
+      one: shape and dtype of the input of one example, ``[1, ...]``.
       plan: of the run.
       steps: of training.
     """

@@ -1,4 +1,4 @@
-"""The run directory: its files, and who may write to it."""
+"""The run directory: its files and its lock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def check_free(path: Path, overwrite: bool) -> None:
       overwrite: whether an earlier run there may be removed.
 
     Raises:
-      DirectoryError: something is there; or, with ``overwrite``, something that is no run.
+      DirectoryError: the directory is not empty; with ``overwrite``, it holds something else than
+        a run.
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
@@ -50,8 +51,8 @@ def check_free(path: Path, overwrite: bool) -> None:
         )
     if not (path / CONFIG).is_file():
         raise DirectoryError(
-            f"{path} is no run directory: expected {CONFIG} in it, found none. It is not "
-            "overwritten; choose another directory with --dir."
+            f"{path} is no run directory: expected {CONFIG} in it, found none. It was left as it "
+            "is; choose another directory with --dir."
         )
 
 
@@ -69,19 +70,19 @@ def check_run(path: Path) -> None:
 
 
 def lock(path: Path) -> IO[str]:
-    """Takes a run directory for this process, so that no other one writes to it.
+    """Locks a run directory for this process, so that no other one writes to it.
 
-    The system holds the lock on a file, and gives it back when the process ends, however it ends:
-    the file stays, and means nothing by itself.
+    The operating system holds the lock on a file and releases it when the process ends, however it
+    ends. The file itself stays; alone it means nothing.
 
     Args:
       path: of the directory.
 
     Returns:
-      A context manager that gives the directory back.
+      A context manager that releases the lock.
 
     Raises:
-      DirectoryError: another process has it, or this one has it already.
+      DirectoryError: another process holds the lock, or this one already does.
     """
     file = (path / LOCK).open("a+", encoding="utf-8")
     try:
@@ -106,13 +107,13 @@ def lock(path: Path) -> IO[str]:
 def create(
     path: Path, config: str, overwrite: bool, files: Mapping[str, str | Path] | None = None
 ) -> IO[str]:
-    """Makes the directory of a new run, with its resolved config in it, in one rename.
+    """Creates the directory of a new run, with its resolved config in it, in one rename.
 
     Args:
       path: of the directory.
       config: text of its config file.
       overwrite: whether an earlier run there may be removed.
-      files: to be copied into it, by the name they get.
+      files: files to copy into it, by their name there.
 
     Returns:
       The lock on it; see :func:`lock`.
@@ -123,7 +124,7 @@ def create(
     check_free(path, overwrite)
     new, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     new.mkdir(parents=True, exist_ok=True)
-    mine = lock(new)  # goes with the directory when that is renamed
+    held = lock(new)  # moves with the directory when that is renamed
     try:
         for left_over in new.iterdir():
             if left_over.name != LOCK:
@@ -141,6 +142,6 @@ def create(
             os.replace(new, path)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
-        mine.close()
+        held.close()
         raise
-    return mine
+    return held

@@ -1,4 +1,4 @@
-"""What a run has come to: figures for ``summary.json``, and the table at its end."""
+"""The result of a run: figures for ``summary.json``, and the table at its end."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def make(
 
     Args:
       state: at the end.
-      records: of the run; they give scores and sums over all topology steps.
-      steps: of training.
-      seconds: that the process has taken.
+      records: of the run, from which scores and sums over all topology steps are taken.
+      steps: optimizer updates of the run.
+      seconds: wall time of this process.
     """
     final = [line for line in records if line["kind"] == "eval"][-1]
-    changes = [line for line in records if line["kind"] == "topology"]
+    topology = [line for line in records if line["kind"] == "topology"]
 
     def total(name: str, path: str) -> int:
-        return sum(line[f"{name}/{path}"] for line in changes)
+        return sum(line[f"{name}/{path}"] for line in topology)
 
     layers = []
     for row in dst.rows(state.opt_state, state.params):
@@ -51,7 +51,7 @@ def make(
         "sparsity": final["sparsity"],
         "sparsity_model": final["sparsity_model"],
         "explored": final["explored"],
-        "topology_steps": len(changes),
+        "topology_steps": len(topology),
         "steps": steps,
         "seconds": round(seconds, 2),
         "layers": layers,
@@ -60,8 +60,7 @@ def make(
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """The layers as :func:`dst.table` shows them, with the sums of all topology steps, and the
-    final scores."""
+    """Text: the layers as in :func:`dst.table`, sums over all topology steps, the final scores."""
     lines = [("leaf", "shape", "active", "of", "sparsity", "explored", "dropped", "grown")]
     for row in figures["layers"]:
         dense = row["explored"] is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,3 +109,63 @@ def test_every_damage_is_seen(harm, tmp_path):
     else:
         (path / "manifest.json").unlink()
     assert checkpoint.damage(tmp_path, 10)
+
+
+def test_a_checkpoint_is_on_disk_before_the_one_it_replaces_is_deleted(tmp_path, monkeypatch):
+    """Otherwise a loss of power may cost both."""
+    flushed, fsync = [], os.fsync
+
+    def record(number):
+        if os.path.samestat(os.fstat(number), tmp_path.stat()):
+            flushed.append(set(checkpoint.steps(tmp_path)))
+        fsync(number)
+
+    saved(tmp_path, {10: STATE}, keep=1)
+    monkeypatch.setattr(os, "fsync", record)
+    saved(tmp_path, {20: STATE}, keep=1)
+    assert {10, 20} in flushed
+    assert checkpoint.steps(tmp_path) == [20]
+
+
+def test_after_a_save_that_failed_the_next_one_replaces_the_last_good_one(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    with checkpoint.Writer(tmp_path, keep=1) as writer:
+        writer.save(10, STATE, {})
+        writer.finish()
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "_sums", full)
+            writer.save(20, STATE, {})
+            with pytest.raises(checkpoint.CheckpointError, match="newest is that of step 10"):
+                writer.finish()
+        assert checkpoint.steps(tmp_path) == [10]
+        writer.save(30, STATE, {})
+        writer.finish()
+    assert [p.name for p in tmp_path.iterdir()] == ["000000030"]
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+def test_damage_to_an_older_checkpoint_does_not_stop_new_ones(harm, tmp_path):
+    with checkpoint.Writer(tmp_path, keep=2, keep_best=1) as writer:
+        for step, score in ((10, 0.9), (20, 0.3), (30, 0.1)):
+            writer.save(step, STATE, {}, score)
+    files = [p for p in (tmp_path / "000000010").rglob("*") if p.is_file()]
+    for file in files:  # the one kept for its score, and every file of it
+        _harm(file, harm)
+    with checkpoint.Writer(tmp_path, keep=2, keep_best=1) as writer:
+        writer.save(40, STATE, {}, 0.2)
+        writer.finish()
+    assert checkpoint.newest_whole(tmp_path) == 40
+
+
+def _harm(file, how):
+    data = bytearray(file.read_bytes())
+    if how == "remove":
+        file.unlink()
+    elif how == "flip":
+        if data:
+            data[len(data) // 2] ^= 0x81
+        file.write_bytes(data)
+    else:
+        file.write_bytes(data[:-1])
