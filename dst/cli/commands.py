@@ -130,7 +130,7 @@ def sweep(args: argparse.Namespace) -> int:
             where,
             engine=args.engine,
             workers=args.workers,
-            lanes=args.lanes,
+            batch=args.lanes,
             storage=args.storage,
         )
     except Stopped as reason:

@@ -15,7 +15,6 @@ import logging
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -30,8 +29,6 @@ from dst.train.records import run_dir as directory
 _MANIFEST, _POSITION = "manifest.json", "position.json"
 _STATE = "state"
 _LOGGERS = ("absl", "asyncio")
-# Runs in threads of one process take turns: Orbax knows a save by a number of the whole process.
-_TURN = threading.Lock()
 
 
 class CheckpointError(RuntimeError):
@@ -97,12 +94,7 @@ class Writer:
             self._saves += 1
             options = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"{self._saves}")
             orbax = ocp.StandardCheckpointer(multiprocessing_options=options)
-            _TURN.acquire()
-            try:
-                orbax.save(part / _STATE, state)
-            except BaseException:
-                _TURN.release()
-                raise
+            orbax.save(part / _STATE, state)
         except Exception as error:
             self._failed(step, error)
         else:
@@ -133,10 +125,7 @@ class Writer:
         target = self.where / f"{step:09d}"
         part = target.with_name(f"{target.name}.part")
         try:
-            try:
-                orbax.close()  # waits, also for the files of other processes
-            finally:
-                _TURN.release()
+            orbax.close()  # waits, also for the files of other processes
             if not hosts.first():
                 return
             directory.write_json(part / _POSITION, position)
@@ -227,7 +216,7 @@ def restore(where: Path, step: int, like: Any) -> Any:
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
     )
-    with _TURN, ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(where.absolute() / f"{step:09d}" / _STATE, target)
 
 
