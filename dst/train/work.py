@@ -10,13 +10,20 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, NamedTuple
 
+from dst.core.typing import Array
+from dst.train.state import TrainState
+from dst.train.step import Metrics
+
+# Of `Setup.step`, and of `Setup.steps`.
+Result = tuple[TrainState, Metrics] | tuple[TrainState, Metrics, Array]
+
 
 class Work(NamedTuple):
     """What the training loop wants next.
 
     Attributes:
-      call: of ``Setup.step`` or ``Setup.steps``, without its result. Positional: state, inputs,
-        labels. By keyword: ``topology`` of ``step``, or ``n`` of ``steps``.
+      call: of ``Setup.step`` or ``Setup.steps``; returns a :data:`Result`. Positional: state,
+        inputs, labels. By keyword: ``topology`` of ``step``, or ``n`` of ``steps``.
       settle: returns when no checkpoint of the run is being written. Orbax can write one checkpoint
         per process at a time, so a driver of several loops calls it before it continues another.
     """

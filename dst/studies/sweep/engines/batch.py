@@ -22,7 +22,7 @@ from dst.train.data.stream import Placed
 from dst.train.setup import Setup
 from dst.train.state import TrainState
 from dst.train.step import Metrics
-from dst.train.work import Work
+from dst.train.work import Result, Work
 
 Shapes = tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]  # of inputs and labels
 Arguments = tuple[TrainState, Placed, Placed]
@@ -99,35 +99,37 @@ class Program:
         self._one = jax.jit(self._together, static_argnames="topology")
         self._several = jax.jit(self._together_several)
 
-    def results(self, work: Mapping[int, Work]) -> dict[int, Any]:
+    def results(self, work: Mapping[int, Work]) -> dict[int, Result | Exception]:
         """The results of the calls that trials want; together for those that want the same.
 
         Where the program fails, the result is its exception.
         """
-        results: dict[int, Any] = {}
+        results: dict[int, Result | Exception] = {}
         keywords = {i: x.call.keywords for i, x in work.items()}
         for key in {tuple(x.items()): x for x in keywords.values()}.values():
             trials = sorted(i for i in work if keywords[i] == key)
             program = self._one if "topology" in key else self._several
+            calls = [work[i].call.args for i in trials]
             try:
-                values = self._call(
-                    partial(program, **key), trials, [work[i].call.args for i in trials]
-                )
+                values = self._call(partial(program, **key), trials, calls)
+                results |= zip(trials, values, strict=True)
             except Exception as error:  # every trial that wants this call gets it
-                values = [error for _ in trials]
-            results |= zip(trials, values, strict=True)
+                results |= dict.fromkeys(trials, error)
         return results
 
     def _call(
-        self, program: Callable[..., Any], trials: Sequence[int], calls: Sequence[Arguments]
-    ) -> list[Any]:
+        self,
+        program: Callable[..., list[Result]],
+        trials: Sequence[int],
+        calls: Sequence[Arguments],
+    ) -> list[Result]:
         own = [state.opt_state.hyper for state, *_ in calls]
         for trial, hyper in zip(trials, own, strict=True):
             if trial not in self._hyper:  # no update changes it
                 self._hyper[trial] = lookup.longer(hyper, self._rows)
         equal = [
-            (_with_hyper(state, self._hyper[trial]), *batch)
-            for trial, (state, *batch) in zip(trials, calls, strict=True)
+            (_with_hyper(state, self._hyper[trial]), inputs, labels)
+            for trial, (state, inputs, labels) in zip(trials, calls, strict=True)
         ]
         padded, equal = self._padded(trials, equal)
         results = program(self._columns(padded), equal)
@@ -136,7 +138,9 @@ class Program:
             for hyper, (state, *figures) in zip(own, results, strict=False)
         ]
 
-    def _padded(self, trials: Sequence[int], calls: Sequence[Any]) -> tuple[list[int], list[Any]]:
+    def _padded(
+        self, trials: Sequence[int], calls: Sequence[Arguments]
+    ) -> tuple[list[int], list[Arguments]]:
         """Repeats the first call up to a number for which few programs are compiled: all trials,
         a half, a quarter, ..."""
         size = self._count

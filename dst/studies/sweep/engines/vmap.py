@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, closing, redirect_stderr, redirect_stdout
 from functools import partial
 from itertools import groupby
@@ -33,7 +33,7 @@ from dst.train.distributed import signals
 from dst.train.records import run_dir
 from dst.train.setup import Setup
 from dst.train.state import TrainState
-from dst.train.work import Work
+from dst.train.work import Result, Work
 
 # While it compiles, this process does nothing else. Other workers wait so many seconds longer
 # before they count its trials as lost.
@@ -146,7 +146,8 @@ class Vectorised:
         looked = 0.0
         with ExitStack() as stack:
             trials = [stack.enter_context(closing(BatchedTrial(x))) for x in batch]
-            results: dict[int, Any] = dict.fromkeys(range(len(trials)))
+            results: Mapping[int, Result | Exception | None]
+            results = dict.fromkeys(range(len(trials)))
             while results:
                 work = {}
                 for i, result in results.items():
@@ -172,7 +173,7 @@ class BatchedTrial:
         self._log: TextIO | None = None
         self._ended = False
 
-    def advance(self, result: Any) -> Work | None:
+    def advance(self, result: Result | Exception | None) -> Work | None:
         """Continues the training loop until it wants an update.
 
         Args:
@@ -213,7 +214,7 @@ class BatchedTrial:
         if self._log is not None:
             self._log.close()
 
-    def _send(self, result: Any) -> Work:
+    def _send(self, result: Result | Exception | None) -> Work:
         return (
             self._loop.throw(result) if isinstance(result, Exception) else self._loop.send(result)
         )
