@@ -195,9 +195,9 @@ def _write_report(where: Path, out: Path | None = None) -> int:
 
 
 def _is_study(where: Path) -> bool:
-    from dst.studies.lottery.config import found_in
+    from dst.studies.lottery.config import is_study
 
-    return found_in(where)
+    return is_study(where)
 
 
 def methods(args: argparse.Namespace) -> int:
