@@ -1,6 +1,6 @@
 """Exact selection of the k best of n by counting: no sort, no gather, ``k`` may be traced.
 
-Scores become integers that keep their order, and the k-th largest integer is found digit by
+Scores become integers that keep their order, and the k-th largest integer is built digit by
 digit: a candidate is right when at least k integers reach it. A count is a reduction, so an
 array that is sharded over devices needs scalar collectives only. Ties are settled by the same
 search over the linear index. All arrays of one call share each counting pass.
@@ -147,10 +147,13 @@ def _chosen(pools: Sequence[_Pool], ks: Sequence[Any]) -> list[Array]:
         return []
     counts = [p.counts(k) for p, k in zip(pools, ks, strict=True)]
     keys = [p.keys for p in pools]
-    thresholds, found = _search(keys, counts, pools, passes=16)
+    thresholds, reached = _search(keys, counts, pools, passes=16)
     surplus = jnp.any(
         jnp.stack(
-            [jnp.any((n > k) & (t > 0)) for n, k, t in zip(found, counts, thresholds, strict=True)]
+            [
+                jnp.any((n > k) & (t > 0))
+                for n, k, t in zip(reached, counts, thresholds, strict=True)
+            ]
         )
     )
 
@@ -245,7 +248,7 @@ def _search(
 ) -> tuple[list[Array], list[Array]]:
     """Per group the largest t that at least ``counts`` keys reach, and how many reach it.
 
-    Two bits of t are found in each pass, from the highest.
+    Each pass settles two bits of t, from the highest.
     """
 
     def one_pass(i: Array, state: tuple[list[Array], list[Array]]):

@@ -162,11 +162,11 @@ def matches(pattern: str, path: str) -> bool:
 
 def lookup(patterns: Mapping[str, Any] | None, path: str) -> Any | None:
     """The value of the last pattern that matches a path, or None."""
-    found = None
+    result = None
     for pattern, value in (patterns or {}).items():
         if matches(pattern, path):
-            found = value
-    return found
+            result = value
+    return result
 
 
 def require_matches(argument: str, patterns: Iterable[str], paths: Sequence[str]) -> None:

@@ -63,7 +63,7 @@ def tally(program: ClosedJaxpr, params: Any) -> Tally:
 
     Args:
       program: a jaxpr, from ``jax.make_jaxpr``.
-      params: the tree of parameters it was made with; arrays or shapes.
+      params: the tree of parameters that it was traced with; arrays or shapes.
     """
     paths, leaves, _ = tree.flatten(params)
     sizes = {p: math.prod(x.shape) for p, x in zip(paths, leaves, strict=True)}
@@ -116,62 +116,62 @@ class _Walk:
         return self.simple(eqn, name, inputs)
 
     def product(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
-        found, sides = Tally(), inputs[:2]
+        cost, sides = Tally(), inputs[:2]
         macs, channels = _work(eqn)
         data = [is_data(x) for x in sides]
         if not any(data):
             paths = frozenset().union(*map(paths_of, sides))
             if not paths:
-                return [CONSTANT], found
-            found.free += macs
+                return [CONSTANT], cost
+            cost.free += macs
             for x in sides:
-                found.use(x, f"{eqn.primitive.name} without data")
-            return [Computed(paths, eqn.primitive.name)], found
+                cost.use(x, f"{eqn.primitive.name} without data")
+            return [Computed(paths, eqn.primitive.name)], cost
         # Kernels first; rows that data has chosen count as kernels only beside other data.
         kernels = [i for i, x in enumerate(sides) if isinstance(x, Weights) and not x.looked_up]
         if not kernels:
             chosen = [i for i, x in enumerate(sides) if isinstance(x, Weights)]
             kernels = chosen if len(chosen) == 1 and sides[1 - chosen[0]] == DATA else []
         if not kernels:
-            found.free += macs
+            cost.free += macs
             for x in sides:
                 if isinstance(x, Computed):
-                    found.use(x, f"{eqn.primitive.name} after {x.by}")
-            return [DATA], found
+                    cost.use(x, f"{eqn.primitive.name} after {x.by}")
+            return [DATA], cost
         kernel = sides[kernels[0]]
         assert isinstance(kernel, Weights)
         outputs = math.prod(eqn.outvars[0].aval.shape)
         for path, share in kernel.shares:
-            found.macs[path] += macs * share
-            found.outputs[path] += outputs * share
-            found.channels[path] += channels[kernels[0]] * share
-        found.free += macs * (1 - sum((share for _, share in kernel.shares), Fraction(0)))
-        found.use(kernel, PRODUCT)
-        return [DATA], found
+            cost.macs[path] += macs * share
+            cost.outputs[path] += outputs * share
+            cost.channels[path] += channels[kernels[0]] * share
+        cost.free += macs * (1 - sum((share for _, share in kernel.shares), Fraction(0)))
+        cost.use(kernel, PRODUCT)
+        return [DATA], cost
 
     def simple(self, eqn: Any, name: str, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
-        found, results = Tally(), len(eqn.outvars)
+        cost, results = Tally(), len(eqn.outvars)
         if name == "optimization_barrier":
-            return inputs, found
+            return inputs, cost
         if any(map(is_data, inputs)):
             first = inputs[0]
             if isinstance(first, Weights):
                 if first.looked_up and name in _LAYOUT:
-                    return [first], found
+                    return [first], cost
                 if name in ("gather", "dynamic_slice"):
-                    found.use(first, LOOKUP)
-                    return [replace(first, looked_up=True)], found
+                    cost.use(first, LOOKUP)
+                    return [replace(first, looked_up=True)], cost
             for x in inputs:
                 if not is_data(x):
-                    found.use(x, ELEMENTWISE if name in _ELEMENTWISE else name)
-            return [DATA] * results, found
+                    cost.use(x, ELEMENTWISE if name in _ELEMENTWISE else name)
+            return [DATA] * results, cost
         if not any(map(paths_of, inputs)):
             kept = inputs and inputs[0] == ZERO and name in _LAYOUT
-            return [ZERO if kept else CONSTANT] * results, found
-        one = self.without_data(eqn, name, inputs, found)
-        return [one] * results, found
+            return [ZERO if kept else CONSTANT] * results, cost
+        one = self.without_data(eqn, name, inputs, cost)
+        return [one] * results, cost
 
-    def without_data(self, eqn: Any, name: str, inputs: list[Origin], found: Tally) -> Origin:
+    def without_data(self, eqn: Any, name: str, inputs: list[Origin], cost: Tally) -> Origin:
         """The origin of what an operation makes of parameters and constants."""
         lost = Computed(frozenset().union(*map(paths_of, inputs)), name)
         weights = [x for x in inputs if isinstance(x, Weights)]
@@ -182,10 +182,10 @@ class _Walk:
             kept = max(weights, key=lambda x: sum(self.sizes[p] for p in paths_of(x)))
             for x in inputs:
                 if x != kept:
-                    found.use(x, ELEMENTWISE)
+                    cost.use(x, ELEMENTWISE)
             return kept
         if name == "div" and isinstance(inputs[0], Weights):
-            found.use(inputs[1], ELEMENTWISE)
+            cost.use(inputs[1], ELEMENTWISE)
             return inputs[0]
         if name in ("add", "add_any", "sub") and ZERO in inputs:
             return next(x for x in inputs if x != ZERO)
@@ -205,52 +205,52 @@ class _Walk:
         consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
         fixed, carry = inputs[:consts], inputs[consts : consts + carried]
         slices, body = inputs[consts + carried :], eqn.params["jaxpr"]
-        found = Tally()
+        cost = Tally()
         while True:
             results, part = self.body(body, [*fixed, *carry, *slices])
-            joined = _join(carry, results[:carried], found)
+            joined = _join(carry, results[:carried], cost)
             if joined == carry:
                 break
             carry = joined
-        found.add(part, eqn.params["length"])
-        return [*carry, *results[carried:]], found
+        cost.add(part, eqn.params["length"])
+        return [*carry, *results[carried:]], cost
 
     def loop(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         consts = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
         fixed, carry = inputs[eqn.params["cond_nconsts"] : consts], inputs[consts:]
-        found = Tally()
+        cost = Tally()
         while True:
             results, part = self.body(eqn.params["body_jaxpr"], [*fixed, *carry])
-            joined = _join(carry, results, found)
+            joined = _join(carry, results, cost)
             if joined == carry:
                 break
             carry = joined
-        found.add(part)
+        cost.add(part)
         if part.total:
-            found.notes.add("a while loop of unknown length: its products are counted once")
-        return carry, found
+            cost.notes.add("a while loop of unknown length: its products are counted once")
+        return carry, cost
 
     def branches(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         bodies = [self.body(branch, inputs[1:]) for branch in eqn.params["branches"]]
-        dearest = max((part for _, part in bodies), key=lambda part: part.total)
-        found = Tally()
+        largest = max((part for _, part in bodies), key=lambda part: part.total)
+        cost = Tally()
         results = bodies[0][0]
         for others, part in bodies:
-            results = _join(results, others, found)
-            found.remember(part)
-        found.add(dearest)
-        if any(part.total != dearest.total for _, part in bodies):
-            found.notes.add("a conditional: its dearest branch is counted")
+            results = _join(results, others, cost)
+            cost.remember(part)
+        cost.add(largest)
+        if any(part.total != largest.total for _, part in bodies):
+            cost.notes.add("a conditional: its most expensive branch is counted")
         if is_data(inputs[0]):
             results = [DATA if x in (CONSTANT, ZERO) else x for x in results]
-        return results, found
+        return results, cost
 
 
 def _is_zero(value: Any) -> bool:
     return getattr(value, "shape", ()) == () and bool(value == 0)
 
 
-def _join(first: list[Origin], second: list[Origin], found: Tally) -> list[Origin]:
+def _join(first: list[Origin], second: list[Origin], cost: Tally) -> list[Origin]:
     """What values are that come from one of two places."""
     joined: list[Origin] = []
     for a, b in zip(first, second, strict=True):
@@ -260,7 +260,7 @@ def _join(first: list[Origin], second: list[Origin], found: Tally) -> list[Origi
         elif is_data(a) or is_data(b):
             for x in (a, b):
                 if not is_data(x):
-                    found.use(x, ELEMENTWISE)
+                    cost.use(x, ELEMENTWISE)
             joined.append(DATA)
         else:
             joined.append(Computed(paths, "a choice") if paths else CONSTANT)

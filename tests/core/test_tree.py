@@ -257,7 +257,7 @@ def test_an_ambiguous_kernel_is_an_error_with_erk_only(shape):
 
 
 def test_merged_head_axes_give_the_sparsity_of_the_matrix():
-    """Spec F: ERK must not change with the shape in which Flax keeps a projection."""
+    """ERK must not change with the shape in which Flax keeps a projection."""
     matrix = {"w": shaped(64, 10), "q": shaped(8, 24), "o": shaped(24, 8)}
     heads = {"w": shaped(64, 10), "q": shaped(8, 4, 6), "o": shaped(4, 6, 8)}
     axes = {"q": "i o o", "o": "i i o"}
