@@ -12,11 +12,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from dst.core import tree
+from dst.core.typing import ArrayLike, Params
 from dst.flops.origins import (
     CONSTANT,
     DATA,
@@ -31,6 +31,7 @@ from dst.flops.origins import (
     is_data,
     paths_of,
 )
+from dst.flops.products import PRODUCTS, shape, shards, work
 
 # Each element of the result is an element of the first operand, or a function of one that is
 # zero at zero.
@@ -53,12 +54,11 @@ _ELEMENTWISE = frozenset(
     "add add_any and atan2 clamp concatenate div dynamic_update_slice eq ge gt le lt max min mul "
     "ne nextafter not or pad pow rem scatter scatter-add select_and_gather_add select_n sub".split()
 )
-_PRODUCTS = ("dot_general", "ragged_dot_general", "conv_general_dilated")
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _NO_CALL = ("pallas_call",)  # its body works on references to memory
 
 
-def tally(program: ClosedJaxpr, params: Any) -> Tally:
+def tally(program: ClosedJaxpr, params: Params) -> Tally:
     """What a program costs whose first inputs are the leaves of ``params``, the others data.
 
     Args:
@@ -76,14 +76,16 @@ def tally(program: ClosedJaxpr, params: Any) -> Tally:
 class _Walk:
     sizes: Mapping[str, int]
 
-    def body(self, program: Any, inputs: Sequence[Origin]) -> tuple[list[Origin], Tally]:
+    def body(
+        self, program: ClosedJaxpr | Jaxpr, inputs: Sequence[Origin]
+    ) -> tuple[list[Origin], Tally]:
         """Origins of the results of a jaxpr, and what it costs."""
         jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
-        known: dict[Any, Origin] = dict.fromkeys(jaxpr.constvars, CONSTANT)
+        known: dict[Var, Origin] = dict.fromkeys(jaxpr.constvars, CONSTANT)
         known |= dict(zip(jaxpr.invars, inputs, strict=True))
         total = Tally()
 
-        def origin(atom: Any) -> Origin:
+        def origin(atom: Var | Literal) -> Origin:
             if isinstance(atom, Literal):
                 return ZERO if _is_zero(atom.val) else CONSTANT
             return known[atom]
@@ -95,9 +97,9 @@ class _Walk:
             total.add(part)
         return [origin(x) for x in jaxpr.outvars], total
 
-    def equation(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+    def equation(self, eqn: JaxprEqn, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         name = eqn.primitive.name
-        if name in _PRODUCTS:
+        if name in PRODUCTS:
             return self.product(eqn, inputs)
         if name == "scan":
             return self.scan(eqn, inputs)
@@ -111,13 +113,13 @@ class _Walk:
             if len(inner.invars) == len(inputs):
                 results, part = self.body(bodies[0], inputs)
                 total = Tally()
-                total.add(part, _shards(eqn) if name == "shard_map" else 1)
+                total.add(part, shards(eqn) if name == "shard_map" else 1)
                 return results, total
         return self.simple(eqn, name, inputs)
 
-    def product(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+    def product(self, eqn: JaxprEqn, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         cost, sides = Tally(), inputs[:2]
-        macs, channels = _work(eqn)
+        macs, channels = work(eqn)
         data = [is_data(x) for x in sides]
         if not any(data):
             paths = frozenset().union(*map(paths_of, sides))
@@ -140,7 +142,7 @@ class _Walk:
             return [DATA], cost
         kernel = sides[kernels[0]]
         assert isinstance(kernel, Weights)
-        outputs = math.prod(eqn.outvars[0].aval.shape)
+        outputs = math.prod(shape(eqn.outvars[0]))
         for path, share in kernel.shares:
             cost.macs[path] += macs * share
             cost.outputs[path] += outputs * share
@@ -149,7 +151,7 @@ class _Walk:
         cost.use(kernel, PRODUCT)
         return [DATA], cost
 
-    def simple(self, eqn: Any, name: str, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+    def simple(self, eqn: JaxprEqn, name: str, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         cost, results = Tally(), len(eqn.outvars)
         if name == "optimization_barrier":
             return inputs, cost
@@ -171,7 +173,7 @@ class _Walk:
         one = self.without_data(eqn, name, inputs, cost)
         return [one] * results, cost
 
-    def without_data(self, eqn: Any, name: str, inputs: list[Origin], cost: Tally) -> Origin:
+    def without_data(self, eqn: JaxprEqn, name: str, inputs: list[Origin], cost: Tally) -> Origin:
         """The origin of what an operation makes of parameters and constants."""
         lost = Computed(frozenset().union(*map(paths_of, inputs)), name)
         weights = [x for x in inputs if isinstance(x, Weights)]
@@ -193,15 +195,15 @@ class _Walk:
             cases = {x for x in inputs[1:] if x != ZERO}
             return cases.pop() if len(cases) == 1 else lost
         if name == "concatenate" and not any(isinstance(x, Computed) for x in inputs):
-            whole = math.prod(eqn.outvars[0].aval.shape)
+            whole = math.prod(shape(eqn.outvars[0]))
             shares: dict[str, Fraction] = defaultdict(Fraction)
             for x, operand in zip(inputs, eqn.invars, strict=True):
                 for path, share in getattr(x, "shares", ()):
-                    shares[path] += share * Fraction(math.prod(operand.aval.shape), whole)
+                    shares[path] += share * Fraction(math.prod(shape(operand)), whole)
             return Weights(tuple(shares.items()))
         return lost
 
-    def scan(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+    def scan(self, eqn: JaxprEqn, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
         fixed, carry = inputs[:consts], inputs[consts : consts + carried]
         slices, body = inputs[consts + carried :], eqn.params["jaxpr"]
@@ -215,7 +217,7 @@ class _Walk:
         cost.add(part, eqn.params["length"])
         return [*carry, *results[carried:]], cost
 
-    def loop(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+    def loop(self, eqn: JaxprEqn, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         consts = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
         fixed, carry = inputs[eqn.params["cond_nconsts"] : consts], inputs[consts:]
         cost = Tally()
@@ -230,7 +232,7 @@ class _Walk:
             cost.notes.add("a while loop of unknown length: its products are counted once")
         return carry, cost
 
-    def branches(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+    def branches(self, eqn: JaxprEqn, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         bodies = [self.body(branch, inputs[1:]) for branch in eqn.params["branches"]]
         largest = max((part for _, part in bodies), key=lambda part: part.total)
         cost = Tally()
@@ -246,7 +248,7 @@ class _Walk:
         return results, cost
 
 
-def _is_zero(value: Any) -> bool:
+def _is_zero(value: ArrayLike) -> bool:
     return getattr(value, "shape", ()) == () and bool(value == 0)
 
 
@@ -265,33 +267,3 @@ def _join(first: list[Origin], second: list[Origin], cost: Tally) -> list[Origin
         else:
             joined.append(Computed(paths, "a choice") if paths else CONSTANT)
     return joined
-
-
-def _work(eqn: Any) -> tuple[Fraction, tuple[int, int]]:
-    """Multiply-adds of a product, and the output features that each side would have as kernel."""
-    shapes = [x.aval.shape for x in eqn.invars[:2]]
-    outputs = math.prod(eqn.outvars[0].aval.shape)
-    if eqn.primitive.name == "conv_general_dilated":
-        out, depth, *window = eqn.params["dimension_numbers"].rhs_spec
-        kernel = shapes[1]
-        reduced = math.prod(kernel[a] for a in (depth, *window))
-        # A dilated input is mostly zeros that no transposed convolution multiplies.
-        spread = math.prod(eqn.params["lhs_dilation"])
-        return Fraction(outputs * reduced, spread), (kernel[out], kernel[out])
-    if eqn.primitive.name == "ragged_dot_general":
-        numbers = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
-    else:
-        numbers = eqn.params["dimension_numbers"]
-    reduced = [math.prod(s[a] for a in axes) for s, axes in zip(shapes, numbers[0], strict=True)]
-    features = [math.prod(s) // max(n, 1) for s, n in zip(shapes, reduced, strict=True)]
-    return Fraction(outputs * reduced[0]), (features[0], features[1])
-
-
-def _shards(eqn: Any) -> int:
-    """How many devices share the work of a ``shard_map``, whose body sees one part of it."""
-    used: set[Any] = set()
-    for specs in (eqn.params.get("in_specs", ()), eqn.params.get("out_specs", ())):
-        for spec in specs:
-            for axes in spec:
-                used |= set(axes if isinstance(axes, tuple) else () if axes is None else (axes,))
-    return math.prod(eqn.params["mesh"].shape[a] for a in used)

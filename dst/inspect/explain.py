@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from dst.core import checks, tree
+from dst.core.typing import OptState, Params
 from dst.engine import state as states
 
 _SHOWN = 8  # indices in the text
@@ -88,11 +88,11 @@ class Explanation:
 
 
 def explain(
-    opt_state: Any,
+    opt_state: OptState,
     path: str,
-    params: Any | None = None,
+    params: Params | None = None,
     *,
-    before: Any | None = None,
+    before: OptState | None = None,
     axes: str | None = None,
     stacked: int = 0,
     most: int = 1000,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dst.core import tree
+from dst.core.typing import Array, OptState, Params
 from dst.engine import state as states
 
 
@@ -16,7 +15,7 @@ class InvariantError(ValueError):
     """Raised by :func:`check_invariants`; the message lists everything that is wrong."""
 
 
-def apply_masks(params: Any, opt_state: Any) -> Any:
+def apply_masks(params: Params, opt_state: OptState) -> Params:
     """Parameters with their inactive weights set to zero.
 
     Once after ``tx.init``, and on averages of parameters before they are evaluated. A forgotten
@@ -51,7 +50,7 @@ def apply_masks(params: Any, opt_state: Any) -> Any:
     )
 
 
-def check_invariants(opt_state: Any, params: Any) -> None:
+def check_invariants(opt_state: OptState, params: Params) -> None:
     """Raises when a sparse run is not what it should be; on the host, between steps.
 
     Checks that off-mask weights are exactly zero, that masks hold as many active weights as the
@@ -79,7 +78,7 @@ def check_invariants(opt_state: Any, params: Any) -> None:
         raise InvariantError("\n".join(problems))
 
 
-def _zeros(state: states.SparsifyState, weights: dict[str, Any]) -> list[str]:
+def _zeros(state: states.SparsifyState, weights: dict[str, Array]) -> list[str]:
     problems = []
     for path, mask in states.by_path(state.masks).items():
         if path not in weights:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from dst.core import tree
 from dst.core.text import aligned
-from dst.core.typing import Array
+from dst.core.typing import Array, ArrayLike, OptState, Params
 from dst.engine import state as states
 
 
-def masks(opt_state: Any) -> dict[str, Array]:
+def masks(opt_state: OptState) -> dict[str, Array]:
     """bool masks of the sparse leaves, by leaf path.
 
     Args:
@@ -27,12 +26,12 @@ def masks(opt_state: Any) -> dict[str, Array]:
     return {path: states.active(m) for path, m in states.mask_bytes(opt_state).items()}
 
 
-def explored(opt_state: Any) -> dict[str, Array]:
+def explored(opt_state: OptState) -> dict[str, Array]:
     """bool: which connections were ever active, by leaf path (ITOP's set)."""
     return {path: states.explored(m) for path, m in states.mask_bytes(opt_state).items()}
 
 
-def metrics(opt_state: Any, params: Any | None = None) -> dict[str, Array]:
+def metrics(opt_state: OptState, params: Params | None = None) -> dict[str, Array]:
     """Scalars for a logger; usable under ``jit``.
 
     Args:
@@ -106,7 +105,7 @@ class Row:
         return 1 - self.active / self.size if self.size else 0.0
 
 
-def rows(opt_state: Any, params: Any) -> list[Row]:
+def rows(opt_state: OptState, params: Params) -> list[Row]:
     """One row per leaf, in the order of the tree; integers, on the host."""
     stored = states.mask_bytes(opt_state)
     logs = [s.topology for s in states.find(opt_state)]
@@ -134,7 +133,7 @@ def rows(opt_state: Any, params: Any) -> list[Row]:
     return result
 
 
-def table(opt_state: Any, params: Any) -> str:
+def table(opt_state: OptState, params: Params) -> str:
     """A table of every leaf: shape, active weights, sparsity, explored, dropped and grown.
 
     The last lines give the sparsity of the selected weights and of the whole model.
@@ -185,7 +184,7 @@ class Overlap:
     churn: float
 
 
-def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Overlap]:
+def compare(first: Mapping[str, ArrayLike], second: Mapping[str, ArrayLike]) -> dict[str, Overlap]:
     """Overlap of two mask dictionaries, layer by layer, beside what chance would give.
 
     Args:

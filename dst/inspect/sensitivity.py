@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jax import lax
 from dst.core import checks, tree
 from dst.core.selection import top_k_masks
 from dst.core.text import aligned
+from dst.core.typing import Array, Batch, Params
 from dst.rules.allocation import Allocation, Layer, zeros
 from dst.rules.schedule import exact
 
@@ -126,9 +126,9 @@ class EqualIncrease:
 
 
 def sensitivity(
-    loss: Callable[[Any, Any], Any],
-    params: Any,
-    batch: Any,
+    loss: Callable[[Params, Batch], Array],
+    params: Params,
+    batch: Batch,
     sparsities: Sequence[float],
     *,
     select: tree.Select | None = None,
@@ -180,16 +180,16 @@ def sensitivity(
     pairs = [(i, j) for i in range(len(leaves)) for j in range(len(values))]
 
     @jax.jit
-    def losses(params: Any, batch: Any, kept: Any, pairs: Any) -> Any:
+    def losses(params: Params, batch: Batch, kept: Array, pairs: Array) -> Array:
         _, weights, treedef = tree.flatten(params)
         scores = [jnp.abs(weights[i]).astype(jnp.float32) for i in places]
 
-        def chosen(counts: Any) -> list[Any]:
+        def chosen(counts: Array) -> list[Array]:
             return top_k_masks(scores, list(counts), [None] * len(scores), axes)
 
         masks = lax.map(chosen, kept)  # per leaf [sparsity, *shape]
 
-        def one(pair: Any) -> Any:
+        def one(pair: Array) -> Array:
             pruned = list(weights)
             for number, (i, mask) in enumerate(zip(places, masks, strict=True)):
                 keep = mask[pair[1]] | (pair[0] != number)
