@@ -8,7 +8,7 @@ from dst.core import checks
 from dst.rules import scores
 from dst.rules.allocation import Allocator
 from dst.rules.fields import ColdStart, Sparsity
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.schedule import Duration, Schedule, exact, resolve, update_schedule
 from dst.rules.structure import Structure, Unstructured
@@ -16,13 +16,13 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "MEST changes topology every 5 epochs: give every=<optimizer steps of 5 epochs>."
 
 
+@named("mest")
 @method
 class MEST:
     """Drops by ``|w| + lambda |dL/dw|`` and grows at random, between two sparsities per stage.
 
-    In stage i, EM prunes to ``sparsity + extra[i]`` and grows back to ``sparsity``; EM&S
-    (``soft_bound``) prunes to ``sparsity`` and grows on to ``sparsity - extra[i]``, so that more
-    weights are in use until the next topology step.
+    In stage i, EM prunes to ``sparsity + extra[i]`` and grows back to ``sparsity``. EM&S
+    (``soft_bound``) prunes to ``sparsity`` and grows to ``sparsity - extra[i]``.
 
     Args:
       sparsity: at the end, of the selected weights, in [0, 1).
