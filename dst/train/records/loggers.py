@@ -18,7 +18,7 @@ import numpy as np
 import dst
 from dst.train.config.run import Config
 from dst.train.distributed import processes as hosts
-from dst.train.objectives.task import FIGURES
+from dst.train.objectives.figures import FIGURES
 from dst.train.records import run_dir as directory
 from dst.train.records.wandb import WeightsAndBiases
 
