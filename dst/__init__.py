@@ -21,32 +21,30 @@ from dst.inspect.explain import Explanation, explain
 from dst.inspect.invariants import InvariantError, check_invariants
 from dst.inspect.metrics import compare, explored, masks, metrics, rows, table
 from dst.inspect.sensitivity import EqualIncrease, Sensitivity, sensitivity
-from dst.methods import (
-    ACDC,
-    ASP,
-    GMP,
-    MEST,
-    SET,
-    SNFS,
-    SNIP,
-    SPDF,
-    SRSTE,
-    Dense,
-    EdgePopup,
-    FromMasks,
-    GraNet,
-    MaskDecay,
-    RigL,
-    SRigL,
-    Static,
-    StructureDecay,
-    TopKAST,
-    TopKWeights,
-    journey,
-    rigl_itop,
-    set_itop,
-    smet,
-)
+from dst.methods import METHODS as _METHODS
+from dst.methods.acdc import ACDC
+from dst.methods.asp import ASP
+from dst.methods.dense import Dense
+from dst.methods.edge_popup import EdgePopup
+from dst.methods.from_masks import FromMasks
+from dst.methods.gmp import GMP
+from dst.methods.granet import GraNet
+from dst.methods.itop import rigl_itop, set_itop
+from dst.methods.journey import journey
+from dst.methods.mask_decay import MaskDecay
+from dst.methods.mest import MEST
+from dst.methods.rigl import RigL
+from dst.methods.set import SET
+from dst.methods.smet import smet
+from dst.methods.snfs import SNFS
+from dst.methods.snip import SNIP
+from dst.methods.spdf import SPDF
+from dst.methods.sr_ste import SRSTE
+from dst.methods.srigl import SRigL
+from dst.methods.static import Static
+from dst.methods.structure_decay import StructureDecay
+from dst.methods.top_k_weights import TopKWeights
+from dst.methods.top_kast import TopKAST
 from dst.rules.accumulators import Accumulator, Observation
 from dst.rules.allocation import Allocation, ErdosRenyi, Global, Uniform
 from dst.rules.latent import Latent
@@ -152,6 +150,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     import importlib
 
+    for cls in _METHODS.values():  # those that are not imported above
+        if name == cls.__name__:
+            return cls
     if name in _MODULES:
         return importlib.import_module(f"dst.{name}")
     if name in _RENAMED:

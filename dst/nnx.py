@@ -15,7 +15,7 @@ from dst.core.tree import lookup
 from dst.engine.projection import apply_masks
 from dst.engine.sparsify import sparsify
 from dst.inspect import invariants, metrics
-from dst.methods import FromMasks
+from dst.methods.from_masks import FromMasks
 
 __all__ = ["Mask", "Optimizer", "axes", "check_invariants", "costs", "detach", "masks"]
 

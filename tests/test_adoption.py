@@ -1,4 +1,4 @@
-"""The README's code, executed verbatim: the adoption in a loop of one's own, and a new method."""
+"""The code that README and the how-tos show, executed verbatim: adoption, and a new method."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from flax.training.train_state import TrainState
 import dst
 import dst.nnx
 from dst.core.tree import flatten
+from dst.methods import METHODS, PRESETS
 from tests.runs import QUICK
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+LOOP = (ROOT / "docs/howto/loop.md").read_text()
+METHOD = (ROOT / "docs/howto/method.md").read_text()
 X = jax.random.normal(jax.random.key(0), (16, 20))
 Y = jnp.arange(16) % 10
 
 
-def block(name):
+def block(page, name):
     """The code between two marker comments."""
-    return re.search(rf"<!-- {name} -->\n```python\n(.*?)```\n<!-- /{name} -->", README, re.S)[1]
+    return re.search(rf"<!-- {name} -->\n```\w*\n(.*?)```\n<!-- /{name} -->", page, re.S)[1]
 
 
 def cross_entropy(logits, y):
@@ -45,15 +49,21 @@ def initial_params():
 
 def assert_sparse_and_trained(opt_state, params, losses):
     dst.check_invariants(opt_state, params)
-    found = dst.metrics(opt_state, params)
-    assert int(found["topology_steps"]) == 1
+    assert int(dst.metrics(opt_state, params)["topology_steps"]) == 1
     active = sum(int(m.sum()) for m in dst.masks(opt_state).values())
     size = sum(m.size for m in dst.masks(opt_state).values())
     assert abs(active - size / 10) <= len(dst.masks(opt_state))
     assert losses[-1] < losses[0]
 
 
-def test_a_dict_loop_is_sparse_with_the_lines_of_the_readme():
+def test_the_script_of_the_readme_prints_what_the_readme_shows(capsys):
+    code = block(README, "script")
+    assert len([line for line in code.splitlines() if line]) <= 12
+    exec(code, {})
+    assert capsys.readouterr().out == block(README, "output")
+
+
+def test_a_dict_loop_is_sparse_with_the_lines_of_the_page():
     names = {
         "jax": jax,
         "optax": optax,
@@ -61,7 +71,7 @@ def test_a_dict_loop_is_sparse_with_the_lines_of_the_readme():
         "params": initial_params(),
         "loss_fn": lambda p, x, y: cross_entropy(network(p, x), y),
     }
-    exec(block("adopt_dict"), names)
+    exec(block(LOOP, "adopt_dict"), names)
     params, opt_state, losses = names["params"], names["opt_state"], []
     for _ in range(105):
         params, opt_state, loss = names["train_step"](params, opt_state, X, Y)
@@ -69,7 +79,7 @@ def test_a_dict_loop_is_sparse_with_the_lines_of_the_readme():
     assert_sparse_and_trained(opt_state, params, losses)
 
 
-def test_an_nnx_loop_is_sparse_with_the_lines_of_the_readme():
+def test_an_nnx_loop_is_sparse_with_the_lines_of_the_page():
     model = nnx.Sequential(
         nnx.Linear(20, 30, rngs=nnx.Rngs(0)), jnp.tanh, nnx.Linear(30, 10, rngs=nnx.Rngs(1))
     )
@@ -80,7 +90,7 @@ def test_an_nnx_loop_is_sparse_with_the_lines_of_the_readme():
         "model": model,
         "loss_fn": lambda m, x, y: cross_entropy(m(x), y),
     }
-    exec(block("adopt_nnx"), names)
+    exec(block(LOOP, "adopt_nnx"), names)
     losses = [float(names["train_step"](model, names["optimizer"], X, Y)) for _ in range(105)]
     dst.nnx.check_invariants(model, names["optimizer"])
     params = nnx.state(model, nnx.Param)
@@ -88,7 +98,7 @@ def test_an_nnx_loop_is_sparse_with_the_lines_of_the_readme():
     assert set(dst.nnx.masks(model)) == {"layers/0/kernel", "layers/2/kernel"}
 
 
-def test_a_linen_train_state_is_sparse_with_the_lines_of_the_readme():
+def test_a_linen_train_state_is_sparse_with_the_lines_of_the_page():
     model = linen.Dense(10)
     names = {
         "jax": jax,
@@ -99,7 +109,7 @@ def test_a_linen_train_state_is_sparse_with_the_lines_of_the_readme():
         "params": model.init(jax.random.key(0), X)["params"],
         "loss_fn": lambda p, x, y: cross_entropy(model.apply({"params": p}, x), y),
     }
-    exec(block("adopt_linen"), names)
+    exec(block(LOOP, "adopt_linen"), names)
     state, losses = names["state"], []
     for _ in range(105):
         state, loss = names["train_step"](state, X, Y)
@@ -107,8 +117,8 @@ def test_a_linen_train_state_is_sparse_with_the_lines_of_the_readme():
     assert_sparse_and_trained(state.opt_state, state.params, losses)
 
 
-def test_a_method_of_ones_own_takes_eight_lines_of_the_readme():
-    code = block("own_method")
+def test_a_method_of_ones_own_takes_eight_lines_of_the_page():
+    code = block(METHOD, "own_method")
     names = {"dst": dst, "optax": optax}
     exec(code, names)
     assert len(code.strip().splitlines()) <= 8
@@ -132,16 +142,27 @@ def test_a_method_of_ones_own_takes_eight_lines_of_the_readme():
         assert grown.sum() == (old & ~after[path]).sum() > 0
 
 
-def test_the_views_of_the_readme_work():
-    code = next(b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "tx.plan" in b)
+def test_the_views_of_the_page_work():
     params = initial_params()
     tx = dst.sparsify(optax.sgd(0.1), dst.Static(sparsity=0.9))
     opt_state = tx.init(params)
     params = dst.apply_masks(params, opt_state)
-    exec(code, {"dst": dst, "tx": tx, "params": params, "opt_state": opt_state})
+    names = {"dst": dst, "tx": tx, "params": params, "opt_state": opt_state}
+    exec(block(LOOP, "views"), names)
 
 
-def test_every_file_that_the_readme_names_exists():
-    linked = re.findall(r"\]\(([\w./]+)\)", README) + re.findall(r"`(tests/[\w./]+)`", README)
-    for target in linked:
-        assert (Path(__file__).parents[1] / target).exists(), target
+def test_every_method_has_a_row_in_the_readme():
+    rows = re.findall(r"^\| \[(.*?)\]\(dst/methods/", README, re.MULTILINE)
+    shown = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert shown == {x.__name__ for x in {**METHODS, **PRESETS}.values()} - {"Dense"}
+
+
+def test_the_readme_fits_two_screens():
+    assert len(README.splitlines()) <= 110
+
+
+def test_every_file_that_pages_name_exists():
+    methods = (ROOT / "docs/intro/methods.md").read_text()
+    linked = re.findall(r"\]\(([\w./]+)\)", README)
+    for target in linked + re.findall(r"`(tests/[\w./]+)`", README + methods):
+        assert (ROOT / target).exists(), target

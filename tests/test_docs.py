@@ -75,7 +75,17 @@ def test_a_link_to_no_file_ends_the_build():
     assert text == "[x](generated/experiments/meshes.md#table)"
 
 
-# README's blocks are run by tests/test_adoption.py.
+def test_methods_and_first_words_of_generated_pages_are_linked_as_pages_of_the_site():
+    origin, page = ROOT / "README.md", DOCS / "index.md"
+    for target, there in {
+        "dst/methods/sr_ste.py": "generated/methods/sr-ste.md",
+        "docs/intro/methods.md": "generated/methods/index.md",
+        "docs/intro/configuration.md": "generated/configuration.md",
+    }.items():
+        assert links.rewritten(f"[x]({target})", origin, page) == f"[x]({there})"
+
+
+# README's script is run by tests/test_adoption.py.
 @pytest.mark.parametrize("page", [x for x in PAGES[3:] if blocks(x, "python")], ids=name)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -57,10 +58,23 @@ def rewritten(text: str, origin: Path, page: Path) -> str:
     return _PARTS.sub(link, text)
 
 
+@cache
+def _method_pages() -> dict[str, str]:
+    """The page of each method, by the file that holds the method."""
+    from dst.methods import METHODS, PRESETS
+
+    return {x.__module__.rpartition(".")[2]: name for name, x in {**METHODS, **PRESETS}.items()}
+
+
 def _in_site(file: Path, page: Path) -> str:
     path = file.relative_to(ROOT)
-    if file.is_relative_to(DOCS):
+    if path.parent == Path("docs", "intro"):  # first words of a generated page
+        whole = path.stem == "configuration"
+        found = GENERATED / (path.name if whole else f"{path.stem}/index.md")
+    elif file.is_relative_to(DOCS):
         found = file
+    elif path.parent == Path("dst", "methods") and path.stem in _method_pages():
+        found = GENERATED / "methods" / f"{_method_pages()[path.stem]}.md"
     elif path.name == "README.md" and path.parts[0] == "experiments":
         found = GENERATED / "experiments" / f"{path.parts[1]}.md"
     elif path.suffix == ".ipynb":

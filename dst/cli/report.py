@@ -63,6 +63,6 @@ def write(where: Path, out: Path | None = None) -> int:
 
 def is_study(where: Path) -> bool:
     """Whether a directory is that of a study, not of a run."""
-    from dst.studies.lottery.config import found_in
+    from dst.studies.lottery import config
 
-    return found_in(where)
+    return config.is_study(where)

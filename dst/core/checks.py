@@ -49,5 +49,5 @@ def one_of(name: str, value: Any, options: Iterable[str | None]) -> None:
 
 def nearest(value: Any, options: Iterable[str | None]) -> str:
     """`` Did you mean 'x'?`` for the option nearest to ``value``, or nothing."""
-    found = difflib.get_close_matches(str(value), map(str, options), n=1, cutoff=0.5)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    matches = difflib.get_close_matches(str(value), map(str, options), n=1, cutoff=0.5)
+    return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -1,6 +1,6 @@
 """Exact selection of the k best of n by counting: no sort, no gather, ``k`` may be traced.
 
-Scores become integers that keep their order, and the k-th largest integer is found digit by
+Scores become integers that keep their order, and the k-th largest integer is built digit by
 digit: a candidate is right when at least k integers reach it. A count is a reduction, so an
 array that is sharded over devices needs scalar collectives only. Ties are settled by the same
 search over the linear index. All arrays of one call share each counting pass.
@@ -9,7 +9,6 @@ search over the linear index. All arrays of one call share each counting pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +58,7 @@ def top_k_mask(
 
 def top_k_masks(
     scores: Sequence[Array],
-    ks: Sequence[Any],
+    ks: Sequence[Array | int],
     wheres: Sequence[Array | None],
     group_axes: Sequence[tuple[int, ...]],
 ) -> list[Array]:
@@ -72,7 +71,7 @@ def top_k_masks(
     return [_by_pairs(g, s, w, k) if by_pairs else next(searched) for g, s, w, k, by_pairs in parts]
 
 
-def _by_pairs(group: _Groups, scores: Array, where: Array | None, k: Any) -> Array:
+def _by_pairs(group: _Groups, scores: Array, where: Array | None, k: Array | int) -> Array:
     """Groups of few positions: the rank of each is how many others come before it."""
     keys = _ordered(scores, where)
     (axis,) = group.counted
@@ -86,7 +85,7 @@ def _by_pairs(group: _Groups, scores: Array, where: Array | None, k: Any) -> Arr
 
 
 def top_k_masks_together(
-    scores: Sequence[Array], k: Any, wheres: Sequence[Array | None]
+    scores: Sequence[Array], k: Array | int, wheres: Sequence[Array | None]
 ) -> list[Array]:
     """Masks of the ``k`` highest scores of all arrays together.
 
@@ -120,7 +119,7 @@ class _Pool:
                 "counts can hold. Rank layers by themselves, or select fewer of them."
             )
 
-    def counts(self, k: Any) -> Array:
+    def counts(self, k: Array | int) -> Array:
         return self.groups[0].counts(k) if len(self.groups) == 1 else jnp.asarray(k, jnp.int32)
 
     def totals(self, chosen: Sequence[Sequence[Array]]) -> list[Array]:
@@ -142,15 +141,18 @@ class _Pool:
         return ranks
 
 
-def _chosen(pools: Sequence[_Pool], ks: Sequence[Any]) -> list[Array]:
+def _chosen(pools: Sequence[_Pool], ks: Sequence[Array | int]) -> list[Array]:
     if not pools:
         return []
     counts = [p.counts(k) for p, k in zip(pools, ks, strict=True)]
     keys = [p.keys for p in pools]
-    thresholds, found = _search(keys, counts, pools, passes=16)
+    thresholds, reached = _search(keys, counts, pools, passes=16)
     surplus = jnp.any(
         jnp.stack(
-            [jnp.any((n > k) & (t > 0)) for n, k, t in zip(found, counts, thresholds, strict=True)]
+            [
+                jnp.any((n > k) & (t > 0))
+                for n, k, t in zip(reached, counts, thresholds, strict=True)
+            ]
         )
     )
 
@@ -205,7 +207,7 @@ class _Groups:
         """An array over groups, with the counted axes as axes of length 1."""
         return lax.expand_dims(x, self.counted)
 
-    def counts(self, k: Any) -> Array:
+    def counts(self, k: Array | int) -> Array:
         groups = tuple(self.shape[a] for a in self.group_axes)
         counts = jnp.broadcast_to(jnp.asarray(k, jnp.int32), groups)
         if any(entry is not None for entry in self.spec):
@@ -245,7 +247,7 @@ def _search(
 ) -> tuple[list[Array], list[Array]]:
     """Per group the largest t that at least ``counts`` keys reach, and how many reach it.
 
-    Two bits of t are found in each pass, from the highest.
+    Each pass settles two bits of t, from the highest.
     """
 
     def one_pass(i: Array, state: tuple[list[Array], list[Array]]):

@@ -11,10 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import PyTreeDef
 
 from dst.core import checks
+from dst.core.typing import Array, Params, PyTree
 
-Select = str | Sequence[str] | Callable[[str, Any], bool]
+Select = str | Sequence[str] | Callable[[str, Array], bool]
 
 # Path segments that mark leaves which sparse training leaves dense by default, whatever
 # their rank: lookup tables, positions, depthwise kernels, normalisation.
@@ -116,7 +118,7 @@ def _product(lengths: Iterable[int]) -> int:
     return result
 
 
-def flatten(tree: Any) -> tuple[list[str], list[Any], Any]:
+def flatten(tree: PyTree) -> tuple[list[str], list[Any], PyTreeDef]:
     """Leaf paths, leaves and structure of a parameter tree.
 
     A path is ``"encoder/0/kernel"``: of an NNX variable, without the ``value`` inside it.
@@ -131,12 +133,12 @@ def flatten(tree: Any) -> tuple[list[str], list[Any], Any]:
     return paths, leaves, treedef
 
 
-def _is_variable(node: Any) -> bool:
+def _is_variable(node: object) -> bool:
     # By what it can do: the core does not import Flax.
     return hasattr(type(node), "get_metadata") and hasattr(type(node), "get_value")
 
 
-def is_dense_marker(node: Any) -> bool:
+def is_dense_marker(node: object) -> bool:
     """Whether a node of a mask tree stands for a leaf without mask."""
     return isinstance(node, optax.MaskedNode)
 
@@ -162,11 +164,11 @@ def matches(pattern: str, path: str) -> bool:
 
 def lookup(patterns: Mapping[str, Any] | None, path: str) -> Any | None:
     """The value of the last pattern that matches a path, or None."""
-    found = None
+    result = None
     for pattern, value in (patterns or {}).items():
         if matches(pattern, path):
-            found = value
-    return found
+            result = value
+    return result
 
 
 def require_matches(argument: str, patterns: Iterable[str], paths: Sequence[str]) -> None:
@@ -181,7 +183,7 @@ def require_matches(argument: str, patterns: Iterable[str], paths: Sequence[str]
 
 
 def survey(
-    params: Any,
+    params: Params,
     *,
     select: Select | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
@@ -241,7 +243,7 @@ def survey(
     return result
 
 
-def _choose(path: str, leaf: Any, rank: int, select: Any) -> tuple[bool, str]:
+def _choose(path: str, leaf: Any, rank: int, select: Select | None) -> tuple[bool, str]:
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return False, f"{leaf.dtype}, not floating-point"
     if callable(select):
@@ -252,8 +254,8 @@ def _choose(path: str, leaf: Any, rank: int, select: Any) -> tuple[bool, str]:
             if matches(pattern.removeprefix("!"), path):
                 verdict = not pattern.startswith("!")
         return verdict, "selected" if verdict else "not selected"
-    for kind, pattern in _DENSE_BY_NAME:
-        if any(pattern.search(segment) for segment in path.split("/")):
+    for kind, expression in _DENSE_BY_NAME:
+        if any(expression.search(segment) for segment in path.split("/")):
             return False, f"{kind} (by name)"
     if rank < 2:
         return False, f"{rank} dimension{'' if rank == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Array annotations of jaxtyping where it is installed, and plain stand-ins where it is not.
+"""Names for annotations: arrays, pytrees, and the shapes of jaxtyping where it is installed.
 
 jaxtyping documents shapes and dtypes and is checked while testing; the library itself
 must not need it.
@@ -6,7 +6,7 @@ must not need it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Num, UInt8
@@ -22,6 +22,23 @@ else:
 
         Bool = Float = Int = Num = UInt8 = _AnyShape
 
-PyTree = Any  # nested containers whose leaves are arrays, or one value for each array
+# Python's types cannot describe a pytree: these say what one is for.
+PyTree: TypeAlias = Any  # containers of arrays, nested in any way
+Params: TypeAlias = PyTree  # the parameters of a model
+OptState: TypeAlias = PyTree  # the state of an Optax transformation
+Batch: TypeAlias = PyTree  # what a loss is computed on
+ArrayLike: TypeAlias = Any  # what numpy.asarray reads: arrays of NumPy and of JAX
 
-__all__ = ["Array", "Bool", "Float", "Int", "Num", "PyTree", "UInt8"]
+__all__ = [
+    "Array",
+    "ArrayLike",
+    "Batch",
+    "Bool",
+    "Float",
+    "Int",
+    "Num",
+    "OptState",
+    "Params",
+    "PyTree",
+    "UInt8",
+]

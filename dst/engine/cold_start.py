@@ -130,7 +130,7 @@ def decays(inner: Any, params: Any, rule: Rule, flat: Flat) -> Any:
     )
 
 
-def scaled(rule: Rule, flat: Flat, state: SparsifyState, updates: list[Array]) -> list[Array]:
+def scale(rule: Rule, flat: Flat, state: SparsifyState, updates: list[Array]) -> list[Array]:
     """The updates of all sparse leaves, those of recently grown weights at their own scale."""
     reset = rule.reset
     if reset.cold_start == "off" or rule.which.grow is None:
@@ -141,19 +141,19 @@ def scaled(rule: Rule, flat: Flat, state: SparsifyState, updates: list[Array]) -
     spacing = (log.spacing - skipped).astype(jnp.float32)
     count = (state.count + 1 - skipped * log.done).astype(jnp.float32)
 
-    def factor(mask: Array, decays: Any) -> Array | None:
+    scaled = []
+    for update, mask, decays in zip(
+        updates, flat.of(state.masks), flat.of(state.hyper.decays), strict=True
+    ):
         age = masks.age(mask)
         steps = since + age.astype(jnp.float32) * spacing
         if isinstance(reset.cold_start, int):
-            scale = jnp.minimum(steps / reset.cold_start, 1.0)
+            factor = jnp.minimum(steps / reset.cold_start, 1.0)
         elif is_dense_marker(decays):
-            return None
+            scaled.append(update)
+            continue
         else:
-            scale = local_correction(steps, count, decays)
-        return jnp.where(age < masks.OLD, scale, 1.0)
-
-    factors = map(factor, flat.of(state.masks), flat.of(state.hyper.decays))
-    return [
-        u if scale is None else u * scale.astype(u.dtype)
-        for u, scale in zip(updates, factors, strict=True)
-    ]
+            factor = local_correction(steps, count, decays)
+        factor = jnp.where(age < masks.OLD, factor, 1.0)
+        scaled.append(update * factor.astype(update.dtype))
+    return scaled

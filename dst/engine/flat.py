@@ -48,7 +48,8 @@ class Flat:
 
     def of(self, nodes: Any) -> list[Any]:
         """The sparse leaves of a tree like the parameters."""
-        return self.pick(self.leaves_of(nodes))
+        leaves = self.leaves_of(nodes)
+        return [leaves[i] for i in self.at]
 
     def masks(self, nodes: Any) -> list[Any]:
         """The sparse leaves of a mask tree, checked against the parameters."""

@@ -18,7 +18,7 @@ from dst.engine.hard_plan import plan_of
 from dst.engine.plan import Planner
 from dst.engine.state import SparsifyState, TopologyLog, initial_state
 from dst.engine.topology import Change, drop_and_grow
-from dst.rules.accumulators import Observation
+from dst.rules.accumulators import Accumulator, Observation
 from dst.rules.counts import TopologyInputs
 from dst.rules.rule import INITIAL, Rule
 from dst.rules.scores import Connections
@@ -90,7 +90,8 @@ class HardMasks:
         """One step: updates of the parameters, and the state after it."""
         flat = Flat(params, self.plan)
         step = _Step(self.inner, self.rule, flat, params, flat.leaves_of(grads), extra)
-        state = _accumulated(step, state)
+        if self.rule.which.accumulator is not None:
+            state = _accumulated(step, self.rule.which.accumulator, state)
         if self.rule.when is None or not flat.plans:
             return _plain(step, state)
         static = isinstance(topology, bool)
@@ -123,11 +124,9 @@ def _float32(arrays: list[Any]) -> list[Array]:
     return [jnp.asarray(x, jnp.float32) for x in arrays]
 
 
-def _accumulated(step: _Step, state: SparsifyState) -> SparsifyState:
+def _accumulated(step: _Step, accumulator: Accumulator, state: SparsifyState) -> SparsifyState:
     """The state after the rule's accumulator has seen the gradients of this step."""
-    accumulator, flat = step.rule.which.accumulator, step.flat
-    if accumulator is None:
-        return state
+    flat = step.flat
     left = schedule_lookup.steps_left(state.count, state.hyper)
     return state._replace(
         variables=flat.zip(
@@ -204,7 +203,7 @@ def _inner_step(
     grads = flat.rebuild(step.grads, masked)
     updates, inner_state = step.inner.update(grads, inner_state, step.params, **step.extra)
     leaves = flat.leaves_of(updates)
-    sparse = cold_start.scaled(step.rule, flat, state, flat.pick(leaves))
+    sparse = cold_start.scale(step.rule, flat, state, flat.pick(leaves))
     if moving is not keep:
         sparse = [jnp.where(m, u, jnp.zeros_like(u)) for m, u in zip(moving, sparse, strict=True)]
     return flat.rebuild(leaves, list(map(_project, keep, flat.sparse, sparse))), inner_state

@@ -1,4 +1,4 @@
-"""Where a value of a forward pass comes from, and what is known of the operations that made it."""
+"""Where a value of a forward pass comes from, and the cost of the operations on its way."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from dst.core import tree
+from dst.core.typing import ArrayLike, Params
 from dst.flops.origins import (
     CONSTANT,
     DATA,
@@ -31,6 +31,7 @@ from dst.flops.origins import (
     is_data,
     paths_of,
 )
+from dst.flops.products import PRODUCTS, shape, shards, work
 
 # Each element of the result is an element of the first operand, or a function of one that is
 # zero at zero.
@@ -53,17 +54,16 @@ _ELEMENTWISE = frozenset(
     "add add_any and atan2 clamp concatenate div dynamic_update_slice eq ge gt le lt max min mul "
     "ne nextafter not or pad pow rem scatter scatter-add select_and_gather_add select_n sub".split()
 )
-_PRODUCTS = ("dot_general", "ragged_dot_general", "conv_general_dilated")
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _NO_CALL = ("pallas_call",)  # its body works on references to memory
 
 
-def tally(program: ClosedJaxpr, params: Any) -> Tally:
+def tally(program: ClosedJaxpr, params: Params) -> Tally:
     """What a program costs whose first inputs are the leaves of ``params``, the others data.
 
     Args:
       program: a jaxpr, from ``jax.make_jaxpr``.
-      params: the tree of parameters it was made with; arrays or shapes.
+      params: the tree of parameters that it was traced with; arrays or shapes.
     """
     paths, leaves, _ = tree.flatten(params)
     sizes = {p: math.prod(x.shape) for p, x in zip(paths, leaves, strict=True)}
@@ -76,14 +76,16 @@ def tally(program: ClosedJaxpr, params: Any) -> Tally:
 class _Walk:
     sizes: Mapping[str, int]
 
-    def body(self, program: Any, inputs: Sequence[Origin]) -> tuple[list[Origin], Tally]:
+    def body(
+        self, program: ClosedJaxpr | Jaxpr, inputs: Sequence[Origin]
+    ) -> tuple[list[Origin], Tally]:
         """Origins of the results of a jaxpr, and what it costs."""
         jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
-        known: dict[Any, Origin] = dict.fromkeys(jaxpr.constvars, CONSTANT)
+        known: dict[Var, Origin] = dict.fromkeys(jaxpr.constvars, CONSTANT)
         known |= dict(zip(jaxpr.invars, inputs, strict=True))
         total = Tally()
 
-        def origin(atom: Any) -> Origin:
+        def origin(atom: Var | Literal) -> Origin:
             if isinstance(atom, Literal):
                 return ZERO if _is_zero(atom.val) else CONSTANT
             return known[atom]
@@ -95,9 +97,9 @@ class _Walk:
             total.add(part)
         return [origin(x) for x in jaxpr.outvars], total
 
-    def equation(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+    def equation(self, eqn: JaxprEqn, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         name = eqn.primitive.name
-        if name in _PRODUCTS:
+        if name in PRODUCTS:
             return self.product(eqn, inputs)
         if name == "scan":
             return self.scan(eqn, inputs)
@@ -111,67 +113,67 @@ class _Walk:
             if len(inner.invars) == len(inputs):
                 results, part = self.body(bodies[0], inputs)
                 total = Tally()
-                total.add(part, _shards(eqn) if name == "shard_map" else 1)
+                total.add(part, shards(eqn) if name == "shard_map" else 1)
                 return results, total
         return self.simple(eqn, name, inputs)
 
-    def product(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
-        found, sides = Tally(), inputs[:2]
-        macs, channels = _work(eqn)
+    def product(self, eqn: JaxprEqn, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+        cost, sides = Tally(), inputs[:2]
+        macs, channels = work(eqn)
         data = [is_data(x) for x in sides]
         if not any(data):
             paths = frozenset().union(*map(paths_of, sides))
             if not paths:
-                return [CONSTANT], found
-            found.free += macs
+                return [CONSTANT], cost
+            cost.free += macs
             for x in sides:
-                found.use(x, f"{eqn.primitive.name} without data")
-            return [Computed(paths, eqn.primitive.name)], found
+                cost.use(x, f"{eqn.primitive.name} without data")
+            return [Computed(paths, eqn.primitive.name)], cost
         # Kernels first; rows that data has chosen count as kernels only beside other data.
         kernels = [i for i, x in enumerate(sides) if isinstance(x, Weights) and not x.looked_up]
         if not kernels:
             chosen = [i for i, x in enumerate(sides) if isinstance(x, Weights)]
             kernels = chosen if len(chosen) == 1 and sides[1 - chosen[0]] == DATA else []
         if not kernels:
-            found.free += macs
+            cost.free += macs
             for x in sides:
                 if isinstance(x, Computed):
-                    found.use(x, f"{eqn.primitive.name} after {x.by}")
-            return [DATA], found
+                    cost.use(x, f"{eqn.primitive.name} after {x.by}")
+            return [DATA], cost
         kernel = sides[kernels[0]]
         assert isinstance(kernel, Weights)
-        outputs = math.prod(eqn.outvars[0].aval.shape)
+        outputs = math.prod(shape(eqn.outvars[0]))
         for path, share in kernel.shares:
-            found.macs[path] += macs * share
-            found.outputs[path] += outputs * share
-            found.channels[path] += channels[kernels[0]] * share
-        found.free += macs * (1 - sum((share for _, share in kernel.shares), Fraction(0)))
-        found.use(kernel, PRODUCT)
-        return [DATA], found
+            cost.macs[path] += macs * share
+            cost.outputs[path] += outputs * share
+            cost.channels[path] += channels[kernels[0]] * share
+        cost.free += macs * (1 - sum((share for _, share in kernel.shares), Fraction(0)))
+        cost.use(kernel, PRODUCT)
+        return [DATA], cost
 
-    def simple(self, eqn: Any, name: str, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
-        found, results = Tally(), len(eqn.outvars)
+    def simple(self, eqn: JaxprEqn, name: str, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+        cost, results = Tally(), len(eqn.outvars)
         if name == "optimization_barrier":
-            return inputs, found
+            return inputs, cost
         if any(map(is_data, inputs)):
             first = inputs[0]
             if isinstance(first, Weights):
                 if first.looked_up and name in _LAYOUT:
-                    return [first], found
+                    return [first], cost
                 if name in ("gather", "dynamic_slice"):
-                    found.use(first, LOOKUP)
-                    return [replace(first, looked_up=True)], found
+                    cost.use(first, LOOKUP)
+                    return [replace(first, looked_up=True)], cost
             for x in inputs:
                 if not is_data(x):
-                    found.use(x, ELEMENTWISE if name in _ELEMENTWISE else name)
-            return [DATA] * results, found
+                    cost.use(x, ELEMENTWISE if name in _ELEMENTWISE else name)
+            return [DATA] * results, cost
         if not any(map(paths_of, inputs)):
             kept = inputs and inputs[0] == ZERO and name in _LAYOUT
-            return [ZERO if kept else CONSTANT] * results, found
-        one = self.without_data(eqn, name, inputs, found)
-        return [one] * results, found
+            return [ZERO if kept else CONSTANT] * results, cost
+        one = self.without_data(eqn, name, inputs, cost)
+        return [one] * results, cost
 
-    def without_data(self, eqn: Any, name: str, inputs: list[Origin], found: Tally) -> Origin:
+    def without_data(self, eqn: JaxprEqn, name: str, inputs: list[Origin], cost: Tally) -> Origin:
         """The origin of what an operation makes of parameters and constants."""
         lost = Computed(frozenset().union(*map(paths_of, inputs)), name)
         weights = [x for x in inputs if isinstance(x, Weights)]
@@ -182,10 +184,10 @@ class _Walk:
             kept = max(weights, key=lambda x: sum(self.sizes[p] for p in paths_of(x)))
             for x in inputs:
                 if x != kept:
-                    found.use(x, ELEMENTWISE)
+                    cost.use(x, ELEMENTWISE)
             return kept
         if name == "div" and isinstance(inputs[0], Weights):
-            found.use(inputs[1], ELEMENTWISE)
+            cost.use(inputs[1], ELEMENTWISE)
             return inputs[0]
         if name in ("add", "add_any", "sub") and ZERO in inputs:
             return next(x for x in inputs if x != ZERO)
@@ -193,64 +195,64 @@ class _Walk:
             cases = {x for x in inputs[1:] if x != ZERO}
             return cases.pop() if len(cases) == 1 else lost
         if name == "concatenate" and not any(isinstance(x, Computed) for x in inputs):
-            whole = math.prod(eqn.outvars[0].aval.shape)
+            whole = math.prod(shape(eqn.outvars[0]))
             shares: dict[str, Fraction] = defaultdict(Fraction)
             for x, operand in zip(inputs, eqn.invars, strict=True):
                 for path, share in getattr(x, "shares", ()):
-                    shares[path] += share * Fraction(math.prod(operand.aval.shape), whole)
+                    shares[path] += share * Fraction(math.prod(shape(operand)), whole)
             return Weights(tuple(shares.items()))
         return lost
 
-    def scan(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+    def scan(self, eqn: JaxprEqn, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
         fixed, carry = inputs[:consts], inputs[consts : consts + carried]
         slices, body = inputs[consts + carried :], eqn.params["jaxpr"]
-        found = Tally()
+        cost = Tally()
         while True:
             results, part = self.body(body, [*fixed, *carry, *slices])
-            joined = _join(carry, results[:carried], found)
+            joined = _join(carry, results[:carried], cost)
             if joined == carry:
                 break
             carry = joined
-        found.add(part, eqn.params["length"])
-        return [*carry, *results[carried:]], found
+        cost.add(part, eqn.params["length"])
+        return [*carry, *results[carried:]], cost
 
-    def loop(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+    def loop(self, eqn: JaxprEqn, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         consts = eqn.params["cond_nconsts"] + eqn.params["body_nconsts"]
         fixed, carry = inputs[eqn.params["cond_nconsts"] : consts], inputs[consts:]
-        found = Tally()
+        cost = Tally()
         while True:
             results, part = self.body(eqn.params["body_jaxpr"], [*fixed, *carry])
-            joined = _join(carry, results, found)
+            joined = _join(carry, results, cost)
             if joined == carry:
                 break
             carry = joined
-        found.add(part)
+        cost.add(part)
         if part.total:
-            found.notes.add("a while loop of unknown length: its products are counted once")
-        return carry, found
+            cost.notes.add("a while loop of unknown length: its products are counted once")
+        return carry, cost
 
-    def branches(self, eqn: Any, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
+    def branches(self, eqn: JaxprEqn, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         bodies = [self.body(branch, inputs[1:]) for branch in eqn.params["branches"]]
-        dearest = max((part for _, part in bodies), key=lambda part: part.total)
-        found = Tally()
+        largest = max((part for _, part in bodies), key=lambda part: part.total)
+        cost = Tally()
         results = bodies[0][0]
         for others, part in bodies:
-            results = _join(results, others, found)
-            found.remember(part)
-        found.add(dearest)
-        if any(part.total != dearest.total for _, part in bodies):
-            found.notes.add("a conditional: its dearest branch is counted")
+            results = _join(results, others, cost)
+            cost.remember(part)
+        cost.add(largest)
+        if any(part.total != largest.total for _, part in bodies):
+            cost.notes.add("a conditional: its most expensive branch is counted")
         if is_data(inputs[0]):
             results = [DATA if x in (CONSTANT, ZERO) else x for x in results]
-        return results, found
+        return results, cost
 
 
-def _is_zero(value: Any) -> bool:
+def _is_zero(value: ArrayLike) -> bool:
     return getattr(value, "shape", ()) == () and bool(value == 0)
 
 
-def _join(first: list[Origin], second: list[Origin], found: Tally) -> list[Origin]:
+def _join(first: list[Origin], second: list[Origin], cost: Tally) -> list[Origin]:
     """What values are that come from one of two places."""
     joined: list[Origin] = []
     for a, b in zip(first, second, strict=True):
@@ -260,38 +262,8 @@ def _join(first: list[Origin], second: list[Origin], found: Tally) -> list[Origi
         elif is_data(a) or is_data(b):
             for x in (a, b):
                 if not is_data(x):
-                    found.use(x, ELEMENTWISE)
+                    cost.use(x, ELEMENTWISE)
             joined.append(DATA)
         else:
             joined.append(Computed(paths, "a choice") if paths else CONSTANT)
     return joined
-
-
-def _work(eqn: Any) -> tuple[Fraction, tuple[int, int]]:
-    """Multiply-adds of a product, and the output features that each side would have as kernel."""
-    shapes = [x.aval.shape for x in eqn.invars[:2]]
-    outputs = math.prod(eqn.outvars[0].aval.shape)
-    if eqn.primitive.name == "conv_general_dilated":
-        out, depth, *window = eqn.params["dimension_numbers"].rhs_spec
-        kernel = shapes[1]
-        reduced = math.prod(kernel[a] for a in (depth, *window))
-        # A dilated input is mostly zeros that no transposed convolution multiplies.
-        spread = math.prod(eqn.params["lhs_dilation"])
-        return Fraction(outputs * reduced, spread), (kernel[out], kernel[out])
-    if eqn.primitive.name == "ragged_dot_general":
-        numbers = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
-    else:
-        numbers = eqn.params["dimension_numbers"]
-    reduced = [math.prod(s[a] for a in axes) for s, axes in zip(shapes, numbers[0], strict=True)]
-    features = [math.prod(s) // max(n, 1) for s, n in zip(shapes, reduced, strict=True)]
-    return Fraction(outputs * reduced[0]), (features[0], features[1])
-
-
-def _shards(eqn: Any) -> int:
-    """How many devices share the work of a ``shard_map``, whose body sees one part of it."""
-    used: set[Any] = set()
-    for specs in (eqn.params.get("in_specs", ()), eqn.params.get("out_specs", ())):
-        for spec in specs:
-            for axes in spec:
-                used |= set(axes if isinstance(axes, tuple) else () if axes is None else (axes,))
-    return math.prod(eqn.params["mesh"].shape[a] for a in used)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from dst.core import checks, tree
+from dst.core.typing import OptState, Params
 from dst.engine import masks as mask_bits
 from dst.engine import state as states
 
@@ -24,14 +24,14 @@ class Explanation:
       active: weights in use.
       explored: share of the weights that were ever active.
       steps: topology steps done.
-      at: updates that were done when the last one came; None before the first.
+      at: number of updates before the last topology step; None before the first.
       dropped, grown: connections that the last topology step exchanged.
-      dropped_at: int64 ``[n, axes]`` indices of some of those dropped; None where the masks from
-        before the step were not given: a state does not remember them.
-      grown_at: int64 ``[n, axes]`` indices of some of those grown; by their age where ``before``
-        was not given, so that where a rule zeroes what it drops and grows at once, that counts too.
+      dropped_at: int64 ``[n, axes]`` indices of some dropped connections; None without ``before``,
+        because a state does not hold its earlier masks.
+      grown_at: int64 ``[n, axes]`` indices of some grown connections. Without ``before`` they are
+        those of age 0, which includes connections that were dropped and grown at the same step.
       ages: active weights by topology steps since they were grown, ascending; 63 stands for 63
-        or more, and for those that are as old as the network.
+        or more, and for weights that are active from the start.
       smallest_kept: least magnitude among active weights that the last step did not grow; None
         where there is none, or no parameters were given.
       no_input: indices of outputs without an active input; None where the axes are not known.
@@ -77,23 +77,23 @@ class Explanation:
         names = {int(mask_bits.OLD): f"{mask_bits.OLD} or more, or from the start"}
         ages = (f"{names.get(age, age)}: {n}" for age, n in self.ages.items())
         lines.append(f"active by age in topology steps: {'; '.join(ages)}")
-        for text, found in (
+        for text, indices in (
             ("outputs without input", self.no_input),
             ("inputs without output", self.no_output),
         ):
-            if found is None:
-                lines.append(f"{text}: unknown; say what the axes mean with axes=")
+            if indices is None:
+                lines.append(f"{text}: unknown; name the axes with axes=")
             else:
-                lines.append(f"{text}: {_places(found, len(found))}")
+                lines.append(f"{text}: {_places(indices, len(indices))}")
         return "\n".join(lines)
 
 
 def explain(
-    opt_state: Any,
+    opt_state: OptState,
     path: str,
-    params: Any | None = None,
+    params: Params | None = None,
     *,
-    before: Any | None = None,
+    before: OptState | None = None,
     axes: str | None = None,
     stacked: int = 0,
     most: int = 1000,
@@ -120,17 +120,17 @@ def explain(
       >>> import dst, optax, jax.numpy as jnp
       >>> params = {"w": jnp.eye(3)}
       >>> tx = dst.sparsify(optax.sgd(0.1), dst.FromMasks({"w": jnp.eye(3, k=1, dtype=bool)}))
-      >>> found = explain(tx.init(params), "w")
-      >>> found.no_input.tolist(), found.no_output.tolist()
+      >>> leaf = explain(tx.init(params), "w")
+      >>> leaf.no_input.tolist(), leaf.no_output.tolist()
       ([[0]], [[2]])
 
-    Checked against: NumPy on the masks before and after a step; a dead input by hand,
-    tests/inspect/test_explain.py::test_dead_neurons_are_found.
+    Checked against: NumPy on the masks before and after a step, tests/inspect/test_explain.py.
     """
     checks.integer("most", most, at_least=0)
-    found = {p: (s, m) for s in states.find(opt_state) for p, m in states.by_path(s.masks).items()}
-    checks.one_of("path", path, found)
-    state, byte = found[path][0], np.asarray(found[path][1])
+    state_of = {p: s for s in states.find(opt_state) for p in states.by_path(s.masks)}
+    checks.one_of("path", path, state_of)
+    state = state_of[path]
+    byte = np.asarray(states.by_path(state.masks)[path])
     active, explored = (byte & mask_bits.ACTIVE) != 0, (byte & mask_bits.EXPLORED) != 0
     age = byte >> mask_bits.AGE_SHIFT
     log = state.topology
@@ -154,7 +154,7 @@ def explain(
         stacked={path: stacked} if stacked else None,
         axes={path: axes} if axes else None,
     )
-    years, counts = np.unique(age[active], return_counts=True)
+    ages, counts = np.unique(age[active], return_counts=True)
     return Explanation(
         path=path,
         shape=byte.shape,
@@ -167,7 +167,7 @@ def explain(
         grown=int(np.sum(states.by_path(log.grown)[path])),
         dropped_at=dropped_at,
         grown_at=_indices(fresh, most),
-        ages=dict(zip(years.tolist(), counts.tolist(), strict=True)),
+        ages=dict(zip(ages.tolist(), counts.tolist(), strict=True)),
         smallest_kept=smallest,
         no_input=_alone(active, leaf, "o", most),
         no_output=_alone(active, leaf, "i", most),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dst.core import tree
+from dst.core.typing import Array, OptState, Params
 from dst.engine import masks as mask_bits
 from dst.engine import state as states
 
@@ -17,12 +16,12 @@ class InvariantError(ValueError):
     """Raised by :func:`check_invariants`; the message lists everything that is wrong."""
 
 
-def check_invariants(opt_state: Any, params: Any) -> None:
+def check_invariants(opt_state: OptState, params: Params) -> None:
     """Raises when a sparse run is not what it should be; on the host, between steps.
 
     Checks that off-mask weights are exactly zero, that masks hold as many active weights as the
-    state counts and the schedule says, that every topology step that was due took place, and
-    that no score was NaN.
+    state counts and the schedule says, that every scheduled topology step took place, and that no
+    score was NaN.
 
     Args:
       opt_state: state of an optimizer that contains :func:`dst.sparsify`.
@@ -45,7 +44,7 @@ def check_invariants(opt_state: Any, params: Any) -> None:
         raise InvariantError("\n".join(problems))
 
 
-def _zeros(state: states.SparsifyState, weights: dict[str, Any]) -> list[str]:
+def _zeros(state: states.SparsifyState, weights: dict[str, Array]) -> list[str]:
     problems = []
     for path, mask in states.by_path(state.masks).items():
         if path not in weights:
@@ -64,14 +63,14 @@ def _zeros(state: states.SparsifyState, weights: dict[str, Any]) -> list[str]:
 
 def _counts(state: states.SparsifyState) -> list[str]:
     recorded = states.by_path(jax.device_get(state.active))
-    due = states.by_path(jax.device_get(state.topology.scheduled))
+    of_schedule = states.by_path(jax.device_get(state.topology.scheduled))
     problems = []
     for path, mask in states.by_path(state.masks).items():
-        stated, scheduled = np.asarray(recorded[path]), np.asarray(due[path])
+        stated, scheduled = np.asarray(recorded[path]), np.asarray(of_schedule[path])
         axes = tuple(range(stated.ndim, mask.ndim))
-        found = np.asarray(mask_bits.active(mask)).sum(axes)
-        if (found != stated).any():
-            problems.append(f"{path}: {found} weights are active, the state counts {stated}")
+        active = np.asarray(mask_bits.active(mask)).sum(axes)
+        if (active != stated).any():
+            problems.append(f"{path}: {active} weights are active, the state counts {stated}")
         if (stated != scheduled).any():
             problems.append(f"{path}: {stated} weights are active, the schedule says {scheduled}")
     return problems
@@ -80,15 +79,16 @@ def _counts(state: states.SparsifyState) -> list[str]:
 def _steps(state: states.SparsifyState) -> list[str]:
     hyper, log = jax.device_get((state.hyper, state.topology))
     first, every, last = int(hyper.first), int(hyper.every), int(hyper.last)
-    seen = min(int(state.count) - 1, last)
-    due = 0
-    if seen >= first:
-        due = (seen - first) // every + 1
-        due += seen == last and (last - first) % every != 0
-    if int(log.done) >= due:
+    newest = min(int(state.count) - 1, last)
+    scheduled = 0
+    if newest >= first:
+        scheduled = (newest - first) // every + 1
+        scheduled += newest == last and (last - first) % every != 0
+    if int(log.done) >= scheduled:
         return []
     return [
-        f"{due} topology steps were due in {int(state.count)} updates, {int(log.done)} took place. "
-        "Under MultiSteps pass topology=True on the micro-step that emits the update (or leave it "
-        "None); elsewhere pass topology=tx.fires(count) with count the updates done so far."
+        f"{scheduled} topology steps were scheduled in {int(state.count)} updates, "
+        f"{int(log.done)} took place. Under MultiSteps pass topology=True on the micro-step that "
+        "emits the update (or leave it None); elsewhere pass topology=tx.fires(count) with the "
+        "number of updates so far as count."
     ]

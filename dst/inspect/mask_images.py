@@ -1,4 +1,4 @@
-"""Masks as pixels: for reports, and for loggers that show pictures."""
+"""Masks as images: for reports, and for loggers that show pictures."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def matrix(mask: np.ndarray) -> np.ndarray:
 
 
 def per_pixel(mask: np.ndarray) -> np.ndarray | None:
-    """Active connections of every pixel, where the inputs form a square picture, grey or of three
-    colours.
+    """Active connections of every pixel, where the inputs form a square picture.
+
+    The picture is grey or has three colours.
 
     Args:
       mask: bool ``[inputs, outputs]``.

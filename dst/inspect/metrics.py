@@ -1,22 +1,21 @@
-"""Read-only looks at a sparse state: masks, metrics, tables, comparisons."""
+"""What a sparse state holds: masks, metrics, tables, comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from dst.core import tree
 from dst.core.text import aligned
-from dst.core.typing import Array
+from dst.core.typing import Array, ArrayLike, OptState, Params
 from dst.engine import masks as mask_bits
 from dst.engine import state as states
 
 
-def masks(opt_state: Any) -> dict[str, Array]:
+def masks(opt_state: OptState) -> dict[str, Array]:
     """bool masks of the sparse leaves, by leaf path.
 
     Args:
@@ -28,12 +27,12 @@ def masks(opt_state: Any) -> dict[str, Array]:
     return {path: mask_bits.active(m) for path, m in states.masks_by_path(opt_state).items()}
 
 
-def explored(opt_state: Any) -> dict[str, Array]:
+def explored(opt_state: OptState) -> dict[str, Array]:
     """bool: which connections were ever active, by leaf path (ITOP's set)."""
     return {path: mask_bits.explored(m) for path, m in states.masks_by_path(opt_state).items()}
 
 
-def metrics(opt_state: Any, params: Any | None = None) -> dict[str, Array]:
+def metrics(opt_state: OptState, params: Params | None = None) -> dict[str, Array]:
     """Scalars for a logger; usable under ``jit``.
 
     Args:
@@ -46,13 +45,12 @@ def metrics(opt_state: Any, params: Any | None = None) -> dict[str, Array]:
       ``unscored`` (NaN scores there), ``sparsity_model``, and ``sparsity/<path>``,
       ``explored/<path>``, ``dropped/<path>``, ``grown/<path>`` per layer.
     """
-    found = states.masks_by_path(opt_state)
-    every = states.find(opt_state)
-    sizes = {path: m.size for path, m in found.items()}
+    stored = states.masks_by_path(opt_state)
+    sizes = {path: m.size for path, m in stored.items()}
     total = max(sum(sizes.values()), 1)
-    active = {path: jnp.sum(mask_bits.active(m), dtype=jnp.int32) for path, m in found.items()}
-    tried = {path: jnp.sum(mask_bits.explored(m), dtype=jnp.int32) for path, m in found.items()}
-    logs = [s.topology for s in every]
+    active = {path: jnp.sum(mask_bits.active(m), dtype=jnp.int32) for path, m in stored.items()}
+    tried = {path: jnp.sum(mask_bits.explored(m), dtype=jnp.int32) for path, m in stored.items()}
+    logs = [s.topology for s in states.find(opt_state)]
     zero = jnp.zeros([], jnp.int32)
 
     def share(counts: Mapping[str, Array], of: int) -> Array:
@@ -61,7 +59,7 @@ def metrics(opt_state: Any, params: Any | None = None) -> dict[str, Array]:
         )
 
     result = {
-        "sparsity": 1.0 - share(active, total) if found else jnp.zeros([], jnp.float32),
+        "sparsity": 1.0 - share(active, total) if stored else jnp.zeros([], jnp.float32),
         "explored": share(tried, total),
         "topology_steps": sum((jnp.asarray(x.done) for x in logs), zero),
     }
@@ -72,20 +70,20 @@ def metrics(opt_state: Any, params: Any | None = None) -> dict[str, Array]:
         result[name] = sum(per_leaf.values(), zero)
         if name != "unscored":
             result |= {f"{name}/{path}": n for path, n in per_leaf.items()}
-    for path in found:
+    for path in stored:
         result[f"sparsity/{path}"] = 1.0 - active[path].astype(jnp.float32) / sizes[path]
         result[f"explored/{path}"] = tried[path].astype(jnp.float32) / sizes[path]
     if params is not None:
         _, leaves, _ = tree.flatten(params)
         whole = max(sum(x.size for x in leaves), 1)
-        inactive = total - sum(active.values(), zero) if found else zero
+        inactive = total - sum(active.values(), zero) if stored else zero
         result["sparsity_model"] = inactive.astype(jnp.float32) / whole
     return result
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of :func:`table`: a leaf, and what has become of it.
+    """One line of :func:`table`: the present state of a leaf.
 
     Attributes:
       path, shape, size: of the leaf.
@@ -108,9 +106,9 @@ class Row:
         return 1 - self.active / self.size if self.size else 0.0
 
 
-def rows(opt_state: Any, params: Any) -> list[Row]:
+def rows(opt_state: OptState, params: Params) -> list[Row]:
     """One row per leaf, in the order of the tree; integers, on the host."""
-    found = states.masks_by_path(opt_state)
+    stored = states.masks_by_path(opt_state)
     logs = [s.topology for s in states.find(opt_state)]
     dropped = {p: n for x in logs for p, n in states.by_path(x.dropped).items()}
     grown = {p: n for x in logs for p, n in states.by_path(x.grown).items()}
@@ -118,10 +116,10 @@ def rows(opt_state: Any, params: Any) -> list[Row]:
     paths, leaves, _ = tree.flatten(params)
     for path, leaf in zip(paths, leaves, strict=True):
         shape, size = tuple(leaf.shape), int(leaf.size)
-        if path not in found:
+        if path not in stored:
             result.append(Row(path, shape, size, active=size))
             continue
-        mask = np.asarray(found[path])
+        mask = np.asarray(stored[path])
         result.append(
             Row(
                 path,
@@ -136,14 +134,14 @@ def rows(opt_state: Any, params: Any) -> list[Row]:
     return result
 
 
-def table(opt_state: Any, params: Any) -> str:
+def table(opt_state: OptState, params: Params) -> str:
     """A table of every leaf: shape, active weights, sparsity, explored, dropped and grown.
 
     The last lines give the sparsity of the selected weights and of the whole model.
     """
-    found = rows(opt_state, params)
+    leaves = rows(opt_state, params)
     lines = [("leaf", "shape", "active", "of", "sparsity", "explored", "dropped", "grown")]
-    for r in found:
+    for r in leaves:
         dense = r.explored is None
         lines.append(
             (
@@ -158,11 +156,11 @@ def table(opt_state: Any, params: Any) -> str:
             )
         )
     text = aligned(lines)
-    for name, some in (
-        ("selected", [r for r in found if r.explored is not None]),
-        ("model", found),
+    for name, counted in (
+        ("selected", [r for r in leaves if r.explored is not None]),
+        ("model", leaves),
     ):
-        active, size = sum(r.active for r in some), sum(r.size for r in some)
+        active, size = sum(r.active for r in counted), sum(r.size for r in counted)
         if size:
             text.append(f"{name}: {active} of {size} active, sparsity {1 - active / size:.4f}")
     return "\n".join(text)
@@ -187,7 +185,7 @@ class Overlap:
     churn: float
 
 
-def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Overlap]:
+def compare(first: Mapping[str, ArrayLike], second: Mapping[str, ArrayLike]) -> dict[str, Overlap]:
     """Overlap of two mask dictionaries, layer by layer, beside what chance would give.
 
     Args:

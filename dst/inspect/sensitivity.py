@@ -1,4 +1,4 @@
-"""How much each layer minds being pruned, and the allocation that follows from it."""
+"""How much pruning each layer raises the loss, and the allocation that follows from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jax import lax
 from dst.core import checks, tree
 from dst.core.selection import top_k_masks
 from dst.core.text import aligned
+from dst.core.typing import Array, Batch, Params
 from dst.rules.allocation import Allocation, Layer, zeros
 from dst.rules.schedule import exact
 
@@ -44,7 +44,7 @@ class Sensitivity:
         return tuple(loss - self.baseline for loss in self.losses[self.paths.index(path)])
 
     def allocation(self) -> EqualIncrease:
-        """An allocation for ``allocation=`` of any method: layers that mind less are sparser."""
+        """An allocation for ``allocation=`` of any method: less sensitive layers are sparser."""
         return EqualIncrease(self)
 
     def __str__(self) -> str:
@@ -58,10 +58,10 @@ class Sensitivity:
 class EqualIncrease:
     """Every layer as sparse as one common increase of the loss allows.
 
-    The measured increases, made monotone and joined by straight lines, say how sparse a layer may
-    become for a given increase; that one is taken at which the whole has the global sparsity.
-    The number of zeros is ``floor(sparsity * weights)`` of all layers together, exactly, where
-    no leaf stacks several layers. No layer becomes sparser than was measured.
+    A curve through the measured increases, monotone and piecewise linear, gives the sparsity of a
+    layer for an increase. The common increase is that at which the whole has the global sparsity.
+    All layers together have exactly ``floor(sparsity * weights)`` zeros, where no leaf stacks
+    several layers. No layer becomes sparser than was measured.
 
     Args:
       measured: the result of :func:`dst.sensitivity`.
@@ -73,7 +73,7 @@ class EqualIncrease:
     measured: Sensitivity
 
     def __call__(self, layers: Mapping[str, Layer], sparsity: float) -> Allocation:
-        found = {p: exact(x.sparsity) for p, x in layers.items() if x.sparsity is not None}
+        fixed = {p: exact(x.sparsity) for p, x in layers.items() if x.sparsity is not None}
         free = {p: x for p, x in layers.items() if x.sparsity is None}
         unknown = [p for p in free if p not in self.measured.paths]
         if unknown:
@@ -82,53 +82,53 @@ class EqualIncrease:
                 f"{list(self.measured.paths)}. Measure all sparse leaves: the same select=."
             )
         total = sum(x.size * x.layers for x in free.values())
-        due = zeros(total, sparsity)
-        shares = self._shares(free, due)
+        wanted = zeros(total, sparsity)
+        shares = self._shares(free, wanted)
         counts = {p: math.floor(shares[p] * x.size) for p, x in free.items()}
-        missing = due - sum(counts[p] * x.layers for p, x in free.items())
-        # What rounding down has left over goes to those that lost most by it.
+        missing = wanted - sum(counts[p] * x.layers for p, x in free.items())
+        # The zeros that rounding down has lost go to the layers that lost most.
         lost = {p: shares[p] * x.size - counts[p] for p, x in free.items()}
         for path in sorted(free, key=lambda p: -lost[p]):
             if free[path].layers <= missing:
                 counts[path] += 1
                 missing -= free[path].layers
-        found |= {p: Fraction(counts[p], x.size) for p, x in free.items()}
-        return Allocation({p: found[p] for p in layers})
+        sparsities = fixed | {p: Fraction(counts[p], x.size) for p, x in free.items()}
+        return Allocation({p: sparsities[p] for p in layers})
 
-    def _shares(self, layers: Mapping[str, Layer], due: int) -> dict[str, float]:
-        """Sparsities of one common increase that add up to the zeros due."""
+    def _shares(self, layers: Mapping[str, Layer], wanted: int) -> dict[str, float]:
+        """Sparsities of one common increase that add up to the zeros that are wanted."""
         curves = {p: np.maximum.accumulate([0, *self.measured.increase(p)]) for p in layers}
         grid = np.array([0, *self.measured.sparsities])
 
         def at(increase: float) -> dict[str, float]:
             return {p: _largest(grid, curve, increase) for p, curve in curves.items()}
 
-        def held(shares: Mapping[str, float]) -> float:
+        def total(shares: Mapping[str, float]) -> float:
             return sum(shares[p] * x.size * x.layers for p, x in layers.items())
 
         # A curve may be flat, so that sparsities jump with the increase: the last two are mixed.
         low, high = dict.fromkeys(layers, 0.0), at(math.inf)
-        if held(high) < due:
+        if total(high) < wanted:
             raise ValueError(
-                f"allocation: sparsities up to {grid[-1]:g} were measured, and with all layers "
-                f"that sparse {int(held(high))} of {due} zeros are reached. Measure higher ones."
+                f"allocation: sparsities up to {grid[-1]:g} were measured. They give "
+                f"{int(total(high))} zeros, expected {wanted}. Measure higher sparsities."
             )
         least, most = 0.0, float(max(curve[-1] for curve in curves.values()))
         for _ in range(80):
             middle = (least + most) / 2
-            if held(at(middle)) < due:
+            if total(at(middle)) < wanted:
                 least, low = middle, at(middle)
             else:
                 most, high = middle, at(middle)
-        gap = held(high) - held(low)
-        part = (due - held(low)) / gap if gap else 0.0
+        gap = total(high) - total(low)
+        part = (wanted - total(low)) / gap if gap else 0.0
         return {p: low[p] + part * (high[p] - low[p]) for p in layers}
 
 
 def sensitivity(
-    loss: Callable[[Any, Any], Any],
-    params: Any,
-    batch: Any,
+    loss: Callable[[Params, Batch], Array],
+    params: Params,
+    batch: Batch,
     sparsities: Sequence[float],
     *,
     select: tree.Select | None = None,
@@ -156,12 +156,12 @@ def sensitivity(
     Example:
       >>> import dst, jax.numpy as jnp
       >>> params = {"w": jnp.array([[1.0, 2.0], [3.0, 4.0]])}
-      >>> found = dst.sensitivity(lambda p, x: jnp.sum(p["w"] * x), params, 1.0, [0.5])
-      >>> found.increase("w")
+      >>> curves = dst.sensitivity(lambda p, x: jnp.sum(p["w"] * x), params, 1.0, [0.5])
+      >>> curves.increase("w")
       (-3.0,)
 
     Source: one-layer-at-a-time pruning curves, Han et al. 2015 (arXiv 1506.02626, figure 6).
-    Checked against: the same computed one by one in NumPy.
+    Checked against: NumPy, one leaf and sparsity at a time (tests/inspect/test_sensitivity.py).
     """
     values = sorted({float(s) for s in sparsities})
     for value in values:
@@ -180,16 +180,16 @@ def sensitivity(
     pairs = [(i, j) for i in range(len(leaves)) for j in range(len(values))]
 
     @jax.jit
-    def losses(params: Any, batch: Any, kept: Any, pairs: Any) -> Any:
+    def losses(params: Params, batch: Batch, kept: Array, pairs: Array) -> Array:
         _, weights, treedef = tree.flatten(params)
         scores = [jnp.abs(weights[i]).astype(jnp.float32) for i in places]
 
-        def chosen(counts: Any) -> list[Any]:
+        def chosen(counts: Array) -> list[Array]:
             return top_k_masks(scores, list(counts), [None] * len(scores), axes)
 
         masks = lax.map(chosen, kept)  # per leaf [sparsity, *shape]
 
-        def one(pair: Any) -> Any:
+        def one(pair: Array) -> Array:
             pruned = list(weights)
             for number, (i, mask) in enumerate(zip(places, masks, strict=True)):
                 keep = mask[pair[1]] | (pair[0] != number)
@@ -199,13 +199,13 @@ def sensitivity(
         return lax.map(one, pairs, batch_size=at_once)
 
     nothing = [(-1, 0)]  # the network as it is
-    found = np.asarray(losses(params, batch, kept, np.array(pairs + nothing, np.int32)))
-    table = found[:-1].reshape(len(leaves), len(values))
+    measured = np.asarray(losses(params, batch, kept, np.array(pairs + nothing, np.int32)))
+    table = measured[:-1].reshape(len(leaves), len(values))
     return Sensitivity(
         paths=tuple(leaf.path for leaf in leaves),
         sizes=tuple(leaf.size for leaf in leaves),
         sparsities=tuple(values),
-        baseline=float(found[-1]),
+        baseline=float(measured[-1]),
         losses=tuple(tuple(map(float, row)) for row in table),
     )
 

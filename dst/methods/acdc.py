@@ -7,7 +7,7 @@ from typing import Any
 from dst.rules import scores
 from dst.rules.allocation import Allocator
 from dst.rules.fields import Sparsity
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.schedule import Duration, Schedule, UpdateSchedule, update_schedule
 from dst.rules.structure import Structure, Unstructured
@@ -15,6 +15,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "AC/DC alternates every 5 of 100 epochs, from epoch 10 to the last compression at 85."
 
 
+@named("ac-dc")
 @method
 class ACDC:
     """Compresses to the weights of largest magnitude, decompresses to all, and ends sparse.

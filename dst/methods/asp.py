@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.rule import HowMany, Rule, Start
 from dst.rules.structure import NM
 
 
+@named("asp")
 @method
 class ASP:
     """Keeps the ``n`` largest of every ``m`` consecutive weights along the input axis, once.

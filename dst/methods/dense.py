@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.rule import Rule
 
 
+@named("dense")
 @method
 class Dense:
     """No mask, no topology: the wrapped optimizer, unchanged.

@@ -12,11 +12,12 @@ from dst.core.typing import Array
 from dst.rules.allocation import Allocator
 from dst.rules.fields import Sparsity
 from dst.rules.latent import Latent, LatentLeaf
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.scores import uniform
 from dst.rules.structure import Structure, Unstructured
 
 
+@named("edge-popup")
 @method
 class EdgePopup:
     """Trains a score per weight and uses the weights of largest ``|score|``; weights stay fixed.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.rule import Rule, Start
 from dst.rules.schedule import Unresolved
 
 
+@named("from_masks")
 @method
 class FromMasks:
     """Fixed masks: prune, hand the model over, fine-tune.

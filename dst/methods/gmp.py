@@ -7,7 +7,7 @@ from typing import Literal
 from dst.rules import scores
 from dst.rules.allocation import Allocator
 from dst.rules.fields import Sparsity
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.ramps import CURVES, below, compute_window, share_of
 from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.schedule import Duration, resolve, update_schedule
@@ -16,6 +16,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "Gradual pruning starts after some training and ends well before its end."
 
 
+@named("gmp", kind="gradual")
 @method
 class GMP:
     """Removes the smallest weights step by step until the sparsity is reached.

@@ -6,7 +6,7 @@ from dst.rules import scores
 from dst.rules.allocation import Allocator
 from dst.rules.durations import drop_schedule
 from dst.rules.fields import ColdStart, Decay, Share, Sparsity
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.ramps import below, cubic, share_of
 from dst.rules.rule import HowMany, Reset, Rule, Start, Which
 from dst.rules.schedule import Duration, resolve, update_schedule
@@ -15,6 +15,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "GraNet prunes every 1000 steps (4000 on ImageNet) for the first part of training."
 
 
+@named("granet")
 @method
 class GraNet:
     """At each topology step prunes by magnitude over all layers down to a cubic schedule, then

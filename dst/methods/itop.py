@@ -6,6 +6,7 @@ from typing import Any
 
 from dst.methods.rigl import RigL
 from dst.methods.set import SET
+from dst.rules.method import named, preset
 
 # In-time over-parameterisation: long intervals, no freeze, a slowly decaying drop fraction, so
 # that R_s grows large. Settings: README.md (intervals) and sparselearning/core.py (drop fraction)
@@ -15,6 +16,8 @@ SET_ITOP = {**_ITOP, "every": 1500, "decay": "cosine"}
 RIGL_ITOP = {**_ITOP, "every": 4000, "update_weights": True}
 
 
+@named("set-itop")
+@preset(SET, SET_ITOP)
 def set_itop(sparsity: float, **changes: Any) -> SET:
     """SET with ITOP's settings: dT = 1500, drop fraction 0.5 to 0.005 over the whole run.
 
@@ -29,6 +32,8 @@ def set_itop(sparsity: float, **changes: Any) -> SET:
     return SET(sparsity=sparsity, **{**SET_ITOP, **changes})
 
 
+@named("rigl-itop")
+@preset(RigL, RIGL_ITOP)
 def rigl_itop(sparsity: float, **changes: Any) -> RigL:
     """RigL with ITOP's settings: dT = 4000, drop fraction 0.5 to 0.005 over the whole run.
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from dst.methods.gmp import GMP
+from dst.rules.method import named, preset
 
 # See journey.
 JOURNEY = {"curve": "geometric", "compute": True, "start": "25%", "stop": "75%"}
 
 
+@named("journey")
+@preset(GMP, JOURNEY)
 def journey(sparsity: float, **changes: Any) -> GMP:
     """Pruning from 25 % to 75 % of the training *compute*, at a constant rate of the remaining
     weights: sparse pre-training as "The Journey Matters" recommends it.

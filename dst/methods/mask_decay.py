@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from dst.core.typing import Array
 from dst.rules.fields import NotNegative
 from dst.rules.latent import Latent, LatentLeaf
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.schedule import Duration, Schedule, window
 from dst.rules.structure import NM
 
 _HINT = "Decay begins after some dense training and ends before the last phase, at a hard mask."
 
 
+@named("mask-decay")
 @method
 class MaskDecay:
     """Dense weights outside the N:M mask count with a factor that goes from 1 to 0 (MdGf).

@@ -8,7 +8,7 @@ from dst.core import checks
 from dst.rules import scores
 from dst.rules.allocation import Allocator
 from dst.rules.fields import ColdStart, Sparsity
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.schedule import Duration, Schedule, exact, resolve, update_schedule
 from dst.rules.structure import Structure, Unstructured
@@ -16,13 +16,13 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "MEST changes topology every 5 epochs: give every=<optimizer steps of 5 epochs>."
 
 
+@named("mest")
 @method
 class MEST:
     """Drops by ``|w| + lambda |dL/dw|`` and grows at random, between two sparsities per stage.
 
-    In stage i, EM prunes to ``sparsity + extra[i]`` and grows back to ``sparsity``; EM&S
-    (``soft_bound``) prunes to ``sparsity`` and grows on to ``sparsity - extra[i]``, so that more
-    weights are in use until the next topology step.
+    In stage i, EM prunes to ``sparsity + extra[i]`` and grows back to ``sparsity``. EM&S
+    (``soft_bound``) prunes to ``sparsity`` and grows to ``sparsity - extra[i]``.
 
     Args:
       sparsity: at the end, of the selected weights, in [0, 1).
@@ -91,8 +91,8 @@ class MEST:
     def _check_stages(self) -> None:
         if not self.stages or len(self.extra) != len(self.stages) + 1 or self.extra[-1] != 0:
             raise ValueError(
-                "extra must have one entry more than `stages`, which has one at least, and end with "
-                f"0, got extra={self.extra} and stages={self.stages}."
+                "extra must have one entry more than `stages`, of which there is one at least, "
+                f"and end with 0, got extra={self.extra} and stages={self.stages}."
             )
         for value in self.extra:
             checks.fraction("extra", value, below_one=True)

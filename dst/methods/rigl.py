@@ -15,7 +15,7 @@ from dst.rules.fields import (
     Share,
     Sparsity,
 )
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.schedule import Duration, update_schedule
 from dst.rules.structure import Structure, Unstructured
@@ -23,6 +23,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "RigL changes topology every 100 steps until 75 % of training (25k of 32k on ImageNet)."
 
 
+@named("rigl", kind="exchange")
 @method
 class RigL:
     """Drops the smallest weights, grows those with the largest gradient.
@@ -48,8 +49,7 @@ class RigL:
       regrow_value: of such a connection: ``keep`` (the TF1 code) or ``zero`` (paper text).
       update_weights: whether the others take an optimizer step at a topology step. The paper,
         the TF1 code and JaxPruner: no. ITOP, SRigL, Cerebras: yes.
-      accumulate: steps whose mean gradient is the grow score: the last ones up to the topology
-        step (SRigL's and Cerebras' code; to emulate a larger batch there, at most ``every``).
+      accumulate: last steps whose mean gradient is the grow score, at most ``every`` (SRigL).
       cold_start: see :class:`dst.Rule`.
       structure: what is switched.
 

@@ -6,7 +6,7 @@ from dst.rules import scores
 from dst.rules.allocation import Allocator
 from dst.rules.durations import drop_schedule
 from dst.rules.fields import ColdStart, Decay, Regrow, RegrowValue, Rounding, Share, Sparsity
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.schedule import Duration, update_schedule
 from dst.rules.signs import keep_by_sign
@@ -15,6 +15,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "SET rewires at the end of every epoch: give every=<optimizer steps of one epoch>."
 
 
+@named("set", kind="exchange")
 @method
 class SET:
     """Sparse evolutionary training: drops the smallest weights and grows as many at random.

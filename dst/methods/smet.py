@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dst.methods.set import SET
+from dst.rules.method import named, preset
 
 # Random growth among weights that were inactive; moments of grown weights at zero, their own
 # step count, and updates that ramp up over 100 steps.
@@ -21,6 +22,8 @@ SMET = {
 }
 
 
+@named("smet")
+@preset(SET, SMET)
 def smet(sparsity: float, **changes: Any) -> SET:
     """SET with SMET's settings: f from 0.2 to 0.005 over the run, dT = 100, no connection comes
     straight back, and updates of grown weights scale with ``min(age / 100, 1)``.

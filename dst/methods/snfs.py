@@ -7,7 +7,7 @@ from dst.rules.accumulators import momentum
 from dst.rules.allocation import Allocator
 from dst.rules.durations import drop_schedule, require_unstructured
 from dst.rules.fields import ColdStart, Decay, Share, Sparsity
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.redistribution import redistribution
 from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.schedule import Duration, update_schedule
@@ -16,6 +16,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "SNFS prunes and regrows at the end of every epoch: give every=<steps of one epoch>."
 
 
+@named("snfs", kind="exchange")
 @method
 class SNFS:
     """Sparse momentum: drops the smallest weights, grows where the momentum of the dense gradient

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dst.rules import scores
 from dst.rules.allocation import Allocator, Global
 from dst.rules.fields import Positive, Sparsity
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.schedule import UpdateSchedule
 from dst.rules.structure import Structure, Unstructured
 
 
+@named("snip")
 @method
 class SNIP:
     """Keeps the weights of largest ``|w dL/dw|`` on the first batch; then the mask is fixed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dst.rules import scores
 from dst.rules.allocation import Allocator
 from dst.rules.fields import ColdStart, Sparsity
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.schedule import Duration, Unresolved, UpdateSchedule, resolve
 from dst.rules.structure import Structure, Unstructured
@@ -13,6 +13,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "SPDF lifts its masks where fine-tuning begins, which only you know."
 
 
+@named("spdf")
 @method
 class SPDF:
     """A random mask that never changes until ``lift``; from then on every weight is active.

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from dst.core.typing import Array
 from dst.rules.fields import NotNegative
 from dst.rules.latent import Latent, LatentLeaf
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.structure import NM
 
 
+@named("sr-ste")
 @method
 class SRSTE:
     """Uses the ``n`` largest of every ``m`` dense weights; the gradient goes to all of them.

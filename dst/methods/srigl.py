@@ -9,7 +9,7 @@ from dst.rules.ablation import ablation
 from dst.rules.allocation import Allocator
 from dst.rules.durations import by_gradient, drop_schedule
 from dst.rules.fields import ColdStart, Decay, Positive, Share, Sparsity
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.schedule import Duration, update_schedule
 from dst.rules.structure import ConstantFanIn
@@ -17,6 +17,7 @@ from dst.rules.structure import ConstantFanIn
 _HINT = "SRigL changes topology every 100 steps until 75 % of training."
 
 
+@named("srigl", kind="exchange")
 @method
 class SRigL:
     """RigL in which all active neurons of a layer have equally many inputs, and neurons with few

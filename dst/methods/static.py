@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dst.rules.allocation import Allocator
 from dst.rules.fields import Sparsity
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.rule import HowMany, Rule
 from dst.rules.structure import Structure, Unstructured
 
 
+@named("static")
 @method
 class Static:
     """Random pruning at initialisation, then training at a fixed mask.

@@ -6,13 +6,14 @@ import math
 from fractions import Fraction
 
 from dst.rules.latent import Latent
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.schedule import Duration, window
 from dst.rules.structure import NM
 
 _HINT = "Decay begins after some dense training and ends before the last phase."
 
 
+@named("structure-decay")
 @method
 class StructureDecay:
     """The pattern narrows from m-1 of m over halves down to n of m (SdGf).

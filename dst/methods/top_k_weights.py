@@ -7,7 +7,7 @@ from fractions import Fraction
 from dst.rules.allocation import Allocator
 from dst.rules.fields import Sparsity
 from dst.rules.latent import Latent
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.schedule import Duration, resolve
 from dst.rules.structure import Structure, Unstructured
 
@@ -15,6 +15,7 @@ _HINT = "The authors anneal the density over the first half of training."
 _STAGES = 100
 
 
+@named("top-k-weights")
 @method
 class TopKWeights:
     """After every step of the optimizer on all weights, only the k largest of a matrix stay.

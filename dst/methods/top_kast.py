@@ -10,13 +10,14 @@ from dst.core.typing import Array
 from dst.rules.allocation import Allocator
 from dst.rules.fields import NotNegative, Share, Sparsity
 from dst.rules.latent import Latent, LatentLeaf
-from dst.rules.method import method
+from dst.rules.method import method, named
 from dst.rules.schedule import Duration, UpdateSchedule, resolve
 from dst.rules.structure import Structure, Unstructured
 
 _HINT = "Top-KAST explores throughout; explore_until=X ends it."
 
 
+@named("top-kast")
 @method
 class TopKAST:
     """Uses the largest weights A, trains the larger set B around them, leaves the rest alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    NamedTuple,
     TypeVar,
     Union,
     dataclass_transform,
@@ -19,8 +21,11 @@ from typing import (
 )
 
 from dst.core import checks
+from dst.core.registry import named
 from dst.rules.allocation import Allocator, allocator
 from dst.rules.schedule import Duration, NeverFires, Unresolved, duration
+
+__all__ = ["Preset", "method", "named", "preset"]
 
 _SOME_LENGTH = 1_000_000  # optimizer steps
 
@@ -68,6 +73,30 @@ def method(cls: type[T]) -> type[T]:
 
     cls.__post_init__, cls.fires = __post_init__, fires  # type: ignore[attr-defined]
     return dataclass(frozen=True)(cls)
+
+
+class Preset(NamedTuple):
+    """A paper's settings of another paper's method.
+
+    Attributes:
+      make: ``make(sparsity, **changes) ->`` the method; its docstring describes the settings.
+      method: the class that it returns.
+      settings: the fields that differ from those of the class.
+    """
+
+    make: Callable[..., Any]
+    method: type
+    settings: Mapping[str, Any]
+
+
+def preset(method: type, settings: Mapping[str, Any]) -> Callable[[T], T]:
+    """Marks a function as a preset of a method; see :class:`Preset`."""
+
+    def mark(make: T) -> T:
+        make.preset = Preset(make, method, settings)  # type: ignore[attr-defined, arg-type]
+        return make
+
+    return mark
 
 
 @cache

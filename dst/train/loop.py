@@ -1,16 +1,15 @@
 """A run: from its first step, or its newest checkpoint, to its summary.
 
 :func:`train` and :func:`resume` build the pieces, ``_run`` handles divergence and signals, and
-``_steps`` is the training loop.
+``_steps`` is the training loop. All of them are generators inside; see :mod:`dst.train.work`.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,31 +27,17 @@ from dst.train.distributed import processes, signals
 from dst.train.distributed.signals import Stopped
 from dst.train.nonfinite import Diverged, Rollback, Watch
 from dst.train.objectives.task import score
+from dst.train.point import Point, first, newest, save_arrays
 from dst.train.records import checkpoint, run_dir, summary
 from dst.train.records.costs import RunCosts
 from dst.train.records.loggers import Loggers
 from dst.train.setup import Setup
-from dst.train.state import TrainState
 from dst.train.step import missed_topology_step, observe
+from dst.train.work import Loop, Work, drive
 
-__all__ = ["Diverged", "Stopped", "finish", "resume", "train"]
+__all__ = ["Diverged", "Stopped", "finish", "resume", "resuming", "train", "training"]
 
 Make = Callable[[Config], Setup]
-
-
-@dataclass
-class Point:
-    """Where a run stands.
-
-    Attributes:
-      step: optimizer updates done.
-      state: after them. Nothing else may hold it: the next step donates its buffers.
-      drawn: batches drawn so far; more than ``step`` after a rollback, which skips batches.
-    """
-
-    step: int
-    state: TrainState
-    drawn: int
 
 
 def train(
@@ -81,13 +66,24 @@ def train(
       Stopped: by SIGTERM or SIGINT, with a checkpoint.
       CheckpointError: the last checkpoint could not be written.
     """
+    return drive(training(config, where, overwrite, until, make))
+
+
+def training(
+    config: Config,
+    where: Path,
+    overwrite: bool = False,
+    until: int | None = None,
+    make: Make | None = None,
+) -> Loop:
+    """:func:`train` as a generator, for a driver of several runs."""
     processes.join(config.hosts)
     processes.decided(lambda: run_dir.check_free(where, overwrite))
     pieces = (make or setup.make)(config)
     kept, files = enclosed(pieces.config)
     new = partial(run_dir.create, where, dump(kept), overwrite, files)
     with processes.held(new), signals.caught() as request:
-        return _run(pieces, where, None, until, request)
+        return (yield from _run(pieces, where, None, until, request))
 
 
 def resume(
@@ -107,15 +103,26 @@ def resume(
         :mod:`dst.train.config.resume_overrides`.
       until, make: as in :func:`train`. Result and errors are the same, too.
     """
+    return drive(resuming(where, overrides, changed, until, make))
+
+
+def resuming(
+    where: Path,
+    overrides: Sequence[str] = (),
+    changed: bool = False,
+    until: int | None = None,
+    make: Make | None = None,
+) -> Loop:
+    """:func:`resume` as a generator, for a driver of several runs."""
     run_dir.check_run(where)
     processes.join(load(where / run_dir.CONFIG, overrides).hosts)
     with processes.held(partial(run_dir.lock, where)), signals.caught() as request:
         pieces = (make or setup.make)(resume_overrides.applied(where, overrides, changed))
-        point = _newest(pieces, where)
+        point = newest(pieces, where)
         if overrides:  # they are saved only once the checkpoint is known to fit them
             text = dump(enclosed(pieces.config)[0])
             processes.decided(lambda: write(where / run_dir.CONFIG, text))
-        return _run(pieces, where, point, until, request)
+        return (yield from _run(pieces, where, point, until, request))
 
 
 def finish(config: Config, where: Path) -> dict[str, Any]:
@@ -138,7 +145,7 @@ def finish(config: Config, where: Path) -> dict[str, Any]:
 
 def _run(
     pieces: Setup, where: Path, at: Point | None, until: int | None, request: signals.Request
-) -> dict[str, Any] | None:
+) -> Loop:
     """Trains until the end, a signal, or a divergence that no rollback can undo."""
     start_time, settings = time.perf_counter(), pieces.config.train
     checkpoints = where / run_dir.CHECKPOINTS
@@ -148,15 +155,17 @@ def _run(
     rollback = Rollback(settings.on_nonfinite, checkpoints)
     with checkpoint.Writer(checkpoints, settings.keep, settings.keep_best) as writer:
         if new := at is None:
-            at = _first(pieces, where)
-            writer.save(at.step, at.state, _position(at))
+            at = first(pieces, where)
+            writer.save(at.step, at.state, at.position)
         with Loggers(pieces.config, where, at.step) as loggers:
             if new:
                 loggers.show(at.step, at.state.opt_state, always=True)
             while at.step < stop:
                 try:
                     with closing(pieces.batches(at.drawn)) as batches:
-                        _steps(pieces, where, at, stop, batches, costs, writer, loggers, request)
+                        yield from _steps(
+                            pieces, where, at, stop, batches, costs, writer, loggers, request
+                        )
                     break
                 except Diverged as error:
                     writer.wait()
@@ -180,7 +189,7 @@ def _run(
 
             loggers.finish(figures := processes.decided(conclude))
 
-    _save(where / run_dir.MASKS_FINAL, dst.save_masks, dst.masks(last.opt_state))
+    save_arrays(where / run_dir.MASKS_FINAL, dst.save_masks, dst.masks(last.opt_state))
     processes.decided(lambda: write_json(where / run_dir.SUMMARY, figures))
     print(summary.table(figures))
     return figures
@@ -196,7 +205,7 @@ def _steps(
     writer: checkpoint.Writer,
     loggers: Loggers,
     request: signals.Request,
-) -> None:
+) -> Generator[Work, Any, None]:
     """The training loop. It ends with a checkpoint, at ``stop`` or after a signal."""
     settings = pieces.config.train
     log_every = settings.interval("log_every")
@@ -222,11 +231,15 @@ def _steps(
         topology, scheduled = fires or missed, scheduled + fires
         if topology or settings.steps_per_call == 1:
             n, batch = 1, next(batches)
-            at.state, metrics = pieces.step(at.state, *batch, topology=topology)
+            at.state, metrics = yield Work(
+                partial(pieces.step, at.state, *batch, topology=topology), writer.wait
+            )
             losses = metrics["loss"]
         else:
             n = _uninterrupted(at.step, settings.steps_per_call, pauses)
-            at.state, metrics, losses = pieces.steps(at.state, *batches.take(n), n)
+            at.state, metrics, losses = yield Work(
+                partial(pieces.steps, at.state, *batches.take(n), n=n), writer.wait
+            )
         watch.add(range(at.step + 1, at.step + 1 + n), losses, metrics)
         at.step, at.drawn = at.step + n, at.drawn + n
 
@@ -248,48 +261,13 @@ def _steps(
             loggers.log(at.step, "eval", scores | observe(at.state) | cost)
             rank = score(scores)
         if at.step in snapshots:  # before the checkpoint: a resumed run starts after this step
-            _save(where / run_dir.weights(at.step), dst.save_weights, at.state.params)
+            save_arrays(where / run_dir.weights(at.step), dst.save_weights, at.state.params)
         if saves or leaving:
             watch.check()
             watch.check_weights(at.step, at.state)
-            writer.save(at.step, at.state, _position(at), rank)
+            writer.save(at.step, at.state, at.position, rank)
 
 
 def _uninterrupted(begin: int, most: int, pauses: Callable[[int], bool]) -> int:
     """How many updates one call may make from a step on, at least one."""
     return next((n for n in range(1, most) if pauses(begin + n)), most)
-
-
-def _position(at: Point) -> dict[str, Any]:
-    """Where the input stands, for a checkpoint."""
-    return {"drawn": at.drawn}
-
-
-def _save(path: Path, save: Callable[[Path, Any], None], arrays: Any) -> None:
-    """Writes a file of arrays. Of several processes, the first one writes it."""
-    whole = processes.gathered(arrays)
-    processes.decided(lambda: save(path, whole))
-
-
-def _first(pieces: Setup, where: Path) -> Point:
-    """The start of a new run, with its first files."""
-    start, state = pieces.config.start.step, pieces.begin()
-    _save(where / run_dir.MASKS_INITIAL, dst.save_masks, dst.masks(state.opt_state))
-    if start in pieces.config.train.snapshot_steps():
-        _save(where / run_dir.weights(start), dst.save_weights, state.params)
-    return Point(start, state, drawn=start)
-
-
-def _newest(pieces: Setup, where: Path) -> Point | None:
-    """Where the newest undamaged checkpoint stands; None where there is none."""
-    checkpoints, steps = where / run_dir.CHECKPOINTS, pieces.config.train.steps
-    step = checkpoint.newest_whole(checkpoints)
-    if step is None:
-        return None
-    if step > steps:
-        raise setup.SetupError(
-            f"train.steps must be at least {step}, the steps done so far, got {steps}."
-        )
-    print(f"resuming at step {step} of {steps}")
-    state = checkpoint.restore(checkpoints, step, pieces.begin())
-    return Point(step, state, checkpoint.position(checkpoints, step)["drawn"])

@@ -34,8 +34,7 @@ from dst.studies.sweep.spec import Sweep
 from dst.train import setup
 from dst.train.config import overrides as plain
 from dst.train.config import run as config
-from dst.train.records import checkpoint
-from dst.train.records import run_dir as directory
+from dst.train.records import checkpoint, run_dir
 
 HERE = Path(__file__).parent
 SWEEP = HERE.parents[1] / "configs" / "digits" / "sweep.yaml"
@@ -52,9 +51,9 @@ def first_topology_step(planned: Sweep) -> int:
     """
     firsts = set()
     for overrides in planned.trials():
-        made = config.load(planned.config, [*planned.fixed, *(overrides or ())])
-        rule = made.rule()
-        firsts.add(next(t for t in range(made.train.steps) if rule.fires(t)))
+        settings = config.load(planned.config, [*planned.fixed, *(overrides or ())])
+        rule = settings.rule()
+        firsts.add(next(t for t in range(settings.train.steps) if rule.fires(t)))
     if len(firsts) != 1:
         raise ValueError(f"trials must have their first topology step at one step, got {firsts}.")
     return firsts.pop() + 1
@@ -70,12 +69,12 @@ def with_checkpoints(file: Path, every: int, path: Path) -> Path:
 
 
 def seconds(file: Path, where: Path, engine: str) -> float:
-    """Runs the sweep anew; the wall time of the command."""
+    """Runs the sweep from its start; the wall time of the command."""
     shutil.rmtree(where, ignore_errors=True)
     command = [sys.executable, "-m", "dst.cli", "sweep", str(file)]
-    began = time.perf_counter()
+    start = time.perf_counter()
     subprocess.run([*command, "--dir", str(where), "--engine", engine], check=True)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def masks_both_ways(run: Path, step: int) -> tuple[Masks, Masks]:
@@ -85,12 +84,12 @@ def masks_both_ways(run: Path, step: int) -> tuple[Masks, Masks]:
     Raises:
       ValueError: another number of topology steps.
     """
-    made = setup.make(config.load(run / directory.CONFIG, ["train.steps_per_call=1"]))
-    state = made.begin()
-    saved = checkpoint.restore(run / directory.CHECKPOINTS, step, state)
-    with closing(made.batches(0)) as batches:
+    pieces = setup.make(config.load(run / run_dir.CONFIG, ["train.steps_per_call=1"]))
+    state = pieces.begin()
+    saved = checkpoint.restore(run / run_dir.CHECKPOINTS, step, state)
+    with closing(pieces.batches(0)) as batches:
         for count in range(step):
-            state, _ = made.step(state, *next(batches), topology=made.fires(count))
+            state, _ = pieces.step(state, *next(batches), topology=pieces.fires(count))
     for opt_state in (saved.opt_state, state.opt_state):
         if int(opt_state.topology.done) != 1:
             raise ValueError(
@@ -115,17 +114,17 @@ def settings(results: dict[str, Any]) -> dict[str, float]:
     Raises:
       ValueError: trials that are not done.
     """
-    found: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     for trial in results["trials"]:
         if trial["state"] != "done":
             raise ValueError(f"trial {trial['number']} is {trial['state']}: {trial['error']}")
         chosen = " ".join(x for x in trial["overrides"] if not x.startswith("seed="))
-        found.setdefault(f"`{chosen}`", []).append(trial["value"])
-    return {key: statistics.mean(values) for key, values in found.items()}
+        values.setdefault(f"`{chosen}`", []).append(trial["value"])
+    return {key: statistics.mean(x) for key, x in values.items()}
 
 
 def compared(where: Path, step: int) -> list[tuple[str, str, str]]:
-    """What both engines came to, row by row."""
+    """The results of both engines, row by row."""
     one, other = (json.loads((where / x / RESULTS).read_text("utf-8")) for x in ENGINES)
     means, name = [settings(one), settings(other)], one["metric"]
     pick = max if one["goal"] == "maximize" else min
@@ -133,7 +132,7 @@ def compared(where: Path, step: int) -> list[tuple[str, str, str]]:
     for a, b in zip(one["trials"], other["trials"], strict=True):
         runs = [where / x / a["directory"] for x in ENGINES]
         first.append(overlap(*masks_both_ways(where / MASKS / a["directory"], step)))
-        final.append(overlap(*(dst.load_masks(run / directory.MASKS_FINAL) for run in runs)))
+        final.append(overlap(*(dst.load_masks(run / run_dir.MASKS_FINAL) for run in runs)))
         apart.append(abs(a["value"] - b["value"]))
 
     def same(values: list[float], value: float) -> str:

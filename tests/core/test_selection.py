@@ -124,8 +124,8 @@ def test_excluded_places_lose_even_to_minus_infinity():
 def test_half_precision_scores_are_compared_exactly(kind):
     scores = np.random.default_rng(0).normal(size=SIZE).astype(kind)
     scores[4] = scores[17]
-    found = jax.jit(top_k_mask)(jnp.asarray(scores), jnp.int32(9))
-    np.testing.assert_array_equal(found, twin.top_k_mask(scores, 9))
+    mask = jax.jit(top_k_mask)(jnp.asarray(scores), jnp.int32(9))
+    np.testing.assert_array_equal(mask, twin.top_k_mask(scores, 9))
 
 
 @pytest.mark.parametrize("axes", [(), (0,), (1,), (2,), (0, 2), (0, 1), (-1,)])
@@ -135,14 +135,14 @@ def test_counts_are_exact_in_every_group(axes):
     where = random.random((3, 4, 5)) < 0.8
     positive = tuple(a % 3 for a in axes)
     k = random.integers(0, 4, [scores.shape[a] for a in positive]).astype(np.int32)
-    found = jax.jit(lambda s, k, w: top_k_mask(s, k, w, group_axes=axes))(scores, k, where)
-    np.testing.assert_array_equal(found, twin.top_k_mask(scores, k, where, positive))
+    mask = jax.jit(lambda s, k, w: top_k_mask(s, k, w, group_axes=axes))(scores, k, where)
+    np.testing.assert_array_equal(mask, twin.top_k_mask(scores, k, where, positive))
 
 
 def test_one_count_serves_all_groups():
     scores = np.random.default_rng(2).normal(size=(4, 6)).astype(np.float32)
-    found = jax.jit(lambda s: top_k_mask(s, 2, group_axes=(0,)))(scores)
-    assert found.sum(1).tolist() == [2, 2, 2, 2]
+    mask = jax.jit(lambda s: top_k_mask(s, 2, group_axes=(0,)))(scores)
+    assert mask.sum(1).tolist() == [2, 2, 2, 2]
 
 
 def test_a_batch_of_counts_and_scores_equals_one_after_the_other():
@@ -161,8 +161,8 @@ def test_many_arrays_at_once_equal_one_at_a_time():
     scores = [random.integers(0, 3, s).astype(np.float32) for s in shapes]
     wheres = [None, random.random((2, 3)) < 0.7, None, None]
     together = jax.jit(lambda s, w: top_k_masks(s, ks, w, axes))(scores, wheres)
-    for found, s, k, w, a in zip(together, scores, ks, wheres, axes, strict=True):
-        np.testing.assert_array_equal(found, twin.top_k_mask(s, k, w, a))
+    for mask, s, k, w, a in zip(together, scores, ks, wheres, axes, strict=True):
+        np.testing.assert_array_equal(mask, twin.top_k_mask(s, k, w, a))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0)])

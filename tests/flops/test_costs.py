@@ -53,9 +53,9 @@ def measured_again(costs, model, sides):
     for path, side in sides.items():
         module, _ = dst.nnx._owner(model, path)
         again = dst.nnx.costs(module, shape(1, side, side, module.in_features))
-        found = again.leaves["kernel"]
+        leaf = again.leaves["kernel"]
         leaves[path] = flops.LeafCost(
-            path, found.shape, found.macs, found.outputs, found.channels, found.uses
+            path, leaf.shape, leaf.macs, leaf.outputs, leaf.channels, leaf.uses
         )
     return flops.Costs(leaves, costs.free, costs.notes)
 
@@ -89,7 +89,7 @@ def planned(name, sparsity, distribution, method=dst.RigL, overrides=None, **set
 EVERY = {"every": 101, "start": 0, "stop": None, "decay": "constant"}
 STEPS = 10 * 101
 
-G2 = [
+RESNET = [
     ("erk", 0.8, 0.4153, 0.4172, 23.684),
     ("uniform", 0.8, 0.2254, 0.2279, 23.729),
     ("erk", 0.9, 0.2431, 0.2456, 13.499),
@@ -117,7 +117,7 @@ def test_dense_resnet_50_costs_what_is_published():
     assert costs.step(convention="micronet") * 32_000 * 4096 == pytest.approx(3.225e18, rel=1e-3)
 
 
-@pytest.mark.parametrize("distribution, sparsity, forward, training, megabytes", G2)
+@pytest.mark.parametrize("distribution, sparsity, forward, training, megabytes", RESNET)
 def test_sparse_resnet_50_costs_what_is_published(
     distribution, sparsity, forward, training, megabytes
 ):
@@ -125,12 +125,12 @@ def test_sparse_resnet_50_costs_what_is_published(
     name, _, dense = distribution.partition(",")
     overrides = {"stem/conv/kernel": {"sparsity": 0}} if dense else None
     plan, rule = planned("resnet50", sparsity, name, overrides=overrides, **EVERY)
-    found = flops.sparsity_at_end(plan)
-    one = costs.forward(found, "micronet") / costs.forward(convention="micronet")
+    sparsities = flops.sparsity_at_end(plan)
+    one = costs.forward(sparsities, "micronet") / costs.forward(convention="micronet")
     assert one == pytest.approx(forward, abs=1e-4)
     whole = costs.training(plan, STEPS, convention="micronet")
     assert whole.relative == pytest.approx(training, abs=1e-4)
-    size = costs.size_bytes(found, "micronet") / 1e6
+    size = costs.size_bytes(sparsities, "micronet") / 1e6
     assert size == pytest.approx(megabytes, abs=1.5e-3)
 
 
@@ -138,9 +138,9 @@ def test_sparse_resnet_50_costs_what_is_published(
 def test_a_dense_gradient_at_every_step_costs_what_snfs_costs(sparsity, expected):
     _, costs = network("resnet50")
     plan, _ = planned("resnet50", sparsity, "erk", dst.Static)
-    found = flops.sparsity_at_end(plan)
+    sparsities = flops.sparsity_at_end(plan)
     dense = costs.step(convention="micronet")
-    assert costs.step(found, {}, "micronet") / dense == pytest.approx(expected, abs=1e-4)
+    assert costs.step(sparsities, {}, "micronet") / dense == pytest.approx(expected, abs=1e-4)
     plan, _ = planned("resnet50", sparsity, "erk", dst.SNFS, every=10, stop=90)
     whole = costs.training(plan, 100, convention="micronet")
     assert whole.relative == pytest.approx(expected, abs=1e-4)
@@ -148,7 +148,7 @@ def test_a_dense_gradient_at_every_step_costs_what_snfs_costs(sparsity, expected
 
 @pytest.mark.parametrize("sparsity, expected", [(0.8, 0.5603), (0.9, 0.5053)])
 def test_gradual_pruning_costs_the_average_over_its_schedule(sparsity, expected):
-    # 33 samples, 1000 steps apart.
+    # The average of 33 samples, 1000 steps apart.
     _, costs = network("resnet50")
     plan, rule = planned(
         "resnet50", sparsity, "uniform", dst.GMP, start=10_000, stop=25_000, every=1000
@@ -157,7 +157,7 @@ def test_gradual_pruning_costs_the_average_over_its_schedule(sparsity, expected)
     assert whole.relative == pytest.approx(expected, abs=1e-4)
 
 
-G3 = [
+MOBILENET = [
     (0.75, 0.5257, 0.2910, 4.888, 4.894),
     (0.85, 0.3857, 0.1964, 3.224, 3.229),
     (0.9, 0.2939, 0.1492, 2.393, 2.396),
@@ -179,17 +179,15 @@ def test_dense_mobilenet_costs_what_is_published():
     assert mobilenet_megabytes(costs, {}) == pytest.approx(16.864, abs=1e-3)
 
 
-@pytest.mark.parametrize("sparsity, erk, uniform, erk_size, uniform_size", G3)
-def test_sparse_mobilenet_costs_what_the_sheet_reproduces(
-    sparsity, erk, uniform, erk_size, uniform_size
-):
+@pytest.mark.parametrize("sparsity, erk, uniform, erk_size, uniform_size", MOBILENET)
+def test_sparse_mobilenet_costs_what_the_table_says(sparsity, erk, uniform, erk_size, uniform_size):
     _, costs = network("mobilenet")
     for name, forward, size in (("erk", erk, erk_size), ("uniform", uniform, uniform_size)):
         plan, _ = planned("mobilenet", sparsity, name, dst.Static)
-        found = flops.sparsity_at_end(plan)
-        one = costs.forward(found, "micronet") / costs.forward(convention="micronet")
+        sparsities = flops.sparsity_at_end(plan)
+        one = costs.forward(sparsities, "micronet") / costs.forward(convention="micronet")
         assert one == pytest.approx(forward, abs=1e-4), name
-        assert mobilenet_megabytes(costs, found) == pytest.approx(size, abs=1e-3), name
+        assert mobilenet_megabytes(costs, sparsities) == pytest.approx(size, abs=1e-3), name
 
 
 # ---------------------------------------------------------------- training
@@ -202,12 +200,12 @@ def perceptron(method):
     return dst.nnx.costs(model, shape(1, 784)), tx.plan(nnx.state(model, nnx.Param)), tx.rule
 
 
-def test_the_perceptron_of_the_sheet_costs_what_it_says():
+def test_the_perceptron_costs_what_its_layers_add_up_to():
     costs, plan, rule = perceptron(dst.RigL(sparsity=0.9, **EVERY))
-    found = flops.sparsity_at_end(plan)
+    sparsities = flops.sparsity_at_end(plan)
     for convention in ("mac", "mac2"):
         dense = costs.forward(convention=convention)
-        assert costs.forward(found, convention) / dense == pytest.approx(0.100004, abs=1e-6)
+        assert costs.forward(sparsities, convention) / dense == pytest.approx(0.100004, abs=1e-6)
     assert costs.training(plan, STEPS).relative == pytest.approx(0.102974, abs=1e-6)
     # `mac2` doubles; `micronet` adds one operation per output.
     assert costs.forward(convention="mac") == 784 * 300 + 300 * 100 + 1000
@@ -230,9 +228,14 @@ def relative(rule, steps, **options):
 @pytest.mark.parametrize(
     "interval, grow, memory, expected",
     [
-        (101, dst.rules.scores.gradient, False, 0.102970),  # RigL, dT = 100
-        (2, dst.rules.scores.gradient, False, 0.25),  # RigL, dT = 1
-        (101, dst.rules.scores.random, False, 0.1),  # SET
+        (
+            101,
+            dst.rules.scores.gradient,
+            False,
+            0.102970,
+        ),  # RigL, dT = 100: (3 f dT + 2 f + 1) / 3 (dT + 1)
+        (2, dst.rules.scores.gradient, False, 0.25),  # RigL, dT = 1: the same
+        (101, dst.rules.scores.random, False, 0.1),  # SET: f
         (101, None, False, 0.1),
     ],
 )
@@ -250,7 +253,7 @@ def test_methods_that_choose_their_gradients_pay_for_those():
     def cost(method, steps=100):
         return relative(method.rule(steps), steps)
 
-    assert cost(dst.SNFS(0.9, every=10)) == pytest.approx(0.4)  # (2 f_S + f_D) / 3
+    assert cost(dst.SNFS(0.9, every=10)) == pytest.approx(0.4)  # (2 f + 1) / 3
     # Top-KAST: forward .1, gradient of inputs .1, of weights .2.
     assert cost(dst.TopKAST(0.9, 0.8)) == pytest.approx((0.1 + 0.1 + 0.2) / 3)
     assert cost(dst.SRSTE(2, 4)) == pytest.approx((0.5 + 0.5 + 1) / 3)
@@ -268,8 +271,8 @@ def test_methods_that_choose_their_gradients_pay_for_those():
 
 def test_dense_training_costs_one():
     costs, plan, rule = perceptron(dst.Dense())
-    found = costs.training(plan, 10)
-    assert (found.relative, found.density) == (1, 1)
+    cost = costs.training(plan, 10)
+    assert (cost.relative, cost.density) == (1, 1)
 
 
 def test_masks_change_after_the_step_that_draws_them():
@@ -280,9 +283,9 @@ def test_masks_change_after_the_step_that_draws_them():
         how_many=HowMany(allocation="uniform", ramp=lambda count: float(count >= 3)),
     )
     costs, plan = square(rule)
-    found = costs.training(plan, 10)
-    assert found.density == pytest.approx((4 * 1 + 6 * 0.5) / 10)
-    assert found.relative == pytest.approx(found.density)
+    cost = costs.training(plan, 10)
+    assert cost.density == pytest.approx((4 * 1 + 6 * 0.5) / 10)
+    assert cost.relative == pytest.approx(cost.density)
     assert costs.training(plan, 3).relative == 1
 
 
@@ -306,9 +309,9 @@ def test_costs_relative_to_dense_are_those_of_a_loop_over_steps():
         sparsity = {p: 1 - int(n) / plan.sparse[p].leaf.size for p, n in active.items()}
         total += costs.step(sparsity)
         done += rule.fires(count)
-    found = costs.training(plan, 60)
-    assert found.operations == pytest.approx(total / 60)
-    assert found.dense == costs.step()
+    cost = costs.training(plan, 60)
+    assert cost.operations == pytest.approx(total / 60)
+    assert cost.dense == costs.step()
 
 
 def test_scores_that_read_the_gradient_are_found_by_tracing():
@@ -525,9 +528,9 @@ def test_the_cost_of_a_state_is_a_scalar_for_loggers():
     costs = flops.trace(lambda p, x: x @ p["w"] @ p["v"], params, shape(3, 8))
     masks = {path: np.arange(x.size).reshape(x.shape) % 2 == 0 for path, x in params.items()}
     state = dst.sparsify(optax.sgd(0.1), dst.FromMasks(masks)).init(params)
-    found = jax.jit(costs.metrics)(state)["forward_cost"]
+    cost = jax.jit(costs.metrics)(state)["forward_cost"]
     assert costs.forward({"w": 0.5, "v": 0.5}) / costs.forward() == 0.5
-    assert found == pytest.approx(0.5, rel=1e-6)
+    assert cost == pytest.approx(0.5, rel=1e-6)
 
 
 def test_sizes_are_those_of_packed_weights():

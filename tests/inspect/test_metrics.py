@@ -1,4 +1,4 @@
-"""Laws of the read-only looks at a state."""
+"""Laws of masks, metrics, tables and comparisons of a state."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def run():
     state = jax.jit(tx.init)(PARAMS)
     params = dst.apply_masks(PARAMS, state)
     step = jax.jit(lambda g, s, p: tx.update(g, s, p, topology=True))
-    found = [(state, params)]
+    history = [(state, params)]
     for _ in range(5):
         updates, state = step(params, state, params)
         params = optax.apply_updates(params, updates)
-        found.append((state, params))
-    return found
+        history.append((state, params))
+    return history
 
 
 def from_bytes(state, masks):
@@ -50,17 +50,17 @@ def test_metrics_are_scalars_and_can_be_compiled(run):
 
 def test_metrics_count_what_the_masks_hold(run):
     state, params = run[1]
-    found = dst.metrics(state, params)
+    figures = dst.metrics(state, params)
     masks, before = dst.masks(state), dst.masks(run[0][0])
     assert set(masks) == {"v/kernel", "w"}
     for path, mask in masks.items():
-        assert float(found[f"sparsity/{path}"]) == pytest.approx(0.5)
-        assert int(found[f"dropped/{path}"]) == int((before[path] & ~mask).sum())
-        assert int(found[f"grown/{path}"]) == int((mask & ~before[path]).sum())
-    assert int(found["dropped"]) == int(found["grown"]) > 0
-    assert float(found["sparsity"]) == pytest.approx(0.5)
-    assert float(found["sparsity_model"]) == pytest.approx(22 / 48)
-    assert (int(found["topology_steps"]), int(found["unscored"])) == (1, 0)
+        assert float(figures[f"sparsity/{path}"]) == pytest.approx(0.5)
+        assert int(figures[f"dropped/{path}"]) == int((before[path] & ~mask).sum())
+        assert int(figures[f"grown/{path}"]) == int((mask & ~before[path]).sum())
+    assert int(figures["dropped"]) == int(figures["grown"]) > 0
+    assert float(figures["sparsity"]) == pytest.approx(0.5)
+    assert float(figures["sparsity_model"]) == pytest.approx(22 / 48)
+    assert (int(figures["topology_steps"]), int(figures["unscored"])) == (1, 0)
 
 
 def test_the_explored_share_never_falls(run):
@@ -74,14 +74,14 @@ def test_the_explored_share_never_falls(run):
 
 def test_the_explored_share_of_a_static_mask_is_its_density():
     tx = dst.sparsify(optax.sgd(0.1), dst.Static(sparsity=0.75, allocation="uniform"))
-    found = dst.metrics(jax.jit(tx.init)(PARAMS))
-    assert float(found["explored"]) == pytest.approx(0.25)
-    assert float(found["explored/w"]) == pytest.approx(0.25)
+    figures = dst.metrics(jax.jit(tx.init)(PARAMS))
+    assert float(figures["explored"]) == pytest.approx(0.25)
+    assert float(figures["explored/w"]) == pytest.approx(0.25)
 
 
 def test_a_dense_run_has_metrics_too():
-    found = dst.metrics(dst.sparsify(optax.sgd(0.1), dst.Dense()).init(PARAMS), PARAMS)
-    assert float(found["sparsity"]) == float(found["sparsity_model"]) == 0
+    figures = dst.metrics(dst.sparsify(optax.sgd(0.1), dst.Dense()).init(PARAMS), PARAMS)
+    assert float(figures["sparsity"]) == float(figures["sparsity_model"]) == 0
 
 
 def test_a_state_without_masks_is_an_error():
@@ -95,9 +95,9 @@ def test_the_summary_of_three_small_leaves():
     tx = dst.sparsify(optax.sgd(0.1), dst.Static(sparsity=0.5))
     masks = {"a": np.ones((2, 2)), "d": np.array([[1, 0, 1, 1]]), "e": np.zeros((2, 1))}
     state = from_bytes(jax.jit(tx.init)(params), masks)
-    found = dst.metrics(state, params)
-    assert float(found["sparsity"]) == pytest.approx(0.3)
-    assert [float(found[f"sparsity/{k}"]) for k in "ade"] == [0, 0.25, 1]
+    figures = dst.metrics(state, params)
+    assert float(figures["sparsity"]) == pytest.approx(0.3)
+    assert [float(figures[f"sparsity/{k}"]) for k in "ade"] == [0, 0.25, 1]
     assert [r.active for r in dst.rows(state, params)] == [4, 3, 0]
     assert dst.table(state, params).splitlines()[-1] == "model: 7 of 10 active, sparsity 0.3000"
 
@@ -126,10 +126,13 @@ def test_the_intersection_of_two_masks():
     first = {"a": np.array([0, 0, 1, 1], bool), "b": np.array([1, 0], bool)}
     second = {"a": np.array([0, 1, 0, 1], bool), "b": np.array([1, 0], bool)}
     first["c"], second["c"] = np.array([1, 0], bool), np.array([0, 1], bool)
-    found = dst.compare(first, second)
-    assert [found[k].shared / found[k].active[0] for k in "abc"] == [0.5, 1, 0]
-    assert [found[k].churn for k in "abc"] == [0.5, 0, 1]
-    assert sum(x.shared for x in found.values()) / sum(x.active[0] for x in found.values()) == 0.5
+    overlaps = dst.compare(first, second)
+    assert [overlaps[k].shared / overlaps[k].active[0] for k in "abc"] == [0.5, 1, 0]
+    assert [overlaps[k].churn for k in "abc"] == [0.5, 0, 1]
+    assert (
+        sum(x.shared for x in overlaps.values()) / sum(x.active[0] for x in overlaps.values())
+        == 0.5
+    )
 
 
 def test_the_overlap_of_random_masks_is_the_expected_one():
@@ -140,19 +143,19 @@ def test_the_overlap_of_random_masks_is_the_expected_one():
     for _ in range(200):
         b = np.zeros(1000, bool)
         b[random.permutation(1000)[:200]] = True
-        found = dst.compare(a, {"w": b})["w"]
-        assert found.expected == 300 * 200 / 1000
-        shared.append(found.shared)
+        overlap = dst.compare(a, {"w": b})["w"]
+        assert overlap.expected == 300 * 200 / 1000
+        shared.append(overlap.shared)
     assert np.mean(shared) == pytest.approx(60, abs=2)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
 def test_overlaps_are_counts_within_bounds(pairs):
     a, b = (np.array(x, bool) for x in zip(*pairs, strict=True))
-    found = dst.compare({"w": a}, {"w": b})["w"]
-    assert found.active == (a.sum(), b.sum()) and found.size == len(pairs)
-    assert found.shared == (a & b).sum() <= min(found.active)
-    assert 0 <= found.churn <= 1 and 0 <= found.expected <= min(found.active)
+    overlap = dst.compare({"w": a}, {"w": b})["w"]
+    assert overlap.active == (a.sum(), b.sum()) and overlap.size == len(pairs)
+    assert overlap.shared == (a & b).sum() <= min(overlap.active)
+    assert 0 <= overlap.churn <= 1 and 0 <= overlap.expected <= min(overlap.active)
     assert dst.compare({"w": a}, {"w": a})["w"].churn == 0
 
 

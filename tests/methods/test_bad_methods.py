@@ -98,7 +98,7 @@ CALLS = {
     ),
     "a single stage of MEST": (
         lambda: dst.MEST(0.5, extra=(0.0,), stages=(), every=5),
-        ["extra", "two stages at least", "stages=()"],
+        ["extra", "one at least", "stages=()"],
     ),
     "an extra of MEST that is rounded to nothing": (
         lambda: resolved(dst.MEST(0.5, extra=(0.01, 0.0), stages=(9,), every=1)),

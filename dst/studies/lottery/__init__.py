@@ -5,7 +5,7 @@ linear mode connectivity. Every study is a directory of ordinary runs.
     result = dst.studies.lottery.run(study, "runs/digits-lottery")
     print(dst.studies.lottery.table(result))
 
-Names are loaded when they are first used: a bad config is refused before anything heavy is.
+Names are loaded when they are first used, so that a bad config is refused before heavy imports.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_ROOMS = {
-    "config": ("Connectivity", "RandomSearch", "Study", "Tickets", "dump", "found_in", "load"),
+_MODULES = {
+    "config": ("Connectivity", "RandomSearch", "Study", "Tickets", "dump", "is_study", "load"),
     "connectivity": ("Line", "instability", "line"),
     "pruning": ("prune", "random_masks", "remaining"),
     "report": ("write_report",),
     "search": ("best",),
     "study": ("read", "resume", "run", "table"),
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_ROOM_OF)
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOM_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'dst.studies.lottery' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dst.studies.lottery.{_ROOM_OF[name]}"), name)
+    return getattr(importlib.import_module(f"dst.studies.lottery.{_MODULE_OF[name]}"), name)

@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 from dst.core import checks
 from dst.rules.schedule import Duration, duration, resolve
-from dst.train import optimizer as optim
 from dst.train.config import overrides as plain
 from dst.train.config import run as runs
 from dst.train.config.run import Config, ConfigError
 from dst.train.config.schema import Choice, Option, Section
-from dst.train.records import run_dir as directory
+from dst.train.optimizer import learning_rate
+from dst.train.records import run_dir
 
 KEY = "lottery"
-_KEPT = ("lr", "finetune")  # what goes on from the trained weights, not from earlier ones
+_KEPT = ("lr", "finetune")  # these continue from the trained weights, not from earlier ones
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Tickets:
       rewind: the step (or percent of training) whose weights a round goes back to, 0 for the
         initial ones; lr keeps the trained weights and rewinds the learning rate only, finetune
         keeps both.
-      retrain: how long lr and finetune train again; lr ends where training ends.
+      retrain: how long lr and finetune train again; lr ends at the last step of training.
       finetune_rate: learning rate of finetune; null: the last one of training.
       one_shot: whether every round prunes the dense network at once to the weights that the
         iterative rounds would have left.
-      controls: what a ticket is compared with, trained anew in every round. reinit: the same
+      controls: what a ticket is compared with, trained again in every round. reinit: the same
         masks, new initial weights, from step 0. random_masks: as many weights in every layer,
         drawn at random, at the rewound weights (of step 0 for lr and finetune).
       connectivity: whether every round is trained a second time on batches in another order, to
-        see whether the line between both solutions stays low.
+        see whether the error stays low on the line between both solutions.
       points: of that line, ends included.
 
     References:
@@ -95,7 +95,7 @@ class Tickets:
         if self.keeps_weights:
             if self.connectivity:
                 raise ValueError(
-                    "connectivity needs rewind to be a step, the one from which two copies part, "
+                    "connectivity needs rewind to be a step, from which two copies start, "
                     f"got rewind={self.rewind!r}."
                 )
         else:
@@ -119,7 +119,7 @@ class Tickets:
 
     @property
     def keeps_weights(self) -> bool:
-        """Whether rounds go on from trained weights: learning-rate rewinding and fine-tuning."""
+        """Whether rounds continue from trained weights: learning-rate rewinding and fine-tuning."""
         return self.rewind in _KEPT
 
     def rewind_step(self, steps: int) -> int:
@@ -127,13 +127,13 @@ class Tickets:
         return 0 if self.keeps_weights else resolve("rewind", self.rewind, steps, "")
 
     def check(self, config: Config) -> None:
-        """Raises ValueError unless the study fits the runs that it is made of."""
+        """Raises ValueError unless the study fits its runs."""
         steps = config.train.steps
         _check_method(config, ("dense",), "The first round trains the dense network.")
         if any(x.sparsity for x in config.sparsify.overrides.values()):
             raise ValueError(
-                "sparsify.overrides may only leave leaves dense (sparsity 0) here. How much a "
-                "layer is pruned is said by lottery.overrides."
+                "sparsify.overrides may only leave leaves dense (sparsity 0) here. "
+                "lottery.overrides says how much a layer is pruned."
             )
         if self.rewind_step(steps) >= steps:
             raise ValueError(
@@ -144,7 +144,7 @@ class Tickets:
             raise ValueError(
                 f"lottery.retrain must be from 1 to {steps} steps, got {self.retrain!r}."
             )
-        last = optim.learning_rate(config.optimizer, steps)(steps - 1)
+        last = learning_rate(config.optimizer, steps)(steps - 1)
         if self.rewind == "finetune" and self.finetune_rate is None:
             if last < 0.01 * config.optimizer.learning_rate:
                 raise ValueError(
@@ -157,7 +157,7 @@ class Tickets:
 class RandomSearch:
     """Static masks of several seeds at the same initial weights: the best one, and the spread.
 
-    The baseline for every method that looks for masks: as many networks, drawn blindly.
+    The baseline for every method that searches masks: as many networks, drawn at random.
 
     Attributes:
       budget: how many masks are trained.
@@ -169,7 +169,7 @@ class RandomSearch:
         checks.integer("budget", self.budget, at_least=2)
 
     def check(self, config: Config) -> None:
-        """Raises ValueError unless the study fits the runs that it is made of."""
+        """Raises ValueError unless the study fits its runs."""
         _check_method(config, ("static",), "Its sparsity and allocation say what is drawn.")
         if config.sparsify.initial not in (None, "random"):
             raise ValueError(
@@ -180,11 +180,11 @@ class RandomSearch:
 
 @dataclass(frozen=True)
 class Connectivity:
-    """Two copies of one network part at a step and see batches in different orders: does the
-    line between their solutions stay low?
+    """Two copies of one network start at a step and see batches in different orders: does the
+    error stay low on the line between their solutions?
 
     Attributes:
-      at: the step at which they part.
+      at: the step at which the copies start.
       points: of the line, ends included.
 
     References:
@@ -200,7 +200,7 @@ class Connectivity:
         checks.integer("points", self.points, at_least=2)
 
     def check(self, config: Config) -> None:
-        """Raises ValueError unless the study fits the runs that it is made of."""
+        """Raises ValueError unless the study fits its runs."""
         _check_method(config, ("dense", "static", "from_masks"), "Masks must not change.")
         if resolve("at", self.at, config.train.steps, "") >= config.train.steps:
             raise ValueError(
@@ -232,11 +232,11 @@ class Study:
 
     def __post_init__(self) -> None:
         start = self.config.start
-        given = start.weights or start.step or self.config.train.snapshots
-        if given or (start.masks and self.lottery.name != "connectivity"):
+        used = start.weights or start.step or self.config.train.snapshots
+        if used or (start.masks and self.lottery.name != "connectivity"):
             raise ValueError(
-                "start and train.snapshots must be left out: the study itself decides what its "
-                "runs begin with and which weights they keep."
+                "start and train.snapshots must be left out: the study itself decides how its runs "
+                "start and which weights they keep."
             )
         self.lottery.value.check(self.config)
 
@@ -268,10 +268,10 @@ def dump(study: Study) -> str:
     return plain.to_yaml({KEY: KINDS.dump(study.lottery), **runs.to_dict(study.config)})
 
 
-def found_in(where: Path) -> bool:
+def is_study(where: Path) -> bool:
     """Whether a directory is that of a study, not of a run."""
     try:
-        return KEY in plain.read(where / directory.CONFIG)
+        return KEY in plain.read(where / run_dir.CONFIG)
     except ValueError:  # a damaged config, or none
         return False
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from dst.core import checks
 
@@ -15,7 +15,7 @@ STABLE = 0.02  # an error barrier below two percentage points counts as none
 
 @dataclass(frozen=True)
 class Line:
-    """What lies between two solutions.
+    """The errors between two solutions.
 
     Attributes:
       positions: from 0, the first solution, to 1, the second.
@@ -55,14 +55,14 @@ def instability(errors: Sequence[float]) -> float:
 
 def line(
     evaluate: Callable[[Mapping[str, np.ndarray]], float],
-    first: Mapping[str, Any],
-    second: Mapping[str, Any],
+    first: Mapping[str, ArrayLike],
+    second: Mapping[str, ArrayLike],
     points: int = 30,
 ) -> Line:
     """Errors on the line ``(1 - a) first + a second``.
 
     Weights that are zero in both stay exactly zero. Networks with statistics of their
-    activations (BatchNorm) must have these computed anew at every position, by ``evaluate``.
+    activations (BatchNorm) must have these computed again at every position, by ``evaluate``.
 
     Args:
       evaluate: the error, a fraction, of weights by leaf path.

@@ -6,7 +6,6 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,8 @@ from dst.core.typing import Array
 from dst.rules.schedule import exact
 from dst.studies.lottery.config import Tickets
 from dst.train.config.run import ConfigError
+
+Axes = tuple[tuple[int, ...], ...]  # the stacked axes of each leaf
 
 
 def remaining(size: int, rate: float, rounds: int, rounding: str = "floor") -> int:
@@ -46,9 +47,9 @@ def remaining(size: int, rate: float, rounds: int, rounding: str = "floor") -> i
 
 
 def prunable(
-    arrays: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray | Array | jax.ShapeDtypeStruct],
     settings: Tickets,
-    select: Any = None,
+    select: tree.Select | None = None,
     stacked: Mapping[str, int] | None = None,
     dense: Sequence[str] = (),
 ) -> dict[str, int]:
@@ -70,18 +71,18 @@ def prunable(
         tree.require_matches("lottery.overrides", settings.overrides, list(arrays))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    found = {
+    pruned = {
         leaf.path: leaf.stacked
         for leaf in leaves
         if leaf.sparse and tree.lookup(settings.overrides, leaf.path) != 0
     }
-    if not found:
+    if not pruned:
         raise ConfigError("no leaf is left to prune. Use sparsify.select or lottery.overrides.")
     if settings.scope == "layer":
-        for path, n in found.items():
+        for path, n in pruned.items():
             if _layer_count(path, arrays[path].shape[n:], settings, settings.rounds) == 0:
                 raise _emptied(path, settings)
-    return found
+    return pruned
 
 
 def prune(
@@ -101,7 +102,8 @@ def prune(
       rounds: how often the network will have been pruned; the counts follow from it.
 
     Returns:
-      bool masks by leaf path, subsets of those before. Ties stay in favour of the lowest index.
+      bool masks by leaf path, subsets of those before. Of equal weights, those with the lowest
+      index stay.
 
     Raises:
       ConfigError: a layer that would lose all its weights.
@@ -122,15 +124,17 @@ def prune(
         total = sum(weights[p].size for p in leaves)
         count = remaining(total, settings.prune, rounds, settings.rounding)
         chosen = _globally(scores, active, axes, count, settings.min_active)
-    found = {p: np.asarray(m) for p, m in zip(leaves, chosen, strict=True)}
+    kept = {p: np.asarray(m) for p, m in zip(leaves, chosen, strict=True)}
     for path, stacked in leaves.items():
-        left = found[path].sum(tuple(range(stacked, found[path].ndim)))
+        left = kept[path].sum(tuple(range(stacked, kept[path].ndim)))
         if (left == 0).any():
             raise _emptied(path, settings)
-    return found
+    return kept
 
 
-def random_masks(masks: Mapping[str, np.ndarray], seed: int, leaves: Mapping[str, int]) -> dict:
+def random_masks(
+    masks: Mapping[str, np.ndarray], seed: int, leaves: Mapping[str, int]
+) -> dict[str, np.ndarray]:
     """Masks with as many active weights in every layer, at random places.
 
     Args:
@@ -138,13 +142,13 @@ def random_masks(masks: Mapping[str, np.ndarray], seed: int, leaves: Mapping[str
       seed: of the places.
       leaves: number of stacked axes of each leaf; every slice is a layer.
     """
-    found = {}
+    drawn = {}
     for path, mask in masks.items():
         generator = np.random.default_rng([seed, zlib.crc32(path.encode())])
         layers = mask.reshape(math.prod(mask.shape[: leaves[path]]), -1)
-        drawn = [generator.permutation(row) for row in layers]
-        found[path] = np.stack(drawn).reshape(mask.shape)
-    return found
+        rows = [generator.permutation(row) for row in layers]
+        drawn[path] = np.stack(rows).reshape(mask.shape)
+    return drawn
 
 
 def _emptied(path: str, settings: Tickets) -> ConfigError:
@@ -162,7 +166,7 @@ def _layer_count(path: str, shape: Sequence[int], settings: Tickets, rounds: int
 
 
 def _globally(
-    scores: list[Array], active: list[Array], axes: Any, count: int, least: int
+    scores: list[Array], active: list[Array], axes: Axes, count: int, least: int
 ) -> list[Array]:
     if least:
         needed = least * sum(
@@ -170,8 +174,8 @@ def _globally(
         )
         if needed > count:
             raise ConfigError(
-                f"lottery.min_active must leave room for a choice: {least} in every layer make "
-                f"{needed}, and only {count} weights remain."
+                f"lottery.min_active is too large: {least} in every layer make {needed} weights, "
+                f"and only {count} remain."
             )
         kept = _best(scores, [least] * len(scores), active, axes)
         scores = [jnp.where(k, jnp.inf, s) for k, s in zip(kept, scores, strict=True)]
@@ -184,5 +188,7 @@ def _globally(
 
 
 @partial(jax.jit, static_argnames="axes")  # counts are traced: one program for all rounds
-def _best(scores: Any, counts: Any, active: Any, axes: Any) -> list[Array]:
+def _best(
+    scores: Sequence[Array], counts: Sequence[Array | int], active: Sequence[Array], axes: Axes
+) -> list[Array]:
     return top_k_masks(scores, counts, active, axes)

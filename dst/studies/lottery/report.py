@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from dst.report.run import REPORT
 from dst.report.words import percent
 from dst.studies.lottery import study
 from dst.studies.lottery.connectivity import STABLE
-from dst.train.records import run_dir as directory
+from dst.train.records import run_dir
+
+Row = Mapping[str, Any]  # of `lottery.json`
 
 _LABELS = {
     "ticket": "tickets",
@@ -46,7 +48,7 @@ def write_report(
     """
     results = [study.read(path) for path in (where, *others)]
     with theme.style():
-        html = render(results, (Path(where) / directory.CONFIG).read_text(encoding="utf-8"))
+        html = render(results, (Path(where) / run_dir.CONFIG).read_text(encoding="utf-8"))
     path = Path(out or Path(where) / REPORT)
     write(path, html)
     return path
@@ -77,15 +79,15 @@ def render(results: Sequence[Mapping[str, Any]], config: str) -> str:
 
 def _chips(results: Sequence[Mapping[str, Any]]) -> list[str]:
     settings = results[0]["settings"]
-    # Zero is a setting, and equal to False: what is not set is told by its text.
+    # By their text: zero is a setting, and equal to False.
     unset = ("None", "False", "{}", "[]")
-    given = {k: v for k, v in settings.items() if str(v) not in unset}
-    found = [f"{k.replace('_', ' ')} {_words(v)}" for k, v in given.items()]
+    used = {k: v for k, v in settings.items() if str(v) not in unset}
+    chips = [f"{k.replace('_', ' ')} {_words(v)}" for k, v in used.items()]
     seeds = ", ".join(str(result["seed"]) for result in results)
-    return [*found, f"seed {seeds}"]
+    return [*chips, f"seed {seeds}"]
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(str(x).replace("_", " ") for x in value)
     return (
@@ -102,11 +104,11 @@ def _tickets(results: Sequence[Mapping[str, Any]]) -> tuple[list[plots.Plot | No
     accuracy = [
         line
         for i, (name, label) in enumerate(_LABELS.items())
-        for line in _lines(rows, lambda row, n=name: row.get(n, {}).get("accuracy"), label, i)
+        for line in _lines(rows, _accuracy(name), label, i)
     ]
     barrier = _lines(rows, lambda row: row.get("instability"), "instability", 3)
     note = f"Mean of {len(results)} seeds, single seeds faintly." if len(results) > 1 else ""
-    found = [
+    figures = [
         plots.lines("Test accuracy", accuracy, percent=True, axis=_REMAINING, caption=note),
         plots.lines(
             "Instability",
@@ -117,10 +119,19 @@ def _tickets(results: Sequence[Mapping[str, Any]]) -> tuple[list[plots.Plot | No
             "linearly connected.",
         ),
     ]
-    return found, "Which sparse networks train as well as the dense one they were found in?"
+    return (
+        figures,
+        "Which of the pruned networks train as well as the dense one?",
+    )
 
 
-def _lines(rows: Any, value: Any, label: str, colour: int) -> list[plots.Line]:
+def _accuracy(name: str) -> Callable[[Row], float | None]:
+    return lambda row: row.get(name, {}).get("accuracy")
+
+
+def _lines(
+    rows: Sequence[Sequence[Row]], value: Callable[[Row], float | None], label: str, colour: int
+) -> list[plots.Line]:
     table = np.array([[value(row) for row in some] for some in rows], float)  # None becomes NaN
     share = np.array([row["share"] for row in rows[0]])
     known = np.isfinite(table).all(0)
@@ -174,7 +185,7 @@ def _connectivity(results: Sequence[Mapping[str, Any]]) -> tuple[list[plots.Plot
         caption="0 and 1 are the two solutions.",
         x_label="position between both solutions",
     )
-    return [plot], "Do two copies that see batches in another order end in one valley?"
+    return [plot], "Do copies that see batches in another order reach one low-error region?"
 
 
 _FIGURES = {"tickets": _tickets, "random_search": _search, "connectivity": _connectivity}

@@ -1,10 +1,10 @@
-"""One run of a study: trained, continued, or, finished, only read; and what runs share."""
+"""One run of a study: where it starts, its seeds, its judge; and what runs share."""
 
 from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,28 +15,31 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 import dst
-from dst.io import safetensors as export
+from dst.io.safetensors import replaced
 from dst.train import loop, setup
 from dst.train.config.run import Config
 from dst.train.config.schema import Section
 from dst.train.config.warm_start import FixedMasks, Start
-from dst.train.records import run_dir as directory
+from dst.train.records import run_dir
+from dst.train.state import TrainState
+
+Row = dict[str, Any]  # the figures of one round or run, as in `lottery.json`
+Report = Callable[[list[Row]], None]  # called with all rows so far
 
 
 def until(config: Config, where: Path, step: int) -> Path:
-    """The weights of a step of a run that is trained no further; their file."""
-    weights = where / directory.weights(step)
+    """Trains a run to a step and no further; returns the file of its weights there."""
+    weights = where / run_dir.weights(step)
     if not weights.is_file():
         print(f"\n{where.name}")
-        begun = (where / directory.CONFIG).is_file()
-        if begun:
+        if (where / run_dir.CONFIG).is_file():
             loop.resume(where, until=step)
         else:
             loop.train(config, where, until=step)
     return weights
 
 
-def begun_at(
+def started_from(
     config: Config,
     name: str,
     *,
@@ -45,8 +48,8 @@ def begun_at(
     step: int = 0,
     seed: int | None = None,
 ) -> Config:
-    """The config of a run that begins with given weights, masks and step, and keeps its last
-    weights. Masks are fixed."""
+    """The config of a run that starts from weights, masks and a step, and keeps its last weights.
+    Masks are fixed."""
     train = replace(config.train, snapshots=(config.train.steps,))
     start = Start(_text(weights), _text(masks), step)
     method = Section("from_masks", FixedMasks()) if masks else config.method
@@ -62,11 +65,11 @@ def begun_at(
 
 def last_weights(config: Config, where: Path) -> Path:
     """The file that keeps the last weights of a run."""
-    return where / directory.weights(config.train.steps)
+    return where / run_dir.weights(config.train.steps)
 
 
 def seed_of(seed: int, purpose: str, number: int) -> int:
-    """A seed of its own for every purpose and number; uint32."""
+    """Another seed for every purpose and number; uint32."""
     words = [seed, zlib.crc32(purpose.encode()), number]
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
@@ -84,22 +87,22 @@ class Judge:
 
     def halves(self, weights: Mapping[str, np.ndarray]) -> tuple[float, ...]:
         """Accuracy on the even and on the odd test examples."""
-        found = self._setup.evaluate_halves(self._with(weights))
-        return tuple(float(x["accuracy"]) for x in found)
+        halves = self._setup.evaluate_halves(self._with(weights))
+        return tuple(float(x["accuracy"]) for x in halves)
 
-    def _with(self, weights: Mapping[str, np.ndarray]) -> Any:
-        return self._state._replace(params=export.replaced(self._state.params, weights))
+    def _with(self, weights: Mapping[str, np.ndarray]) -> TrainState:
+        return self._state._replace(params=replaced(self._state.params, weights))
 
 
 def new_weights(config: Config, seed: int, path: Path) -> None:
-    """Writes the initial weights of another seed, unless they are already there."""
+    """Writes the initial weights of another seed, unless the file exists."""
     if not path.is_file():
-        made = setup.make(replace(config, seed=seed))
-        dst.save_weights(path, made.begin().params)
+        state = setup.make(replace(config, seed=seed)).begin()
+        dst.save_weights(path, state.params)
 
 
 def new_masks(config: Config, seed: int, path: Path) -> None:
-    """Writes the masks that a method draws with another seed, unless they are already there."""
+    """Writes the masks that a method draws with another seed, unless the file exists."""
     if not path.is_file():
         state = setup.make(replace(config, seed=seed)).begin()
         dst.save_masks(path, dst.masks(state.opt_state))
@@ -109,7 +112,7 @@ def new_masks(config: Config, seed: int, path: Path) -> None:
 def shared_programs() -> Iterator[None]:
     """Runs of the same shapes are compiled once, in this process.
 
-    JAX's persistent cache does that, in a directory that lives as long as the study; a cache that
+    JAX's persistent cache does that, in a directory that exists as long as the study. A cache that
     the user has set is left as it is.
     """
     names = (
@@ -125,7 +128,7 @@ def shared_programs() -> Iterator[None]:
         try:
             for name, value in zip(names, (folder, 0.0, -1), strict=True):
                 jax.config.update(name, value)
-            compilation_cache.reset_cache()  # it may have been found switched off
+            compilation_cache.reset_cache()  # JAX may have decided earlier that it is off
             yield
         finally:
             for name, value in before.items():

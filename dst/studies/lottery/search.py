@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ from dst.rules.schedule import resolve
 from dst.studies.lottery import runs
 from dst.studies.lottery.config import Study
 from dst.studies.lottery.connectivity import STABLE, line
+from dst.studies.lottery.runs import Report, Row
 from dst.train import loop
-from dst.train.records import run_dir as directory
+from dst.train.records import run_dir
 
 
-def random_search(
-    study: Study, where: Path, report: Callable[[list[dict[str, Any]]], None]
-) -> None:
+def random_search(study: Study, where: Path, report: Report) -> None:
     """Trains a static mask of every seed at the same initial weights.
 
     Args:
@@ -28,26 +27,25 @@ def random_search(
       where: its directory.
       report: called after every run with the figures of all runs so far.
     """
-    config, found = study.config, []
+    config, rows = study.config, []
     judge = runs.Judge(config)
     for number in range(study.lottery.value.budget):
         name = f"mask-{number:03d}"
         masks = where / f"{name}.safetensors"
         runs.new_masks(config, runs.seed_of(config.seed, "mask", number), masks)
-        begun = runs.begun_at(config, name, masks=masks)
-        figures = loop.finish(begun, where / name)
-        weights = dst.load_weights(runs.last_weights(begun, where / name))
+        started = runs.started_from(config, name, masks=masks)
+        figures = loop.finish(started, where / name)
+        weights = dst.load_weights(runs.last_weights(started, where / name))
         row = {"run": name, "accuracy": figures["accuracy"], "loss": figures["loss"]}
-        found.append(row | {"sparsity": figures["sparsity"], "halves": list(judge.halves(weights))})
-        report(found)
+        rows.append(row | {"sparsity": figures["sparsity"], "halves": list(judge.halves(weights))})
+        report(rows)
 
 
-def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a search has come to.
+def best(rows: Sequence[Row]) -> dict[str, Any]:
+    """The result of a search.
 
-    The best of many runs, judged by the examples that chose it, looks better than it is. Half of
-    the test examples choose here and the other half judges, both ways round, and the two are
-    averaged: all examples are used and none judges what it chose.
+    The best of many runs looks better than it is on the examples that chose it. So one half of the
+    test examples chooses and the other half judges, both ways round, and the two are averaged.
 
     Args:
       rows: with ``accuracy`` and ``halves``, the accuracy on both halves of the test examples.
@@ -70,9 +68,9 @@ def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def copies(study: Study, where: Path, report: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Trains a network to a step, two copies of it from there on batches in other orders, and
-    walks the line between their solutions.
+def copies(study: Study, where: Path, report: Report) -> None:
+    """Trains a network to a step, then two copies of it on batches in other orders, and evaluates
+    the line between their solutions.
 
     Args:
       study: of connectivity.
@@ -84,24 +82,26 @@ def copies(study: Study, where: Path, report: Callable[[list[dict[str, Any]]], N
     train = replace(config.train, snapshots=(step,))
     parent = replace(config, name=f"{config.name}-parent", train=train)
     weights = runs.until(parent, where / "parent", step)
-    masks = None if config.method.name == "dense" else where / "parent" / directory.MASKS_INITIAL
+    masks = None if config.method.name == "dense" else where / "parent" / run_dir.MASKS_INITIAL
 
     ends = []
     for number in (1, 2):
         name = f"copy-{number}"
         seed = runs.seed_of(config.seed, "copy", number)
-        begun = runs.begun_at(config, name, weights=weights, masks=masks, step=step, seed=seed)
-        loop.finish(begun, where / name)
-        ends.append(dst.load_weights(runs.last_weights(begun, where / name)))
-    found = line(runs.Judge(config).error, ends[0], ends[1], settings.points)
+        started = runs.started_from(
+            config, name, weights=weights, masks=masks, step=step, seed=seed
+        )
+        loop.finish(started, where / name)
+        ends.append(dst.load_weights(runs.last_weights(started, where / name)))
+    between = line(runs.Judge(config).error, ends[0], ends[1], settings.points)
     report(
         [
             {
                 "at": step,
-                "positions": list(found.positions),
-                "errors": list(found.errors),
-                "instability": found.instability,
-                "stable": found.instability < STABLE,
+                "positions": list(between.positions),
+                "errors": list(between.errors),
+                "instability": between.instability,
+                "stable": between.instability < STABLE,
             }
         ]
     )

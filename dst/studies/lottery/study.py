@@ -12,12 +12,12 @@ from typing import Any
 from dst.core.files import write_json
 from dst.core.text import aligned
 from dst.studies.lottery import search, tickets
-from dst.studies.lottery.config import KINDS, Study, dump, found_in, load
+from dst.studies.lottery.config import KINDS, Study, dump, is_study, load
 from dst.studies.lottery.runs import shared_programs
 from dst.train import setup
 from dst.train.config.run import enclosed
 from dst.train.distributed import signals
-from dst.train.records import run_dir as directory
+from dst.train.records import run_dir
 
 RESULT = "lottery.json"
 _KINDS = {
@@ -34,7 +34,7 @@ def run(study: Study, where: str | Path, *, overwrite: bool = False) -> dict[str
     Args:
       study: from :func:`dst.studies.lottery.load`.
       where: its directory; every run of the study is a run directory in it.
-      overwrite: whether a study that is already there is replaced.
+      overwrite: whether an earlier study in that directory is replaced.
 
     Returns:
       What ``lottery.json`` holds: ``kind``, ``name``, ``seed``, ``settings``, ``finished`` and
@@ -46,55 +46,55 @@ def run(study: Study, where: str | Path, *, overwrite: bool = False) -> dict[str
       Stopped: by SIGTERM or SIGINT, with a checkpoint of the run that was in training.
     """
     path = Path(where)
-    directory.check_free(path, overwrite)
+    run_dir.check_free(path, overwrite)
     if study.lottery.name == "tickets":
         tickets.prunable_leaves(study)
     else:
         setup.make(study.config)
     config, files = enclosed(study.config)
-    with directory.create(path, dump(replace(study, config=config)), overwrite, files):
-        return _go_on(study, path)
+    with run_dir.create(path, dump(replace(study, config=config)), overwrite, files):
+        return _finish(study, path)
 
 
 def resume(where: str | Path) -> dict[str, Any]:
-    """Continues a study: finished runs are only read, one that was stopped goes on at its newest
-    checkpoint. The result is that of a study that was never stopped.
+    """Continues a study. Finished runs are only read, and a run that was stopped continues at its
+    newest checkpoint. The result is that of a study that was never stopped.
 
     Arguments, result and errors are those of :func:`run`.
     """
     path = Path(where)
     check(path)
-    with directory.lock(path):
-        return _go_on(load(path / directory.CONFIG), path)
+    with run_dir.lock(path):
+        return _finish(load(path / run_dir.CONFIG), path)
 
 
 def check(path: Path) -> None:
     """Raises DirectoryError unless ``path`` is the directory of a study."""
-    directory.check_run(path)
-    if not found_in(path):
-        raise directory.DirectoryError(
+    run_dir.check_run(path)
+    if not is_study(path):
+        raise run_dir.DirectoryError(
             f"{path} is the directory of a single run: expected the key 'lottery' in its "
-            f"{directory.CONFIG}, found none. Continue it with `dst resume {path}`."
+            f"{run_dir.CONFIG}, found none. Continue it with `dst resume {path}`."
         )
 
 
 def read(where: str | os.PathLike[str]) -> dict[str, Any]:
-    """The figures of a study, so far: what its ``lottery.json`` holds.
+    """The figures of a study so far: what its ``lottery.json`` holds.
 
     Raises:
-      DirectoryError: no study there, or one without a finished run.
+      DirectoryError: there is no study, or none of its runs has finished.
     """
     path = Path(where)
     check(path)
     if not (path / RESULT).is_file():
-        raise directory.DirectoryError(
+        raise run_dir.DirectoryError(
             f"{path / RESULT} is not there yet: no run of this study has finished. Continue it "
             f"with `dst resume {path}`."
         )
     return json.loads((path / RESULT).read_text(encoding="utf-8"))
 
 
-def _go_on(study: Study, where: Path) -> dict[str, Any]:
+def _finish(study: Study, where: Path) -> dict[str, Any]:
     result: dict[str, Any] = {
         "kind": study.lottery.name,
         "name": study.config.name,
@@ -141,14 +141,14 @@ def _search(result: Mapping[str, Any]) -> str:
     for row in result["rows"]:
         figures = (row["sparsity"], row["accuracy"], *row["halves"])
         lines.append((row["run"], *(f"{x:.4f}" for x in figures)))
-    found = result["best"]
+    winner = result["best"]
     return "\n".join(
         [
             *aligned(lines),
             f"best of {len(result['rows'])}, judged by examples that did not choose it: "
-            f"{found['accuracy']:.4f} ({', '.join(dict.fromkeys(found['chosen']))})",
-            f"all: mean {found['mean']:.4f}, standard deviation {found['deviation']:.4f}, from "
-            f"{found['least']:.4f} to {found['most']:.4f}",
+            f"{winner['accuracy']:.4f} ({', '.join(dict.fromkeys(winner['chosen']))})",
+            f"all: mean {winner['mean']:.4f}, standard deviation {winner['deviation']:.4f}, from "
+            f"{winner['least']:.4f} to {winner['most']:.4f}",
         ]
     )
 
@@ -162,6 +162,6 @@ def _line(result: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             *aligned(lines),
-            f"parted at step {row['at']}: instability {row['instability']:.4f}, {verdict}",
+            f"copies from step {row['at']}: instability {row['instability']:.4f}, {verdict}",
         ]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,20 @@ from dst.studies.lottery import runs
 from dst.studies.lottery.config import Study, Tickets
 from dst.studies.lottery.connectivity import line
 from dst.studies.lottery.pruning import prunable, prune, random_masks
+from dst.studies.lottery.runs import Report, Row
 from dst.train import loop, setup
-from dst.train import optimizer as optim
 from dst.train.config.run import Config
-from dst.train.optimizer import Optimizer
-from dst.train.records import run_dir as directory
+from dst.train.optimizer import Optimizer, learning_rate
+from dst.train.records import run_dir
 
 _FIRST = "round-00"
 
 
-def rounds(study: Study, where: Path, report: Callable[[list[dict[str, Any]]], None]) -> None:
+def rounds(study: Study, where: Path, report: Report) -> None:
     """Trains every round that is not finished.
 
-    What is done lies on disk: finished runs are only read, one that was stopped goes on at its
-    newest checkpoint, and masks follow from weights that runs have left.
+    All results lie on disk. Finished runs are only read, a run that was stopped continues at its
+    newest checkpoint, and masks follow from the weights of finished runs.
 
     Args:
       study: of tickets.
@@ -42,15 +42,15 @@ def rounds(study: Study, where: Path, report: Callable[[list[dict[str, Any]]], N
     first = _first(config, rewound)
     figures = loop.finish(first, where / _FIRST)
     trained = runs.last_weights(first, where / _FIRST)
-    snapshot = where / _FIRST / directory.weights(rewound)
+    snapshot = where / _FIRST / run_dir.weights(rewound)
     judge = runs.Judge(config) if settings.connectivity else None
 
     ones = {path: np.ones(shapes[path].shape, bool) for path in leaves}
-    found = [_row(0, ones) | {"ticket": _figures(_FIRST, figures)}]
+    rows = [_row(0, ones) | {"ticket": _figures(_FIRST, figures)}]
     if judge:
         pair = [where / _FIRST] if rewound == 0 else []
-        found[0] |= _barrier(study, where, 0, judge, pair, snapshot, None, rewound)
-    report(found)
+        rows[0] |= _barrier(study, where, 0, judge, pair, snapshot, None, rewound)
+    report(rows)
 
     for number in range(1, settings.rounds + 1):
         masks_file = where / f"masks-{number:02d}.safetensors"
@@ -67,15 +67,15 @@ def rounds(study: Study, where: Path, report: Callable[[list[dict[str, Any]]], N
         row = _row(number, masks)
         row["ticket"] = _figures(name, loop.finish(ticket, where / name))
         for control in settings.controls:
-            begun = _CONTROLS[control](study, where, number, masks_file, snapshot, leaves)
+            compared = _CONTROLS[control](study, where, number, masks_file, snapshot, leaves)
             row[control] = _figures(
-                f"{name}-{control}", loop.finish(begun, where / f"{name}-{control}")
+                f"{name}-{control}", loop.finish(compared, where / f"{name}-{control}")
             )
         if judge:
             pair = [where / name]
             row |= _barrier(study, where, number, judge, pair, snapshot, masks_file, rewound)
-        found.append(row)
-        report(found)
+        rows.append(row)
+        report(rows)
         if not settings.one_shot:
             trained = runs.last_weights(ticket, where / name)
 
@@ -84,7 +84,7 @@ def prunable_leaves(study: Study) -> dict[str, int]:
     """The leaves that a study prunes, with their number of stacked axes.
 
     Raises:
-      ConfigError: a study that does not fit the network, its data or the machine.
+      ConfigError: the study does not fit the network, its data or the machine.
     """
     options = study.config.sparsify
     dense = [pattern for pattern, x in options.overrides.items() if x.sparsity == 0]
@@ -100,13 +100,13 @@ def _shapes(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 def retraining(
     config: Config, settings: Tickets, name: str, weights: Path, masks: Path | None
 ) -> Config:
-    """The run that trains a pruned network again.
+    """The config of the run that trains a pruned network again.
 
     Args:
       config: of dense training.
       settings: what is rewound, and how far.
       name: of the run.
-      weights: file of the weights to begin with: the rewound ones, or the trained ones where
+      weights: file of the weights to start from: the rewound ones, or the trained ones where
         these are kept.
       masks: file of the masks.
     """
@@ -115,7 +115,7 @@ def retraining(
     if settings.rewind == "finetune":
         last = settings.finetune_rate
         if last is None:
-            last = float(optim.learning_rate(config.optimizer, steps)(steps - 1))
+            last = float(learning_rate(config.optimizer, steps)(steps - 1))
         flat: Optimizer = replace(config.optimizer, learning_rate=last, warmup=0, decay="constant")
         config = replace(config, optimizer=flat, train=replace(config.train, steps=again))
         step = 0
@@ -123,7 +123,7 @@ def retraining(
         step = steps - again
     else:
         step = settings.rewind_step(steps)
-    return runs.begun_at(config, name, weights=weights, masks=masks, step=step)
+    return runs.started_from(config, name, weights=weights, masks=masks, step=step)
 
 
 def _first(config: Config, rewound: int) -> Config:
@@ -138,7 +138,7 @@ def _reinit(
     """The same masks at new initial weights, trained from step 0."""
     config, file = study.config, where / f"weights-reinit-{number:02d}.safetensors"
     runs.new_weights(config, runs.seed_of(config.seed, "reinit", number), file)
-    return runs.begun_at(config, f"round-{number:02d}-reinit", weights=file, masks=masks)
+    return runs.started_from(config, f"round-{number:02d}-reinit", weights=file, masks=masks)
 
 
 def _random_masks(
@@ -151,7 +151,7 @@ def _random_masks(
         dst.save_masks(file, random_masks(dst.load_masks(masks), seed, leaves))
     step = study.lottery.value.rewind_step(config.train.steps)
     name = f"round-{number:02d}-random_masks"
-    return runs.begun_at(config, name, weights=snapshot, masks=file, step=step)
+    return runs.started_from(config, name, weights=snapshot, masks=file, step=step)
 
 
 _CONTROLS = {"reinit": _reinit, "random_masks": _random_masks}
@@ -166,30 +166,30 @@ def _barrier(
     weights: Path,
     masks: Path | None,
     step: int,
-) -> dict[str, Any]:
-    """The instability of a round: runs that begin alike and see their batches in other orders.
+) -> Row:
+    """The instability of a round: two runs that start alike and see batches in other orders.
 
-    ``pair`` holds the run of the round where it began as a copy does; a dense run that was not
-    stopped at the rewind step kept its moments, so there two copies are trained.
+    ``pair`` holds the run of the round where it started as a copy does. A dense run that passed
+    the rewind step kept its moments, so in round 0 two copies are trained.
     """
     config = study.config
     for copy in ("order-1", "order-2")[: 2 - len(pair)]:
         name = f"round-{number:02d}-{copy}"
         seed = runs.seed_of(config.seed, copy, number)
-        begun = runs.begun_at(config, name, weights=weights, masks=masks, step=step, seed=seed)
-        loop.finish(begun, where / name)
+        other = runs.started_from(config, name, weights=weights, masks=masks, step=step, seed=seed)
+        loop.finish(other, where / name)
         pair = [*pair, where / name]
     ends = [dst.load_weights(runs.last_weights(config, path)) for path in pair]
-    found = line(judge.error, ends[0], ends[1], study.lottery.value.points)
-    return {"instability": found.instability, "errors": list(found.errors)}
+    between = line(judge.error, ends[0], ends[1], study.lottery.value.points)
+    return {"instability": between.instability, "errors": list(between.errors)}
 
 
-def _row(number: int, masks: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _row(number: int, masks: Mapping[str, np.ndarray]) -> Row:
     counts = {path: int(mask.sum()) for path, mask in masks.items()}
     size = sum(mask.size for mask in masks.values())
     left = sum(counts.values())
     return {"round": number, "remaining": left, "of": size, "share": left / size, "layers": counts}
 
 
-def _figures(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+def _figures(name: str, figures: Mapping[str, Any]) -> Row:
     return {"run": name, "accuracy": figures["accuracy"], "loss": figures["loss"]}

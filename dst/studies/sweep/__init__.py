@@ -1,12 +1,16 @@
 """Many runs of one config: ``dst sweep FILE``.
 
-``file`` reads W&B's sweep format, ``space`` knows its distributions, ``book`` keeps what there is
-to do and what came out. Two engines do it: ``processes``; and ``vectorised``, for which ``merge``
-makes one program of several and ``lanes`` lets runs share it. ``trial`` is what both know of a run,
-``screen`` shows them, ``sweep`` puts all together.
+``file`` reads W&B's sweep format into a ``spec``, and ``distributions`` are its parameters.
+``storage`` keeps the trials and their results, and assigns trials to workers. ``trial`` watches the
+run of one, ``progress`` shows all, ``driver`` is :func:`run`. There are two ``engines``:
+
+* ``processes``: every trial is a process.
+* ``vmap``: ``groups`` decides which trials can share a program, ``merge`` merges their programs,
+  and ``batch`` computes one update of all of them.
 """
 
 from dst.studies.sweep.driver import RESULTS, run
-from dst.studies.sweep.spec import Sweep, SweepError, load
+from dst.studies.sweep.file import load
+from dst.studies.sweep.spec import Sweep, SweepError
 
 __all__ = ["RESULTS", "Sweep", "SweepError", "load", "run"]

@@ -1,7 +1,7 @@
 """What a parameter of a sweep may be: one value, several, or a distribution.
 
-Every one is its quantile function: a number in [0, 1) chooses the value. So random search draws
-uniform numbers, and a Bayesian one searches the unit cube, in which the prior is flat.
+Each is its quantile function: a number in [0, 1) chooses the value. So random search draws uniform
+numbers, and Bayesian search works in the unit cube, where the prior is flat.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Values:
 
     Attributes:
       values: any plain data.
-      probabilities: of each; None: all the same.
+      probabilities: of each; None: all are equal.
     """
 
     values: tuple[Any, ...]
@@ -43,7 +43,7 @@ class Values:
 
     @property
     def constant(self) -> bool:
-        """Whether there is nothing to choose."""
+        """Whether there is a single value."""
         return len(self.values) == 1
 
     def at(self, u: float) -> Any:
@@ -63,8 +63,8 @@ class Range:
 
     Attributes:
       quantile: number in (0, 1) to number.
-      q: numbers are rounded to its multiples; None: they are not.
-      bounds: smallest and largest number, where a grid can count them.
+      q: numbers are rounded to its multiples; None: no rounding.
+      bounds: smallest and largest number; None: a grid cannot count the numbers.
     """
 
     quantile: Callable[[float], float]
@@ -80,7 +80,7 @@ class Range:
         """The numbers of a grid.
 
         Raises:
-          ValueError: there is no end of them.
+          ValueError: there are infinitely many.
         """
         if self.q is None or self.bounds is None:
             raise ValueError("a grid must have values, int_uniform or q_uniform, got a continuum.")
@@ -105,7 +105,7 @@ def read(given: Mapping[str, Any]) -> Distribution:
         both are.
 
     Raises:
-      ValueError: what is missing, too much, or no number.
+      ValueError: a key is missing, unknown, or no number.
     """
     name = given.get("distribution", _guess(given))
     checks.one_of("distribution", name, _KEYS)
@@ -131,7 +131,7 @@ def read(given: Mapping[str, Any]) -> Distribution:
 
 
 _INTERVAL, _NORMAL = (("min", "max"), ()), ((), ("mu", "sigma"))
-# What each must and may have.
+# The keys that each must have, and may have.
 _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "constant": (("value",), ()),
     "categorical": (("values",), ()),

@@ -12,9 +12,9 @@ from dst.core import checks
 from dst.core.files import write, write_json
 from dst.studies.sweep.engines.processes import Workers
 from dst.studies.sweep.engines.vmap import Vectorised
-from dst.studies.sweep.progress import Screen, best, tally
+from dst.studies.sweep.progress import Progress, best, tally
 from dst.studies.sweep.spec import Sweep, SweepError
-from dst.studies.sweep.storage import Book, Entry
+from dst.studies.sweep.storage import Entry, Storage
 from dst.studies.sweep.trial import trial_directory
 from dst.train.distributed import signals
 from dst.train.distributed.signals import Stopped
@@ -28,28 +28,28 @@ def run(
     *,
     engine: str = "processes",
     workers: int = 1,
-    lanes: int = 16,
+    batch: int = 16,
     storage: str | None = None,
 ) -> dict[str, Any]:
-    """Runs a sweep, or goes on with one: ``dst sweep``.
+    """Runs a sweep, or continues one: ``dst sweep``.
 
-    Several of these calls may work on one sweep at the same time, on one machine or on many; all of
-    them see the same directory. A trial that was stopped is continued at its newest checkpoint,
-    one that has ended is not repeated.
+    Several of these calls may run one sweep at the same time, on one machine or on many that share
+    the directory. A trial that was stopped continues at its newest checkpoint. A trial that has
+    ended is not repeated.
 
     Args:
       sweep: from :func:`dst.studies.sweep.load`.
       where: its directory.
-      engine: ``"processes"``: each trial in one; ``"vectorised"``: those that differ in numbers
-        only in one program, and the others in processes.
+      engine: ``"processes"``: each trial is a process. ``"vectorised"``: trials that differ in
+        numbers only share one program, and the others are processes.
       workers: processes at a time.
-      lanes: trials in one program, at most.
+      batch: trials in one program, at most.
       storage: URL of a database; None: a journal file in the directory.
 
     Returns:
       What ``sweep.json`` holds: ``name``, ``metric``, ``goal``, ``best`` (a number, or None) and
-      ``trials``: number, state, overrides, settings (of every parameter by dotted name, once they
-      are chosen), value, error and directory of each.
+      ``trials``: number, state, overrides, settings (of every parameter by dotted name, once
+      chosen), value, error and directory of each.
 
     Raises:
       SweepError: the directory or the storage holds another sweep.
@@ -59,23 +59,23 @@ def run(
     try:
         checks.one_of("engine", engine, ("processes", "vectorised"))
         checks.integer("workers", workers, at_least=1)
-        checks.integer("lanes", lanes, at_least=1)
+        checks.integer("batch", batch, at_least=1)
     except ValueError as error:
         raise SweepError(str(error)) from error
     _enter(path, sweep)
-    book = Book(sweep, storage or path / JOURNAL)
-    with signals.caught() as request, Screen(sweep, book.entries) as screen:
+    records = Storage(sweep, storage or path / JOURNAL)
+    with signals.caught() as request, Progress(sweep, records.entries) as progress:
         train: Vectorised | Workers
         if engine == "vectorised":
-            train = Vectorised(sweep, book, path, lanes, workers, screen.tell)
+            train = Vectorised(sweep, records, path, batch, workers, progress.report)
         else:
-            train = Workers(sweep, book.claim, path, workers)
-        train.run(request, screen.show)
-    results = _results(sweep, path, book.entries())
+            train = Workers(sweep, records.assign, path, workers)
+        train.run(request, progress.show)
+    results = _results(sweep, path, records.entries())
     write_json(path / RESULTS, results)
     write(path / TABLE, _csv(results["trials"]))
     if request.name is not None:
-        raise Stopped(f"stopped by {request.name}: {tally(book.entries())}")
+        raise Stopped(f"stopped by {request.name}: {tally(records.entries())}")
     return results
 
 
@@ -86,7 +86,7 @@ def _enter(path: Path, sweep: Sweep) -> None:
     if kept.is_file() and kept.read_text(encoding="utf-8") != text:
         raise SweepError(
             f"{path} holds another sweep: its {FILE} differs from {sweep.path}. Choose another "
-            "directory with --dir, or take back what was changed."
+            "directory with --dir, or undo the change."
         )
     path.mkdir(parents=True, exist_ok=True)
     write(kept, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,29 +15,30 @@ from dst.studies.sweep.spec import Sweep
 from dst.studies.sweep.storage import Entry
 
 _ENDED = ("done", "pruned", "failed")
-_EVERY = 1.0  # seconds between looks at the book
+_EVERY = 1.0  # seconds between looks at the storage
 
 
-class Screen:
+class Progress:
     """Shows a sweep while it runs. Use as a context manager.
 
     Args:
       sweep: that is run.
-      entries: all trials as they are now.
+      entries: returns all trials as they are now.
     """
 
     def __init__(self, sweep: Sweep, entries: Callable[[], Sequence[Entry]]):
         self._sweep, self._entries = sweep, entries
-        console = Console()
+        # A given file: while a batched trial trains, sys.stdout is its log.
+        console = Console(file=sys.stdout)
         self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
-        self._began, self._looked = time.monotonic(), 0.0
+        self._start, self._looked = time.monotonic(), 0.0
 
-    def __enter__(self) -> Screen:
-        found = self._entries()
-        self._ended_before = len(_ended(found))
-        self._told = {x.number for x in _ended(found)}
+    def __enter__(self) -> Progress:
+        entries = self._entries()
+        self._ended_before = len(_ended(entries))
+        self._reported = {x.number for x in _ended(entries)}
         if self._live is None:
-            self.tell(f"{self._sweep.name}: {tally(found)}")
+            self.report(f"{self._sweep.name}: {tally(entries)}")
         else:
             self._live.start()
         return self
@@ -48,22 +50,22 @@ class Screen:
             self._live.stop()
 
     def show(self) -> None:
-        """Looks at the book, once in a while."""
+        """Looks at the storage and shows what is new, at most once a second."""
         now = time.monotonic()
         if now - self._looked < _EVERY:
             return
         self._looked, entries = now, self._entries()
         if self._live is not None:
             ended = len(_ended(entries)) - self._ended_before
-            self._live.update(status(self._sweep, entries, now - self._began, ended))
+            self._live.update(status(self._sweep, entries, now - self._start, ended))
             return
-        new = [entry for entry in _ended(entries) if entry.number not in self._told]
+        new = [entry for entry in _ended(entries) if entry.number not in self._reported]
         for entry in new:
-            self._told.add(entry.number)
-            self.tell(line(entry) + (f" | {tally(entries)}" if entry is new[-1] else ""))
+            self._reported.add(entry.number)
+            self.report(line(entry) + (f" | {tally(entries)}" if entry is new[-1] else ""))
 
-    def tell(self, text: str) -> None:
-        """A line that stays."""
+    def report(self, text: str) -> None:
+        """Prints a line that stays."""
         if self._live is not None:
             self._live.console.print(text, highlight=False)
         else:
@@ -76,7 +78,7 @@ def status(sweep: Sweep, entries: Sequence[Entry], seconds: float, ended: int) -
     Args:
       sweep: that is run.
       entries: of all trials.
-      seconds: since this worker began.
+      seconds: since this worker started.
       ended: trials that have ended since then, whoever trained them.
     """
     left = sum(x.state not in _ENDED for x in entries)
@@ -97,7 +99,7 @@ def status(sweep: Sweep, entries: Sequence[Entry], seconds: float, ended: int) -
 
 
 def best(sweep: Sweep, entries: Sequence[Entry]) -> Entry | None:
-    """The trial with the best value of the metric; the first of several."""
+    """The trial with the best value of the metric; the first of equal ones."""
     done = [x for x in entries if x.value is not None]
     sign = 1 if sweep.metric.goal == "minimize" else -1
     return min(done, key=lambda x: sign * x.value, default=None)  # type: ignore[operator]

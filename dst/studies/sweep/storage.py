@@ -1,13 +1,13 @@
-"""The book of a sweep: which trials there are, who has which one, what came out.
+"""The storage of a sweep: which trials there are, which worker has which one, what came out.
 
-Optuna keeps it, in a journal file or a database, and searches. Any number of workers share it. The
-only thing that storage decides is who turns a waiting entry into a running one; the rest follows:
+Optuna keeps it, in a journal file or a database, and searches. Any number of workers share it.
+Optuna guarantees one thing: of several workers, a single one turns a waiting entry into a running
+one. The rest follows from two rules:
 
-* a *trial* has a number in the plan; an *entry* is an attempt at it. What counts is the entry of
-  the highest attempt, and of several of these the oldest. So workers that write the same plan, or
-  the same next attempt, at the same time do no harm: the younger entries mean nothing;
-* a worker says every few seconds that it is alive. An entry whose worker is dead gets a next
-  attempt.
+* A *trial* has a number in the plan. An *entry* is an attempt at a trial. The entry of the highest
+  attempt counts, and of several of these the oldest. So workers may write the same plan, or the
+  same next attempt, at the same time: later entries are ignored.
+* A worker sends a heartbeat every few seconds. An entry without heartbeats gets a next attempt.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ from sqlalchemy.exc import DBAPIError
 
 from dst.studies.sweep.spec import Sweep, SweepError
 
-BEAT = 10.0  # seconds between signs of life
+HEARTBEAT = 10.0  # seconds between two
 DEAD = 60.0  # seconds without one
-_GIVEN_BACK = 0.0  # the last sign of life of who stops in order
+_RELEASED = 0.0  # the last heartbeat of a worker that was stopped
 _PAUSES = (0.2, 0.5, 1.0, 2.0)  # seconds between attempts to open a database
 _HOST = socket.gethostname()
-_ENDS = {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Entry:
 
     Attributes:
       number: in the plan, from 0.
-      state: ``waiting``, ``running``, ``stopped`` (given back, to be continued), ``lost`` (its
+      state: ``waiting``, ``running``, ``stopped`` (released, to be continued), ``lost`` (its
         worker is dead), ``done``, ``pruned`` or ``failed``.
       overrides: of the config; None before a Bayesian search has chosen them.
       value: of the metric.
@@ -56,11 +55,11 @@ class Entry:
     error: str | None
 
 
-class Book:
-    """Opens the book, and writes the plan into it where it is missing.
+class Storage:
+    """Opens the storage, and writes the plan into it where it is missing.
 
     Args:
-      sweep: that it is of.
+      sweep: whose trials it holds.
       storage: a database as a URL, or the path of a journal file.
 
     Raises:
@@ -83,7 +82,7 @@ class Book:
         if self._study.user_attrs.setdefault("file", text) != text:
             raise SweepError(
                 f"{sweep.path}: {storage} holds another sweep of the name {sweep.name!r}. Give "
-                "this one a new name, or take back what was changed."
+                "this one a new name, or undo the change."
             )
         self._study.set_user_attr("file", text)
         known = {x.user_attrs["number"] for x in self._trials()}
@@ -95,11 +94,11 @@ class Book:
         """All trials, by number."""
         return [_entry(x) for x in self._current()]
 
-    def claim(self, fits: Callable[[Entry], bool] | None = None) -> Claim | None:
-        """A trial for this worker; None: none is waiting.
+    def assign(self, fits: Callable[[Entry], bool] | None = None) -> Assignment | None:
+        """Assigns a trial to this worker; None: no trial is waiting.
 
         Args:
-          fits: which ones it can use; None: all.
+          fits: which trials the worker can use; None: all.
         """
         for trial in self._current():
             if trial.state == TrialState.RUNNING and _lost(trial):
@@ -110,7 +109,7 @@ class Book:
             if trial.state != TrialState.WAITING or not (fits is None or fits(_entry(trial))):
                 continue
             if self._take(trial._trial_id):
-                return Claim(self._sweep, self._study, self._storage, trial)
+                return Assignment(self._sweep, self._study, self._storage, trial)
         return None
 
     def _write(self, number: int, attempt: int, overrides: Iterable[str] | None) -> None:
@@ -132,8 +131,8 @@ class Book:
             pass
 
     def _trials(self) -> list[FrozenTrial]:
-        found = self._study.get_trials(deepcopy=False)
-        return [x for x in found if "number" in x.user_attrs]
+        trials = self._study.get_trials(deepcopy=False)
+        return [x for x in trials if "number" in x.user_attrs]
 
     def _current(self) -> list[FrozenTrial]:
         best: dict[int, FrozenTrial] = {}
@@ -144,8 +143,8 @@ class Book:
         return [best[n] for n in sorted(best)]
 
 
-class Claim:
-    """A trial in the hands of this worker."""
+class Assignment:
+    """A trial that is assigned to this worker."""
 
     def __init__(
         self,
@@ -159,20 +158,24 @@ class Claim:
         self._set("worker", [_HOST, os.getpid()])
         self.alive()
         self._trial = optuna.trial.Trial(study, self._id)
-        found = trial.user_attrs.get("overrides")
-        if found is None:
-            found = sweep.at(
+        overrides = trial.user_attrs.get("overrides")
+        if overrides is None:
+            overrides = sweep.at(
                 [
-                    0.0 if given.constant else self._trial.suggest_float(".".join(path), 0.0, 1.0)
-                    for path, given in sweep.parameters.items()
+                    0.0 if x.constant else self._trial.suggest_float(".".join(path), 0.0, 1.0)
+                    for path, x in sweep.parameters.items()
                 ]
             )
-            self._set("overrides", list(found))
-        self.overrides: tuple[str, ...] = tuple(found)
+            self._set("overrides", list(overrides))
+        self.overrides: tuple[str, ...] = tuple(overrides)
 
-    def alive(self) -> None:
-        """Says that this worker is."""
-        self._set("seen", time.time())
+    def alive(self, silence: float = 0.0) -> None:
+        """Sends a heartbeat.
+
+        Args:
+          silence: seconds for which the next one may be late.
+        """
+        self._set("seen", time.time() + silence)
 
     def behind(self, step: int, value: float) -> bool:
         """Whether the trial should end, with this value of the metric at its ``step``-th
@@ -185,17 +188,17 @@ class Claim:
         self._study.tell(self._trial, value)
 
     def pruned(self) -> None:
-        """It was ended because it was behind."""
+        """The trial was ended early, because it was behind."""
         self._study.tell(self._trial, state=TrialState.PRUNED)
 
     def failed(self, error: str) -> None:
-        """It has failed."""
+        """The trial has failed."""
         self._set("error", error)
         self._study.tell(self._trial, state=TrialState.FAIL)
 
-    def given_back(self) -> None:
-        """It was stopped, and waits to be continued."""
-        self._set("seen", _GIVEN_BACK)
+    def release(self) -> None:
+        """The trial was stopped, and waits to be continued."""
+        self._set("seen", _RELEASED)
 
     def _set(self, key: str, value: Any) -> None:
         self._storage.set_trial_user_attr(self._id, key, value)
@@ -206,7 +209,7 @@ def _open(storage: str | Path) -> optuna.storages.BaseStorage:
         return JournalStorage(JournalFileBackend(str(storage)))
     try:
         return _database(storage)
-    except ModuleNotFoundError:  # of a driver: the command line says where they come from
+    except ModuleNotFoundError:  # of a driver: the command line says what to install
         raise
     except Exception as error:  # of whichever driver the URL names
         raise SweepError(f"{storage} cannot be opened: {error}") from error
@@ -216,7 +219,7 @@ def _database(url: str) -> optuna.storages.BaseStorage:
     for pause in _PAUSES:
         try:
             return optuna.storages.RDBStorage(url)
-        except DBAPIError:  # workers that make the tables of a new database at the same time
+        except DBAPIError:  # workers that create the tables of a new database at the same time
             time.sleep(pause)
     return optuna.storages.RDBStorage(url)
 
@@ -260,13 +263,13 @@ def _entry(trial: FrozenTrial) -> Entry:
 def _running(trial: FrozenTrial) -> str:
     if not _lost(trial):
         return "running"
-    return "stopped" if trial.user_attrs.get("seen") == _GIVEN_BACK else "lost"
+    return "stopped" if trial.user_attrs.get("seen") == _RELEASED else "lost"
 
 
 def _lost(trial: FrozenTrial) -> bool:
-    """Whether nobody works on a running trial any more."""
+    """Whether no worker trains a running trial any more."""
     host, process = trial.user_attrs.get("worker", [None, None])
-    begun = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-    if time.time() - trial.user_attrs.get("seen", begun) > DEAD:
+    started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+    if time.time() - trial.user_attrs.get("seen", started) > DEAD:
         return True
     return host == _HOST and not Path(f"/proc/{process}").exists() and Path("/proc/self").exists()

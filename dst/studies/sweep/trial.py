@@ -1,4 +1,4 @@
-"""A trial in training: what its run directory says, told to the book."""
+"""A trial in training: reports what its run directory says to the storage."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dst.studies.sweep.spec import Sweep
-from dst.studies.sweep.storage import BEAT, Claim
-from dst.train.records import loggers as logs
-from dst.train.records import run_dir as directory
+from dst.studies.sweep.storage import HEARTBEAT, Assignment
+from dst.train.records import loggers, run_dir
 
 
 def trial_directory(where: Path, number: int) -> Path:
@@ -24,35 +23,37 @@ class Trial:
 
     Attributes:
       sweep: that it belongs to.
-      claim: on it.
+      assignment: of the trial to this worker.
       run: its directory.
-      behind: whether it was asked to end because it is behind.
+      behind: whether it should end early, because its metric is worse than that of other trials.
+      silence: seconds for which this worker may be busy with something else.
     """
 
     sweep: Sweep
-    claim: Claim
+    assignment: Assignment
     run: Path
     behind: bool = False
-    _told: int = 0  # evaluations that the book knows
-    _seen: float = 0.0
+    silence: float = 0.0
+    _reported: int = 0  # evaluations that the storage knows
+    _heartbeat: float = 0.0  # when the last one was
 
     @property
     def overrides(self) -> list[str]:
         """Of the sweep's config, all of them."""
-        name = f"name={self.sweep.name}-{self.claim.number:05d}"
-        return [*self.sweep.fixed, *self.claim.overrides, name]
+        name = f"name={self.sweep.name}-{self.assignment.number:05d}"
+        return [*self.sweep.fixed, *self.assignment.overrides, name]
 
     @property
-    def begun(self) -> bool:
+    def started(self) -> bool:
         """Whether there is something to resume."""
-        return (self.run / directory.CONFIG).is_file()
+        return (self.run / run_dir.CONFIG).is_file()
 
     @property
     def in_use(self) -> bool:
-        """Whether a process that outlived its worker still has the directory."""
+        """Whether a process that outlived its worker still uses the directory."""
         try:
-            directory.lock(self.run).close()
-        except directory.DirectoryError:
+            run_dir.lock(self.run).close()
+        except run_dir.DirectoryError:
             return True
         return False
 
@@ -62,27 +63,27 @@ class Trial:
         return self.run.with_suffix(".log")
 
     def look(self) -> None:
-        """Says every few seconds that somebody is at it, and compares new evaluations with those
-        of other trials."""
-        if time.monotonic() - self._seen > BEAT:
-            self.claim.alive()
-            self._seen = time.monotonic()
+        """Sends a heartbeat every few seconds, and reports new evaluations, which may show that
+        the trial is behind."""
+        if time.monotonic() - self._heartbeat > HEARTBEAT:
+            self.assignment.alive(self.silence)
+            self._heartbeat = time.monotonic()
         if self.sweep.early_terminate is None or self.behind:
             return
         name = self.sweep.metric.name
-        lines = logs.read(self.run / directory.METRICS)
-        found = [x[name] for x in lines if x["kind"] == "eval" and name in x]
-        for value in found[self._told :]:
-            self._told += 1
-            self.behind = self.behind or self.claim.behind(self._told, float(value))
+        lines = loggers.read(self.run / run_dir.METRICS)
+        values = [x[name] for x in lines if x["kind"] == "eval" and name in x]
+        for value in values[self._reported :]:
+            self._reported += 1
+            self.behind = self.behind or self.assignment.behind(self._reported, float(value))
 
     def conclude(self) -> None:
-        """The trial is over: its figures are there."""
-        figures = json.loads((self.run / directory.SUMMARY).read_text(encoding="utf-8"))
+        """Reports the metric of a trial that has ended."""
+        figures = json.loads((self.run / run_dir.SUMMARY).read_text(encoding="utf-8"))
         name = self.sweep.metric.name
         value = figures.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             numbers = [k for k, v in figures.items() if isinstance(v, int | float)]
-            self.claim.failed(f"metric.name must be one of {numbers}, got {name!r}.")
+            self.assignment.failed(f"metric.name must be one of {numbers}, got {name!r}.")
         else:
-            self.claim.done(float(value))
+            self.assignment.done(float(value))

@@ -17,10 +17,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dst.core import checks
+from dst.methods import REGISTRY
 from dst.train.config import overrides as plain
 from dst.train.config.schema import Choice, Option
 
 EXCHANGE, GRADUAL, OTHER = "exchange", "gradual", "other"
+# Methods say by their mark which kind they are; the others are static, or go ways of their own.
+KINDS = {x.attribute: x.facts.get("kind", OTHER) for x in REGISTRY.values()}
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,4 @@ def _of_method(given: Mapping[str, Any], methods: Choice) -> tuple[set[str], str
     if option is None:
         return set(), OTHER
     own = {f.name for f in fields(option.type)}
-    gradual, exchange = "initial_sparsity" in own, "drop_fraction" in own
-    kind = OTHER if gradual == exchange else GRADUAL if gradual else EXCHANGE  # GraNet is both
-    return own - option.defaults.keys(), kind
+    return own - option.defaults.keys(), KINDS.get(option.type.__name__, OTHER)

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dst.core import checks
-from dst.methods import GMP, METHODS, SET, RigL, journey, rigl_itop, set_itop, smet
-from dst.methods.itop import RIGL_ITOP, SET_ITOP
-from dst.methods.journey import JOURNEY
-from dst.methods.smet import SMET
+from dst.methods import METHODS, SETTINGS
 from dst.rules.latent import Latent
 from dst.rules.rule import Rule
 from dst.train.config import overrides as plain
@@ -40,10 +37,8 @@ METHOD = Choice(
     {name: Option(cls) for name, cls in METHODS.items()}
     | {"from_masks": Option(FixedMasks)}
     | {
-        "set-itop": Option(SET, SET_ITOP, about=set_itop),
-        "rigl-itop": Option(RigL, RIGL_ITOP, about=rigl_itop),
-        "smet": Option(SET, SMET, about=smet),
-        "journey": Option(GMP, JOURNEY, about=journey),
+        name: Option(preset.method, preset.settings, about=preset.make)
+        for name, preset in SETTINGS.items()
     }
 )
 

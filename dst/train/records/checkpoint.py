@@ -19,7 +19,6 @@ import logging
 import os
 import shutil
 import sys
-import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -35,8 +34,6 @@ from dst.train.distributed import processes
 _MANIFEST, _POSITION = "manifest.json", "position.json"
 _STATE = "state"
 _LOGGERS = ("absl", "asyncio")
-# Runs of one process save in turn: Orbax numbers the saves of a process, and would confuse two.
-_TURN = threading.Lock()
 
 
 class CheckpointError(RuntimeError):
@@ -102,12 +99,7 @@ class Writer:
             self._saves += 1
             options = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"{self._saves}")
             orbax = ocp.StandardCheckpointer(multiprocessing_options=options)
-            _TURN.acquire()
-            try:
-                orbax.save(part / _STATE, state)
-            except BaseException:
-                _TURN.release()
-                raise
+            orbax.save(part / _STATE, state)
         except Exception as error:
             self._failed(step, error)
         else:
@@ -138,10 +130,7 @@ class Writer:
         target = self.where / f"{step:09d}"
         part = target.with_name(f"{target.name}.part")
         try:
-            try:
-                orbax.close()  # waits for the files, those of other processes, too
-            finally:
-                _TURN.release()
+            orbax.close()  # waits, also for the files of other processes
             if not processes.first():
                 return
             write_json(part / _POSITION, position)
@@ -232,7 +221,7 @@ def restore(where: Path, step: int, like: PyTree) -> PyTree:
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
     )
-    with _TURN, ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(where.absolute() / f"{step:09d}" / _STATE, target)
 
 

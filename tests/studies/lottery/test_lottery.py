@@ -17,9 +17,7 @@ from dst.studies.lottery import report, tickets
 from dst.studies.lottery.config import Tickets, dump, load
 from dst.train import loop
 from dst.train.config import run as config
-from dst.train.records import checkpoint
-from dst.train.records import loggers as logs
-from dst.train.records import run_dir as directory
+from dst.train.records import checkpoint, loggers, run_dir
 from tests.training import ROOT, SMALL, STUDIES, states_in
 
 STEPS, REWIND, RATE = 20, 5, 0.3
@@ -51,26 +49,26 @@ def finished(tmp_path_factory):
 
 
 def _weights(run, step=STEPS):
-    return dst.load_weights(run / directory.weights(step))
+    return dst.load_weights(run / run_dir.weights(step))
 
 
 def _records(run):
-    lines = logs.read(run / directory.METRICS)
+    lines = loggers.read(run / run_dir.METRICS)
     return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
 
 
 def test_every_round_has_the_non_zeros_of_the_formula(finished):
     rows = lottery.read(finished)["rows"]
     for number, row in enumerate(rows):
-        due = {p: lottery.remaining(n, rate, number) for p, (n, rate) in LAYERS.items()}
-        assert row["layers"] == due and row["remaining"] == sum(due.values())
+        expected = {p: lottery.remaining(n, rate, number) for p, (n, rate) in LAYERS.items()}
+        assert row["layers"] == expected and row["remaining"] == sum(expected.values())
         names = [f"round-{number:02d}{x}" for x in ("", "-reinit", "-random_masks")]
         for name in names[: 3 if number else 1]:
-            found = _weights(finished / name)
-            assert {p: np.count_nonzero(found[p]) for p in due} == due, name
+            weights = _weights(finished / name)
+            assert {p: np.count_nonzero(weights[p]) for p in expected} == expected, name
 
 
-def test_a_round_begins_at_the_rewound_weights_bit_for_bit(finished):
+def test_a_round_starts_at_the_rewound_weights_bit_for_bit(finished):
     snapshot = _weights(finished / "round-00", REWIND)
     masks = dst.load_masks(finished / "masks-02.safetensors")
     state = states_in(finished / "round-02")[REWIND]
@@ -78,9 +76,9 @@ def test_a_round_begins_at_the_rewound_weights_bit_for_bit(finished):
     for layer, arrays in layers.items():
         np.testing.assert_array_equal(arrays["bias"], snapshot[f"{layer}/bias"])
         path = f"{layer}/kernel"
-        kept, found = snapshot[path][masks[path]], np.asarray(arrays["kernel"])
-        assert found[masks[path]].tobytes() == kept.tobytes()
-        assert not found[~masks[path]].any()
+        kept, kernel = snapshot[path][masks[path]], np.asarray(arrays["kernel"])
+        assert kernel[masks[path]].tobytes() == kept.tobytes()
+        assert not kernel[~masks[path]].any()
 
 
 def test_masks_are_nested_and_keep_the_largest_trained_weights(finished):
@@ -102,7 +100,7 @@ def test_controls_differ_in_one_thing_each(finished):
     ticket, reinit, drawn = (
         finished / f"round-01{name}" for name in ("", "-reinit", "-random_masks")
     )
-    first = {r: dst.load_masks(r / directory.MASKS_INITIAL) for r in (ticket, reinit, drawn)}
+    first = {r: dst.load_masks(r / run_dir.MASKS_INITIAL) for r in (ticket, reinit, drawn)}
     for path, mask in first[ticket].items():
         assert (first[reinit][path] == mask).all()
         assert first[drawn][path].sum() == mask.sum() and (first[drawn][path] != mask).any()
@@ -144,7 +142,7 @@ def test_copies_differ_in_the_order_of_batches_only(tmp_path):
     for first, second in pairs:
         a, b = (config.load(where / r / "config.yaml") for r in (first, second))
         assert a.seed != b.seed and a.start.step == b.start.step == REWIND
-        for name in ("start-weights.safetensors", directory.MASKS_INITIAL):
+        for name in ("start-weights.safetensors", run_dir.MASKS_INITIAL):
             assert (where / first / name).read_bytes() == (where / second / name).read_bytes()
     for row in rows:
         assert len(row["errors"]) == 3
@@ -188,34 +186,34 @@ def test_a_study_killed_inside_and_between_rounds_equals_one_that_was_not(
                 lottery.run(few, where)
         monkeypatch.setattr(checkpoint.Writer, "save", save)
         monkeypatch.setattr(tickets, "prune", prune)
-    before = (where / "round-00" / directory.SUMMARY).stat().st_mtime_ns
+    before = (where / "round-00" / run_dir.SUMMARY).stat().st_mtime_ns
     result = lottery.resume(where)
 
     assert (
-        result["finished"] and (where / "round-00" / directory.SUMMARY).stat().st_mtime_ns == before
+        result["finished"] and (where / "round-00" / run_dir.SUMMARY).stat().st_mtime_ns == before
     )
     rows = lottery.read(finished)["rows"]
     assert [row["ticket"] for row in result["rows"]] == [row["ticket"] for row in rows[:2]]
     for run in ("round-00", "round-01"):
         assert _records(where / run) == _records(finished / run)
-        name = directory.weights(STEPS)
+        name = run_dir.weights(STEPS)
         assert (where / run / name).read_bytes() == (finished / run / name).read_bytes()
 
 
-def test_only_what_is_missing_is_made_again(finished, tmp_path, monkeypatch):
+def test_only_missing_files_are_written_again(finished, tmp_path, monkeypatch):
     where = tmp_path / "study"
     shutil.copytree(finished, where)
     shutil.rmtree(where / "round-02-reinit")
     for name in ("lottery.json", "masks-02.safetensors", "weights-reinit-02.safetensors"):
         (where / name).unlink()
-    begun = []
+    trained = []
     train = loop.train
-    monkeypatch.setattr(loop, "train", lambda c, w: begun.append(w.name) or train(c, w))
+    monkeypatch.setattr(loop, "train", lambda c, w: trained.append(w.name) or train(c, w))
     lottery.resume(where)
-    assert begun == ["round-02-reinit"]
+    assert trained == ["round-02-reinit"]
     for name in ("lottery.json", "masks-02.safetensors", "weights-reinit-02.safetensors"):
         assert (where / name).read_bytes() == (finished / name).read_bytes()
-    final = f"round-02-reinit/{directory.weights(STEPS)}"
+    final = f"round-02-reinit/{run_dir.weights(STEPS)}"
     assert (where / final).read_bytes() == (finished / final).read_bytes()
 
 
@@ -251,10 +249,10 @@ def test_random_search_from_the_command_line(tmp_path, monkeypatch, capsys):
 
     where = tmp_path / "runs" / "small"
     runs = [where / f"mask-{i:03d}" for i in range(2)]
-    masks = [dst.load_masks(run / directory.MASKS_FINAL) for run in runs]
+    masks = [dst.load_masks(run / run_dir.MASKS_FINAL) for run in runs]
     total = sum(m.size for m in masks[0].values())
-    for found in masks:
-        assert 0 <= sum(int(m.sum()) for m in found.values()) - 0.2 * total <= 2
+    for mask in masks:
+        assert 0 <= sum(int(m.sum()) for m in mask.values()) - 0.2 * total <= 2
     assert any((masks[0][p] != masks[1][p]).any() for p in masks[0])
     result = lottery.read(where)
     for run, row in zip(runs, result["rows"], strict=True):
@@ -271,9 +269,9 @@ def test_random_search_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert json.loads((where / "lottery.json").read_text()) == result
 
 
-def test_two_copies_that_part_at_a_step(tmp_path):
-    found = study(tmp_path, STATIC, *_connectivity())
-    result = lottery.run(found, tmp_path / "study")
+def test_two_copies_that_start_at_a_step(tmp_path):
+    copies = study(tmp_path, STATIC, *_connectivity())
+    result = lottery.run(copies, tmp_path / "study")
     (row,) = result["rows"]
     assert row["at"] == 10 and row["positions"] == [0, 0.5, 1]
     assert row["instability"] == lottery.instability(row["errors"])
@@ -296,14 +294,14 @@ def _connectivity():
     ],
     ids=["step", "lr", "lr of a part", "finetune"],
 )
-def test_where_a_schedule_goes_on(settings, expected, tmp_path):
+def test_where_a_schedule_continues(settings, expected, tmp_path):
     """Rewinding to a step restarts the schedule there, learning-rate rewinding at the
     distance of `retrain` from its end, fine-tuning has a constant rate."""
-    found = tickets.retraining(study(tmp_path).config, settings, "round-01", tmp_path, tmp_path)
-    assert (found.start.step, found.train.steps, found.optimizer.learning_rate) == expected
+    again = tickets.retraining(study(tmp_path).config, settings, "round-01", tmp_path, tmp_path)
+    assert (again.start.step, again.train.steps, again.optimizer.learning_rate) == expected
     constant = settings.rewind == "finetune"
-    assert found.optimizer.decay == ("constant" if constant else "cosine")
-    assert found.optimizer.warmup == (0 if constant else 4)
+    assert again.optimizer.decay == ("constant" if constant else "cosine")
+    assert again.optimizer.warmup == (0 if constant else 4)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
@@ -355,7 +353,7 @@ from dst import cli
 assert cli.main(["lottery", {str(tmp_path / "small.yaml")!r}, "method=dense", "lottery.x=1"]) == 2
 print([m for m in ("flax", "orbax", "sklearn", "matplotlib") if m in sys.modules])
 """
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert found.stdout == "[]\n", found.stdout
+    assert process.stdout == "[]\n", process.stdout

@@ -21,12 +21,12 @@ DIGITS = ROOT / "configs/digits/sweep.yaml"
 
 
 def trained(monkeypatch, command, environment):
-    """The config and the directory with which ``dst train`` would begin, for a command."""
-    found = []
+    """The config and the directory with which a command would start ``dst train``."""
+    calls = []
 
     class Loop:
-        def train(self, made, where, overwrite):
-            found.append((made, where))
+        def train(self, settings, where, overwrite):
+            calls.append((settings, where))
 
     assert command[0] == "dst"
     with monkeypatch.context() as patch:
@@ -34,7 +34,7 @@ def trained(monkeypatch, command, environment):
             patch.setenv(name, value)
         patch.setattr(train, "run", lambda where, source, start: start(Loop()) or 0)
         assert cli.main(command[1:]) == 0
-    return found[0]
+    return calls[0]
 
 
 def literal(text):
@@ -47,17 +47,17 @@ def literal(text):
 def test_an_agent_trains_what_the_sweep_here_trains(monkeypatch, tmp_path):
     pytest.importorskip("wandb")
     monkeypatch.chdir(ROOT)
-    found = sweep.load(DIGITS)
+    digits = sweep.load(DIGITS)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    for overrides in found.trials()[::5]:
+    for overrides in digits.trials()[::5]:
         arguments = {k: literal(v) for k, _, v in (x.partition("=") for x in overrides)}
         monkeypatch.chdir(tmp_path)  # where the agent writes the parameters
         command, environment = started(monkeypatch, DIGITS, arguments)
         assert command[4:] == list(overrides)
         monkeypatch.chdir(ROOT)
-        made, where = trained(monkeypatch, command, environment)
-        ours = config.load(found.config, [*found.fixed, *overrides])
-        assert made == replace(ours, wandb=Wandb(mode="offline"))
+        settings, where = trained(monkeypatch, command, environment)
+        ours = config.load(digits.config, [*digits.fixed, *overrides])
+        assert settings == replace(ours, wandb=Wandb(mode="offline"))
         assert where == Path("runs") / f"{ours.name}-{IDENTITY['WANDB_RUN_ID']}"
 
 
@@ -82,22 +82,25 @@ def test_python_values_arrive_as_they_are(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments, path, expected = REPRS[case]
     command, environment = started(monkeypatch, write(tmp_path), arguments)
-    made, _ = trained(monkeypatch, command, environment)
+    settings, _ = trained(monkeypatch, command, environment)
+    value = settings
     for name in path.split("."):
-        made = getattr(made, name)
-    assert made == expected and type(made) is type(expected)
+        value = getattr(value, name)
+    assert value == expected and type(value) is type(expected)
 
 
-@pytest.mark.parametrize(("said", "mode"), [(None, "online"), ("offline", "offline")])
-def test_a_run_of_an_agent_reports_to_it(said, mode, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("mode_of_agent", "mode"), [(None, "online"), ("offline", "offline")])
+def test_a_run_of_an_agent_reports_to_it(mode_of_agent, mode, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.chdir(tmp_path)
-    environment = {} if said is None else {"WANDB_MODE": said}
+    environment = {} if mode_of_agent is None else {"WANDB_MODE": mode_of_agent}
     path = write(tmp_path)
-    made, where = trained(monkeypatch, ["dst", "train", "small.yaml"], IDENTITY | environment)
-    assert made.wandb.mode == mode and where.name == "small-run00001"
-    made, _ = trained(monkeypatch, ["dst", "train", "small.yaml", "wandb.mode=disabled"], IDENTITY)
-    assert made.wandb.mode == "disabled"  # the command has the last word
-    made, where = trained(monkeypatch, ["dst", "train", "small.yaml"], {})
-    assert made.wandb.mode == "disabled" and where.name == "small"
+    settings, where = trained(monkeypatch, ["dst", "train", "small.yaml"], IDENTITY | environment)
+    assert settings.wandb.mode == mode and where.name == "small-run00001"
+    settings, _ = trained(
+        monkeypatch, ["dst", "train", "small.yaml", "wandb.mode=disabled"], IDENTITY
+    )
+    assert settings.wandb.mode == "disabled"  # the command has the last word
+    settings, where = trained(monkeypatch, ["dst", "train", "small.yaml"], {})
+    assert settings.wandb.mode == "disabled" and where.name == "small"
     assert path.is_file()

@@ -17,7 +17,7 @@ import pytest
 from optuna.trial import TrialState
 
 from dst.studies import sweep
-from dst.studies.sweep import storage as book
+from dst.studies.sweep.storage import Storage
 from dst.train import loop
 from dst.train.config import run as config
 from dst.train.records import checkpoint
@@ -60,23 +60,23 @@ def command(storage: str | None, *more: str) -> list[str]:
 
 
 def attempts(folder: Path, storage: str | None) -> list[optuna.trial.FrozenTrial]:
-    """What the storage holds of trials that somebody has taken."""
-    opened = book.Book(sweep.load("toy.yaml"), storage or folder / "runs/toy/journal.log")
-    found = [x for x in opened._trials() if x.state != TrialState.WAITING]
+    """The entries of trials that were assigned to a worker."""
+    opened = Storage(sweep.load("toy.yaml"), storage or folder / "runs/toy/journal.log")
+    taken = [x for x in opened._trials() if x.state != TrialState.WAITING]
     if isinstance(opened._storage, optuna.storages.RDBStorage):
         opened._storage.remove_session()
         opened._storage.engine.dispose()  # the server is about to go
-    return found
+    return taken
 
 
 def take_all(storage: str | Path, ready: object, taken: object) -> None:
-    """A worker that has nothing else to do."""
-    found = sweep.load("toy.yaml")
+    """A worker that only takes trials."""
+    toy = sweep.load("toy.yaml")
     ready.wait()
-    opened = book.Book(found, storage)  # all make the tables, and write the plan
-    while (claim := opened.claim()) is not None:
-        taken.put(claim.number)
-        claim.done(0.5)
+    opened = Storage(toy, storage)  # all create the tables, and write the plan
+    while (assignment := opened.assign()) is not None:
+        taken.put(assignment.number)
+        assignment.done(0.5)
 
 
 def test_hasty_workers_take_every_trial_once(storage, tmp_path):
@@ -87,24 +87,24 @@ def test_hasty_workers_take_every_trial_once(storage, tmp_path):
     running = [context.Process(target=take_all, args=arguments) for _ in range(workers)]
     for process in running:
         process.start()
-    found = []
+    numbers_taken = []
     while any(x.is_alive() for x in running) or not taken.empty():
         while not taken.empty():
-            found.append(taken.get())
+            numbers_taken.append(taken.get())
         time.sleep(0.02)
     assert [x.exitcode for x in running] == [0] * workers
-    assert sorted(found) == numbers
-    print(f"{workers} workers took {len(found)} trials, each once")
+    assert sorted(numbers_taken) == numbers
+    print(f"{workers} workers took {len(numbers_taken)} trials, each once")
 
 
 def test_two_sweeps_train_every_trial_once(storage, tmp_path):
     numbers = planned(tmp_path, 6, "train.steps=20")
     first, second = (subprocess.Popen(command(storage)) for _ in range(2))
     assert (first.wait(), second.wait()) == (0, 0)
-    found = attempts(tmp_path, storage)
-    assert sorted(x.user_attrs["number"] for x in found) == numbers
-    assert {x.state for x in found} == {TrialState.COMPLETE}
-    share = Counter(x.user_attrs["worker"][1] for x in found)
+    trials = attempts(tmp_path, storage)
+    assert sorted(x.user_attrs["number"] for x in trials) == numbers
+    assert {x.state for x in trials} == {TrialState.COMPLETE}
+    share = Counter(x.user_attrs["worker"][1] for x in trials)
     assert share.keys() == {first.pid, second.pid}
     for number in numbers:
         log = (tmp_path / f"runs/toy/trials/{number:05d}.log").read_text()
@@ -123,7 +123,7 @@ def test_a_sweep_that_is_killed_five_times_ends_with_its_trials(storage, tmp_pat
 
     def progress() -> int:
         saved = (checkpoint.steps(run / "checkpoints") for run in trials.glob("?????"))
-        return sum(max(found, default=0) for found in saved)
+        return sum(max(steps, default=0) for steps in saved)
 
     for kill in range(KILLS):
         process = psutil.Popen(command(storage, "--workers", "2"))
@@ -131,7 +131,7 @@ def test_a_sweep_that_is_killed_five_times_ends_with_its_trials(storage, tmp_pat
         while progress() < goal:
             assert process.poll() is None, "over before it could be killed"
             time.sleep(0.02)
-        # Every second time its trials outlive it, and go on.
+        # Every second time its trials outlive it, and continue.
         victims = [process] if kill % 2 else [process, *process.children(recursive=True)]
         for victim in victims:
             victim.kill()
@@ -142,15 +142,15 @@ def test_a_sweep_that_is_killed_five_times_ends_with_its_trials(storage, tmp_pat
 
     results = json.loads((tmp_path / "runs/toy/sweep.json").read_text())["trials"]
     assert [(x["number"], x["state"]) for x in results] == [(n, "done") for n in numbers]
-    found = attempts(tmp_path, storage)
-    ended = [x.user_attrs["number"] for x in found if x.state == TrialState.COMPLETE]
+    entries = attempts(tmp_path, storage)
+    ended = [x.user_attrs["number"] for x in entries if x.state == TrialState.COMPLETE]
     assert sorted(ended) == numbers
-    print(f"{len(found)} attempts at {len(numbers)} trials, {len(ended)} complete")
-    for trial in results:  # each is the run that nobody has killed
+    print(f"{len(entries)} attempts at {len(numbers)} trials, {len(ended)} complete")
+    for trial in results:  # each is the run that was never killed
         run = tmp_path / "runs/toy" / trial["directory"]
         lines = records(run)
-        told = [x["step"] for x in lines if x["kind"] == "train"]
-        assert told == list(range(50, steps + 1, 50))
+        logged = [x["step"] for x in lines if x["kind"] == "train"]
+        assert logged == list(range(50, steps + 1, 50))
         alone = tmp_path / "alone" / run.name
         loop.train(config.load("small.yaml", [settings, *trial["overrides"]]), alone)
         assert lines == records(alone)

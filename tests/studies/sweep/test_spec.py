@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dst.studies import sweep
-from dst.studies.sweep import distributions as space
+from dst.studies.sweep import distributions
 from dst.train.config import run as config
 from tests.training import ROOT, SWEEPS, write_small
 
@@ -43,19 +43,19 @@ def here(tmp_path, monkeypatch):
 
 
 def test_a_grid_has_every_combination_once(tmp_path):
-    found = sweep.load(write(tmp_path))
-    trials = found.trials()
+    toy = sweep.load(write(tmp_path))
+    trials = toy.trials()
     assert len(trials) == len(set(trials)) == 12
     # As W&B's agents write arguments: nested parameters are a dictionary of Python.
     expected = ("seed=0", "optimizer.learning_rate=0.001")
     assert trials[0] == (*expected, "method={'name': 'rigl', 'sparsity': 0.5}")
-    assert found.settings(trials[0]) == {
+    assert toy.settings(trials[0]) == {
         "seed": 0,
         "optimizer.learning_rate": 1e-3,
         "method.name": "rigl",
         "method.sparsity": 0.5,
     }
-    configs = [config.load("small.yaml", [*found.fixed, *x]) for x in trials]
+    configs = [config.load("small.yaml", [*toy.fixed, *x]) for x in trials]
     assert {x.train.steps for x in configs} == {30}
     seen = {(x.seed, x.method.name, x.method.value.sparsity) for x in configs}
     assert len(seen) == 12
@@ -77,8 +77,8 @@ def test_values_are_checked_together(tmp_path):
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_sweep_can_be_read(path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    found = sweep.load(path)
-    assert len(set(found.trials())) == len(found.trials()) > 1
+    trials = sweep.load(path).trials()
+    assert len(set(trials)) == len(trials) > 1
 
 
 def test_random_trials_are_a_function_of_the_file(tmp_path):
@@ -111,22 +111,22 @@ QUANTILES = [
 
 @pytest.mark.parametrize(("given", "u", "expected"), QUANTILES)
 def test_distributions(given, u, expected):
-    found = space.read(given).at(u)
-    assert found == (pytest.approx(expected) if isinstance(expected, float) else expected)
+    value = distributions.read(given).at(u)
+    assert value == (pytest.approx(expected) if isinstance(expected, float) else expected)
 
 
 def test_draws_have_the_probabilities_asked_for():
-    found = space.read({"values": ["a", "b", "c"], "probabilities": [0.5, 0.2, 0.3]})
-    draws = Counter(found.at(u) for u in np.random.default_rng(0).random(20_000))
+    letters = distributions.read({"values": ["a", "b", "c"], "probabilities": [0.5, 0.2, 0.3]})
+    draws = Counter(letters.at(u) for u in np.random.default_rng(0).random(20_000))
     for value, p in zip("abc", (0.5, 0.2, 0.3), strict=True):
         assert draws[value] / 20_000 == pytest.approx(p, abs=0.02)
-    whole = Counter(space.read({"min": 1, "max": 5}).at(u) for u in np.linspace(0, 1, 5000))
+    whole = Counter(distributions.read({"min": 1, "max": 5}).at(u) for u in np.linspace(0, 1, 5000))
     assert whole.keys() == {1, 2, 3, 4, 5} and max(whole.values()) < 1010
 
 
 def test_grids_count_integers_and_steps():
-    assert space.read({"min": 2, "max": 5}).all() == (2, 3, 4, 5)
-    steps = space.read({"distribution": "q_uniform", "min": 0.1, "max": 0.4, "q": 0.1})
+    assert distributions.read({"min": 2, "max": 5}).all() == (2, 3, 4, 5)
+    steps = distributions.read({"distribution": "q_uniform", "min": 0.1, "max": 0.4, "q": 0.1})
     assert steps.all() == (0.1, 0.2, 0.3, 0.4)
 
 

@@ -22,7 +22,7 @@ def test_every_sweep_file_says_the_same_to_both(path):
     assert yaml.safe_load(path.read_text(encoding="utf-8")) == plain.read(path)
 
 
-# W&B's own validation and its grid search, in an environment of their own.
+# W&B's own validation and grid search, in a virtual environment.
 THEIRS = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
@@ -204,10 +204,10 @@ def test_wandb_accepts_the_same_files_and_plans_the_same_grid(tmp_path, monkeypa
     differ = ONLY_THEY_ACCEPT | ONLY_WE_ACCEPT
     cases = BOTH_ACCEPT | BOTH_REFUSE | {name: text for name, (text, _) in differ.items()}
     grids = {name: text for name, text in files.items() if yaml.safe_load(text)["method"] == "grid"}
-    found = wandb_says(tmp_path, files | cases, grids)
+    theirs_say = wandb_says(tmp_path, files | cases, grids)
     for name in files:
-        assert found["refused"][name] == [], name
-    there = {name: not found["refused"][name] for name in cases}
+        assert theirs_say["refused"][name] == [], name
+    there = {name: not theirs_say["refused"][name] for name in cases}
     expected = dict.fromkeys(BOTH_ACCEPT, True) | dict.fromkeys(BOTH_REFUSE, False)
     expected |= dict.fromkeys(ONLY_WE_ACCEPT, False) | dict.fromkeys(ONLY_THEY_ACCEPT, True)
     assert there == expected
@@ -218,7 +218,7 @@ def test_wandb_accepts_the_same_files_and_plans_the_same_grid(tmp_path, monkeypa
         ]
         theirs = [  # where dotted names stay dotted
             plain.merged({}, *(plain.override(f"{k}={x['value']!r}") for k, x in trial.items()))
-            for trial in found["trials"][name]
+            for trial in theirs_say["trials"][name]
         ]
         assert sorted(map(_key, ours)) == sorted(map(_key, theirs))
     print(f"{len(files)} sweep files accepted, {len(cases)} cases as listed; refused or not:")

@@ -1,22 +1,27 @@
 """Programs that are the same but for numbers, as one program that takes the numbers as data.
 
-Two trials can train in one program when what JAX traces of their steps differs in scalar constants
-only: then these become arguments, one row per trial, and ``jax.vmap`` does the rest. So nobody has
-to list which settings are such numbers: a learning rate is one, a weight decay, a clipping norm; a
-width, an optimizer or whether there is a warm-up at all is none, and the trace says where it shows.
-What lies in the training state already (seed, sparsity, drop fraction, cadence) is data anyway.
+JAX traces the steps of two trials. Where the traces differ in scalar constants only, both can train
+in one program: the constants become arguments, one row per trial, and ``jax.vmap`` does the rest.
+So no list says which settings are such numbers. A learning rate is one, or a weight decay. A layer
+width or another optimizer is not, and the comparison names the operation that differs. Seed,
+sparsity, drop fraction and update schedule lie in the training state: they are data anyway.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-# Calls whose body may as well stand in the place of the call.
+from dst.core.typing import Array
+
+Atom = Var | Literal
+Value = Array | np.ndarray | float | int | bool
+
+# Calls that can be replaced by their body.
 _CALLS = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -29,7 +34,7 @@ _CALLS = {
 
 
 class Different(ValueError):
-    """Programs that cannot be one; the text says where they part."""
+    """Programs that cannot be merged; the text says where they differ."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +42,24 @@ class Merged:
     """One program for several.
 
     Attributes:
-      program: what was traced of the first.
-      places: of its numbers, in the order of the program: those that are arguments now.
+      program: the trace of the first.
+      places: of those of its numbers that are arguments now, in the order of the program.
       rows: these numbers, a tuple per program.
     """
 
     program: ClosedJaxpr
     places: tuple[int, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    rows: tuple[tuple[np.ndarray, ...], ...]
 
-    def __call__(self, row: Sequence[Any], *args: Any) -> list[Any]:
+    def __call__(self, row: Sequence[Value], *args: Value) -> list[Value]:
         """The flat results for flat arguments, with these numbers."""
-        given = dict(zip(self.places, row, strict=True))
-        numbers = (given.get(i, x) for i, x in enumerate(_numbers(self.program)))
+        replaced = dict(zip(self.places, row, strict=True))
+        numbers = (replaced.get(i, x) for i, x in enumerate(_numbers(self.program)))
         return _run(self.program, numbers, args)
 
 
 def merged(programs: Sequence[ClosedJaxpr]) -> Merged:
-    """Makes one program of several.
+    """Merges several programs into one.
 
     Raises:
       Different: as :func:`compare`.
@@ -62,45 +67,55 @@ def merged(programs: Sequence[ClosedJaxpr]) -> Merged:
     first = programs[0]
     for other in programs[1:]:
         compare(first, other)
-    found = [list(_numbers(x)) for x in programs]
-    places = tuple(i for i, x in enumerate(zip(*found, strict=True)) if not _all_equal(x))
-    rows = tuple(tuple(numbers[i] for i in places) for numbers in found)
+    numbers = [list(_numbers(x)) for x in programs]
+    places = tuple(i for i, x in enumerate(zip(*numbers, strict=True)) if not _all_equal(x))
+    rows = tuple(tuple(x[i] for i in places) for x in numbers)
     return Merged(first, places, rows)
 
 
-def _all_equal(numbers: Sequence[Any]) -> bool:
+def _all_equal(numbers: Sequence[np.ndarray]) -> bool:
     return all(x.tobytes() == numbers[0].tobytes() for x in numbers[1:])
 
 
-def _is_number(x: Any) -> bool:
+def _is_number(x: Atom) -> TypeGuard[Literal]:
     return isinstance(x, Literal) and np.ndim(x.val) == 0
 
 
-def _body(eqn: Any) -> ClosedJaxpr | None:
-    """What a call calls; None for everything that is no call."""
+def _body(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """The body of a call; None for other operations."""
     name = _CALLS.get(eqn.primitive.name)
     body = None if name is None else eqn.params[name]
-    return ClosedJaxpr(body, ()) if isinstance(body, Jaxpr) else body
+    return None if body is None else _closed(body)
+
+
+def _closed(program: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
+    return ClosedJaxpr(program, ()) if isinstance(program, Jaxpr) else program
 
 
 def _numbers(program: ClosedJaxpr) -> Iterator[np.ndarray]:
-    """Every number of a program, in order; of loops and branches none."""
+    """Every number of a program, in order, without those inside loops and branches."""
     jaxpr = program.jaxpr
     yield from (np.asarray(x) for x in program.consts if np.ndim(x) == 0)
     for eqn in jaxpr.eqns:
-        yield from (np.asarray(x.val, x.aval.dtype) for x in eqn.invars if _is_number(x))
+        yield from _literals(eqn.invars)
         if (body := _body(eqn)) is not None:
             yield from _numbers(body)
-    yield from (np.asarray(x.val, x.aval.dtype) for x in jaxpr.outvars if _is_number(x))
+    yield from _literals(jaxpr.outvars)
 
 
-def _run(program: ClosedJaxpr, numbers: Iterator[Any], args: Sequence[Any]) -> list[Any]:
+def _literals(atoms: Sequence[Atom]) -> Iterator[np.ndarray]:
+    for x in filter(_is_number, atoms):
+        shaped: Any = x.aval
+        yield np.asarray(x.val, shaped.dtype)
+
+
+def _run(program: ClosedJaxpr, numbers: Iterator[Value], args: Sequence[Value]) -> list[Value]:
     jaxpr = program.jaxpr
-    known: dict[Any, Any] = dict(zip(jaxpr.invars, args, strict=True))
+    known: dict[Var, Value] = dict(zip(jaxpr.invars, args, strict=True))
     for var, value in zip(jaxpr.constvars, program.consts, strict=True):
         known[var] = next(numbers) if np.ndim(value) == 0 else value
 
-    def read(x: Any) -> Any:
+    def read(x: Atom) -> Value:
         if _is_number(x):
             return next(numbers)
         return x.val if isinstance(x, Literal) else known[x]
@@ -108,35 +123,34 @@ def _run(program: ClosedJaxpr, numbers: Iterator[Any], args: Sequence[Any]) -> l
     for eqn in jaxpr.eqns:
         values = [read(x) for x in eqn.invars]
         if (body := _body(eqn)) is not None:
-            found = _run(body, numbers, values)
+            results = _run(body, numbers, values)
         else:
-            found = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
-            found = found if eqn.primitive.multiple_results else [found]
-        known.update(zip(eqn.outvars, found, strict=True))
+            results = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+            results = results if eqn.primitive.multiple_results else [results]
+        known.update(zip(eqn.outvars, results, strict=True))
     return [read(x) for x in jaxpr.outvars]
 
 
 def compare(one: ClosedJaxpr, other: ClosedJaxpr, *, exact: bool = False) -> None:
-    """Whether two programs are the same but for numbers.
+    """Checks that two programs differ in numbers only.
 
     Args:
       one, other: the programs.
-      exact: whether numbers must be the same, too, as they must inside of a loop.
+      exact: whether numbers must be equal, too, as inside of a loop.
 
     Raises:
-      Different: they are not.
+      Different: they differ in more.
     """
     a, b = one.jaxpr, other.jaxpr
-    names: dict[Any, Any] = {}
+    names: dict[Var, Var] = {}
 
-    def same_atom(x: Any, y: Any) -> bool:
-        if isinstance(x, Literal) or isinstance(y, Literal):
-            kinds = isinstance(x, Literal) and isinstance(y, Literal) and x.aval == y.aval
+    def same_atom(x: Atom, y: Atom) -> bool:
+        if isinstance(x, Literal) and isinstance(y, Literal):
             free = not exact and _is_number(x)
-            return kinds and (free or np.array_equal(x.val, y.val, equal_nan=True))
-        return names.get(x) is y
+            return x.aval == y.aval and (free or np.array_equal(x.val, y.val, equal_nan=True))
+        return isinstance(x, Var) and names.get(x) is y
 
-    def define(xs: Sequence[Any], ys: Sequence[Any]) -> bool:
+    def define(xs: Sequence[Var], ys: Sequence[Var]) -> bool:
         names.update(zip(xs, ys, strict=False))
         return [x.aval for x in xs] == [y.aval for y in ys]
 
@@ -158,25 +172,24 @@ def compare(one: ClosedJaxpr, other: ClosedJaxpr, *, exact: bool = False) -> Non
         raise Different("one computes more than another")
 
 
-def _compare_settings(p: Any, q: Any, exact: bool) -> None:
+def _compare_settings(p: JaxprEqn, q: JaxprEqn, exact: bool) -> None:
     body, other = _body(p), _body(q)
     if body is not None and other is not None:
         compare(body, other, exact=exact)
         if p.primitive.name.startswith("custom_"):
-            return  # the rest says how to take derivatives, which have been taken
+            return  # the other parameters are rules of derivatives, which are not taken any more
     inner = [k for k, x in p.params.items() if isinstance(x, (Jaxpr, ClosedJaxpr))]
     for key in p.params:
         x, y = p.params[key], q.params.get(key)
         if body is not None and key == _CALLS[p.primitive.name]:
             continue
         if inner and callable(x) and callable(y):
-            continue  # what the inner program was traced from
+            continue  # the function from which the inner program was traced
         pairs = [(x, y)]
         if isinstance(x, tuple) and isinstance(y, tuple) and len(x) == len(y):
             pairs = list(zip(x, y, strict=True))
         for u, v in pairs:
-            if isinstance(u, (Jaxpr, ClosedJaxpr)) and type(u) is type(v):
-                closed = [ClosedJaxpr(w, ()) if isinstance(w, Jaxpr) else w for w in (u, v)]
-                compare(*closed, exact=True)
+            if isinstance(u, Jaxpr | ClosedJaxpr) and isinstance(v, type(u)):
+                compare(_closed(u), _closed(v), exact=True)
             elif u is not v and not (type(u) is type(v) and u == v):
                 raise Different(f"`{p.primitive}` has another {key}: {u} and {v}")

@@ -11,35 +11,37 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dst.studies.sweep.spec import Sweep
-from dst.studies.sweep.storage import Claim
+from dst.studies.sweep.storage import Assignment
 from dst.studies.sweep.trial import Trial, trial_directory
 from dst.train.distributed import signals
-from dst.train.records import run_dir as directory
+from dst.train.records import run_dir
 
 STOPPED = 75  # the exit code of a run that has written a checkpoint for a signal
 POLL = 0.2  # seconds
 
 
 class Workers:
-    """Some processes that take trials until none is left.
+    """Processes that train trials until none is left.
 
     Args:
       sweep: that is run.
-      claim: gives the next trial; None: there is none now.
+      assign: assigns the next trial; None: there is none now.
       where: the directory of the sweep.
       count: how many trials train at a time.
     """
 
-    def __init__(self, sweep: Sweep, claim: Callable[[], Claim | None], where: Path, count: int):
-        self._sweep, self._claim, self._where, self._count = sweep, claim, where, count
-        # None: another process still has the directory.
+    def __init__(
+        self, sweep: Sweep, assign: Callable[[], Assignment | None], where: Path, count: int
+    ):
+        self._sweep, self._assign, self._where, self._count = sweep, assign, where, count
+        # None: another process still uses the directory.
         self._trials: list[tuple[Trial, subprocess.Popen | None]] = []
 
     def run(self, request: signals.Request, show: Callable[[], None]) -> None:
-        """Takes trials until none is left, or a signal has come.
+        """Trains trials until none is left, or until a signal.
 
         Args:
-          request: of the signal; trials are stopped with a checkpoint and given back.
+          request: of the signal; then trials are stopped with a checkpoint and released.
           show: called several times a second.
         """
         try:
@@ -51,21 +53,21 @@ class Workers:
             self._stop()
 
     def _step(self, request: signals.Request) -> bool:
-        """Looks after the trials once; False when there is nothing more to do for this worker."""
+        """Looks after the trials once; False when this worker has nothing more to do."""
         if request.name is not None:
             self._stop()
         waiting, self._trials = self._trials, []
         for trial, process in waiting:
             self._look_after(trial, process)
         while request.name is None and len(self._trials) < self._count:
-            if (claim := self._claim()) is None:
+            if (assignment := self._assign()) is None:
                 break
-            run = trial_directory(self._where, claim.number)
-            self._look_after(Trial(self._sweep, claim, run), None)
+            run = trial_directory(self._where, assignment.number)
+            self._look_after(Trial(self._sweep, assignment, run), None)
         return bool(self._trials)
 
     def _look_after(self, trial: Trial, process: subprocess.Popen | None) -> None:
-        if process is None and (trial.run / directory.SUMMARY).is_file():
+        if process is None and (trial.run / run_dir.SUMMARY).is_file():
             trial.conclude()
             return
         if process is None:
@@ -80,9 +82,9 @@ class Workers:
         self._trials.append((trial, process))
 
     def _start(self, trial: Trial) -> subprocess.Popen | None:
-        """Trains, or continues what was begun. A process that outlived its worker is waited for."""
+        """Trains or resumes. None: a process that outlived its worker still trains this trial."""
         words = ["resume", str(trial.run)]
-        if not trial.begun:
+        if not trial.started:
             words = ["train", str(self._sweep.config), *trial.overrides, "--dir", str(trial.run)]
         elif trial.in_use:
             return None
@@ -105,22 +107,22 @@ class Workers:
 
     def _end(self, trial: Trial, code: int) -> None:
         if trial.behind:
-            trial.claim.pruned()
+            trial.assignment.pruned()
         elif code == STOPPED:
-            trial.claim.given_back()
+            trial.assignment.release()
         elif code != 0:
-            trial.claim.failed(_last_words(trial.log, code))
+            trial.assignment.failed(_last_words(trial.log, code))
         else:
             trial.conclude()
 
     def _stop(self) -> None:
-        """Stops all trials with a checkpoint, and gives them back."""
+        """Stops all trials with a checkpoint, and releases them."""
         for _, process in self._trials:
             if process is not None:
                 process.send_signal(signal.SIGTERM)
         for trial, process in self._trials:
             code = STOPPED if process is None else process.wait()
-            # One that the signal met before it could write a checkpoint begins again.
+            # A trial without a checkpoint yet starts again.
             self._end(trial, STOPPED if code in (-signal.SIGTERM, 130) else code)
         self._trials.clear()
 
@@ -128,6 +130,6 @@ class Workers:
 def _last_words(log: Path, code: int) -> str:
     """The error of a process, from what it printed."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [x for x in lines if x.startswith("error: ")] or [x for x in lines if x.strip()]
+    errors = [x for x in lines if x.startswith("error: ")] or [x for x in lines if x.strip()]
     how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"{how}: {said[-1] if said else 'no message'}"
+    return f"{how}: {errors[-1] if errors else 'no message'}"

@@ -1,4 +1,4 @@
-"""Laws of trials in one program: the program is that of each, and the runs are theirs."""
+"""Laws of trials in one program: it computes what each program does, and runs are as alone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ import dst
 from dst import cli
 from dst.studies import sweep
 from dst.studies.sweep.driver import FILE as KEPT
-from dst.studies.sweep.engines import merge
-from dst.studies.sweep.engines import vmap as vectorised
+from dst.studies.sweep.engines import groups, merge
 from dst.train import loop
 from dst.train.config import run as config
 from tests.faults import records
@@ -52,8 +51,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_merged_program_computes_what_each_does(case):
     numbers, x = [0.5, 3.0, -1.25], jnp.linspace(-2.0, 2.0, 12).reshape(3, 4)
-    found = programs(CASES[case], numbers, x)
-    merged = merge.merged(found)
+    merged = merge.merged(programs(CASES[case], numbers, x))
     assert (len(merged.places) > 0) == (case != "nothing")
     columns = [np.stack(column) for column in zip(*merged.rows, strict=True)]
     many = jax.vmap(lambda row: merged(row, x), axis_size=3)(columns)
@@ -107,7 +105,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cadences", "expected"),
+    ("intervals", "expected"),
     [
         ([10, 5, 10, 5], [[0, 2], [1, 3]]),
         ([10, 5, 10, 8], [[0, 2], [1, 3]]),
@@ -115,16 +113,16 @@ def here(tmp_path, monkeypatch):
         ([10, 8, 5], [[0, 1, 2]]),
     ],
 )
-def test_lanes_that_change_topology_at_the_same_steps_go_together(cadences, expected):
-    assert vectorised._alike(cadences) == expected
+def test_trials_that_change_topology_at_the_same_steps_share_a_batch(intervals, expected):
+    assert groups.equal(intervals) == expected
 
 
 def results(folder):
     return json.loads((folder / "runs/toy/sweep.json").read_text())
 
 
-# Lanes of several cadences, which do not change topology at the same steps; of two, and of four,
-# where two go on while others wait. Their settings differ in so many values.
+# Batched trials of several intervals, which do not change topology at the same steps: two of them,
+# and four, where two continue while others wait. Their settings differ in so many values.
 @pytest.mark.parametrize(
     ("count", "values"), [(2, 8), pytest.param(4, 12, marks=pytest.mark.evidence)]
 )
@@ -135,17 +133,17 @@ def test_trials_in_one_program_are_the_runs_that_they_are_alone(count, values, t
     assert f"one program: trials {', '.join(map(str, range(count)))}\n" in capsys.readouterr().out
     chosen = results(tmp_path)["trials"]
     assert [x["state"] for x in chosen] == ["done"] * count
-    assert len({setting for trial in chosen for setting in trial["overrides"]}) == values
+    assert len({x for trial in chosen for x in trial["overrides"]}) == values
     for trial in chosen:
         run, alone = (
             tmp_path / "runs/toy" / trial["directory"],
             tmp_path / "alone" / str(trial["number"]),
         )
-        made = config.load(
+        settings = config.load(
             "small.yaml",
             ["mesh.data=1", "train.steps_per_call=4", "train.keep=9", *trial["overrides"]],
         )
-        loop.train(made, alone)
+        loop.train(settings, alone)
         for name in ("config.yaml", "summary.json", "masks-final.safetensors"):
             assert (run / name).is_file()
         ours, theirs = states_in(run), states_in(alone)
@@ -169,13 +167,13 @@ def test_trials_in_one_program_are_the_runs_that_they_are_alone(count, values, t
 
 
 @pytest.mark.evidence
-def test_what_cannot_be_merged_trains_alone_and_the_reason_is_told(tmp_path, capsys):
+def test_what_cannot_be_merged_trains_alone_and_the_reason_is_reported(tmp_path, capsys):
     start = GRID[: GRID.index("  seed")]
     write(tmp_path, start + "  optimizer.weight_decay: {values: [0, 0.1]}\n")
     assert cli.main(["sweep", "toy.yaml", "--engine", "vectorised", "--workers", "2"]) == 0
-    found = capsys.readouterr().out
-    assert "not merged: trial 1: where one computes `add`, another computes `mul`" in found
-    assert "not merged: trial 0: no other trial has its settings but for numbers" in found
+    out = capsys.readouterr().out
+    assert "not merged: trial 1: where one computes `add`, another computes `mul`" in out
+    assert "not merged: trial 0: no other trial has its settings but for numbers" in out
     assert [x["state"] for x in results(tmp_path)["trials"]] == ["done"] * 2
 
 
@@ -196,7 +194,7 @@ def test_a_trial_that_fails_leaves_the_others_alone(tmp_path, capsys):
 
 @pytest.mark.evidence
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
-def test_stopped_lanes_go_on_where_they_were(number, tmp_path):
+def test_stopped_batched_trials_continue_where_they_were(number, tmp_path):
     long = GRID.replace(
         "{'steps_per_call': 4, 'keep': 9}", "{'steps': 400, 'checkpoint_every': 20}"
     )
@@ -218,9 +216,9 @@ def test_stopped_lanes_go_on_where_they_were(number, tmp_path):
     assert "resuming at step" in log
 
 
-def test_engines_and_lanes_are_checked(tmp_path, capsys):
-    write(tmp_path, GRID)
-    assert cli.main(["sweep", "toy.yaml", "--lanes", "0"]) == 2
-    assert "lanes must be an integer >= 1, got 0" in capsys.readouterr().err
+def test_engine_and_batch_are_checked(tmp_path):
+    toy = sweep.load(write(tmp_path, GRID))
+    with pytest.raises(sweep.SweepError, match="batch must be an integer >= 1, got 0"):
+        sweep.run(toy, tmp_path / "run", batch=0)
     with pytest.raises(sweep.SweepError, match="'processes'"):
-        sweep.run(sweep.load("toy.yaml"), tmp_path / "run", engine="threads")
+        sweep.run(toy, tmp_path / "run", engine="threads")

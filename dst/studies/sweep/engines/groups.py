@@ -1,0 +1,128 @@
+"""Which trials can train in one program, and which of them should."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+import jax
+
+from dst.studies.sweep.engines import batch
+from dst.studies.sweep.engines.batch import Shapes, Trace
+from dst.studies.sweep.engines.merge import Different
+from dst.studies.sweep.trial import Trial
+from dst.train import setup
+from dst.train.config import run as config
+from dst.train.setup import Setup
+from dst.train.state import TrainState
+
+PlainData = dict[str, "PlainData"] | list["PlainData"] | str | int | float | bool | None
+
+
+@dataclass
+class Candidate:
+    """A trial that is ready to train.
+
+    Attributes:
+      trial: whose run it is.
+      pieces: of the run.
+      state: before the first step; None once the run has started with it.
+      batch: shapes of inputs and labels of one update.
+      trace: of its updates; None until it is needed.
+    """
+
+    trial: Trial
+    pieces: Setup
+    state: TrainState | None
+    batch: Shapes
+    trace: Trace | None = None
+
+
+def candidate(trial: Trial) -> Candidate:
+    """Builds the pieces of a trial.
+
+    Raises:
+      Different: the trial cannot share a program with any other.
+    """
+    settings = config.load(trial.sweep.config, trial.overrides)
+    if settings.wandb.mode != "disabled":
+        raise Different("W&B keeps one run per process")
+    if trial.started and trial.in_use:
+        raise Different("another process still uses its directory")
+    if settings.hosts.coordinator is not None:
+        raise Different("it runs in several processes")
+    pieces = setup.make(settings)
+    state = pieces.begin()
+    if len(jax.tree.leaves(state.params)[0].sharding.device_set) > 1:
+        raise Different("it lies on several devices")
+    with closing(pieces.batches(settings.start.step)) as batches:
+        shapes = jax.eval_shape(lambda *x: x, *next(batches))
+    return Candidate(trial, pieces, state, shapes)
+
+
+def grouped(
+    candidates: Sequence[Candidate], alive: Callable[[], None]
+) -> list[tuple[str, list[Candidate]]]:
+    """Candidates that can share a program; each group with why it cannot join the one before.
+
+    Args:
+      candidates: with their states.
+      alive: called before each trace, which may take seconds.
+    """
+    groups: list[tuple[str, list[Candidate]]] = []
+    most = max((batch.rows(x.state) for x in candidates if x.state), default=0)
+    traces: dict[str, Trace] = {}
+    for one in candidates:
+        alive()
+        # The seed is data: it chooses weights, masks and batches, and lies in the state.
+        key = config.dump(replace(one.pieces.config, seed=0, name="any"))
+        if key not in traces:
+            assert one.state is not None
+            traces[key] = batch.trace(one.pieces, one.state, one.batch, most)
+        one.trace = traces[key]
+        why = "no other trial has its settings but for numbers"
+        for _, group in groups:
+            try:
+                assert group[0].trace is not None
+                batch.compare(group[0].trace, one.trace)
+            except Different as error:
+                why = str(error)
+            else:
+                group.append(one)
+                break
+        else:
+            groups.append((why, [one]))
+    return groups
+
+
+def by_topology_steps(group: list[Candidate]) -> list[list[Candidate]]:
+    """Divides a group by when topology steps are. Trials that do the same at the same time wait
+    for no other, and need no programs for a part of the batch."""
+    updates = range(group[0].pieces.config.train.steps)
+    when = [tuple(filter(one.pieces.fires, updates)) for one in group]
+    return [[group[i] for i in part] for part in equal(when)]
+
+
+def equal(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Places of equal keys. Keys that stand once go together; a single one goes with the last."""
+    parts: dict[Hashable, list[int]] = {}
+    for i, key in enumerate(keys):
+        parts.setdefault(key, []).append(i)
+    several = [part for part in parts.values() if len(part) > 1]
+    single = [part[0] for part in parts.values() if len(part) == 1]
+    if len(single) == 1 and several:
+        several[-1] += single
+    elif single:
+        several.append(single)
+    return several
+
+
+def without_numbers(data: PlainData) -> PlainData:
+    """Plain data with the word ``number`` in the place of every number and percentage."""
+    if isinstance(data, dict):
+        return {key: without_numbers(value) for key, value in data.items()}
+    number = isinstance(data, int | float) and not isinstance(data, bool)
+    number |= isinstance(data, str) and re.fullmatch(r"[0-9.]+%", data) is not None
+    return "number" if number else data

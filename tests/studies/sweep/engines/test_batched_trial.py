@@ -1,0 +1,68 @@
+"""Laws of one batched trial: its loop is that of `dst train`, and its end reaches the storage."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from dst.studies import sweep
+from dst.studies.sweep.engines.groups import candidate
+from dst.studies.sweep.engines.vmap import BatchedTrial
+from dst.studies.sweep.storage import Storage
+from dst.studies.sweep.trial import Trial
+from dst.train import loop
+from tests.faults import records
+from tests.studies.sweep.test_spec import write
+from tests.studies.sweep.test_sweep import TWO
+from tests.training import assert_same, states_in
+
+
+@pytest.fixture
+def storage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    toy = sweep.load(write(tmp_path, TWO.replace("[0, 1]", "[0]")))
+    return toy, Storage(toy, tmp_path / "journal.log")
+
+
+@pytest.fixture
+def trial(storage, tmp_path):
+    toy, trials = storage
+    return Trial(toy, trials.assign(), tmp_path / "00000")
+
+
+def outcome(storage):
+    (entry,) = storage[1].entries()
+    return entry.state, entry.error
+
+
+def test_its_loop_is_the_run_that_trains_alone(storage, trial, tmp_path, capsys):
+    threads = threading.active_count()
+    one = candidate(trial)
+    batched, result, calls = BatchedTrial(one), None, 0
+    while (work := batched.advance(result)) is not None:
+        result, calls = work.call(), calls + 1
+        assert not list(trial.run.glob("checkpoints/*.part")), "no checkpoint is being written"
+    assert outcome(storage) == ("done", None) and calls == 40
+    assert threading.active_count() == threads
+    assert capsys.readouterr().out == "" and "after 40 steps in" in trial.log.read_text()
+    loop.train(one.pieces.config, tmp_path / "alone")
+    assert records(trial.run) == records(tmp_path / "alone")
+    assert_same(states_in(trial.run)[40], states_in(tmp_path / "alone")[40])
+
+
+def test_a_failed_update_fails_it(storage, trial):
+    batched = BatchedTrial(candidate(trial))
+    assert batched.advance(None) is not None
+    assert batched.advance(MemoryError("too large")) is None
+    assert outcome(storage) == ("failed", "MemoryError: too large")
+    assert "Traceback" in trial.log.read_text()
+    assert not trial.in_use
+
+
+def test_one_that_is_behind_ends_at_its_next_update(storage, trial):
+    batched = BatchedTrial(candidate(trial))
+    work = batched.advance(None)
+    trial.behind = True
+    assert batched.advance(work.call()) is None
+    assert outcome(storage) == ("pruned", None) and not trial.in_use
