@@ -47,6 +47,7 @@ MODEL = Choice(
     offers=_OF_MODELS,
 )
 DATA = Choice(_options(Registry("data set", "dst.train.data")), offers=(), extra=(_BATCH,))
+LOGGER = Choice({}, offers=("config", "where", "start"))
 OBJECTIVE = Choice(_options(objectives.REGISTRY), offers=objectives.OFFERS)
 METHOD = Choice(
     # Masks that are arrays have no place in YAML: there, they come from the file of start.masks.
@@ -79,6 +80,7 @@ class Config:
       wandb: logging to Weights & Biases.
       mesh: devices.
       hosts: processes, on one machine or several.
+      loggers: further loggers, each by import path.
       objective: what training minimises; null: what the data set asks for.
       recipe: fills in, in a file, what is not set in `sparsify` and `method`: the literature's
         values for a family of networks. See dst/train/config/recipes.py.
@@ -97,6 +99,7 @@ class Config:
     mesh: Mesh = Mesh()
     hosts: Hosts = Hosts()
     objective: Annotated[Section | None, OBJECTIVE] = None
+    loggers: tuple[Annotated[Section, LOGGER], ...] = ()
     recipe: Literal["mlp", "resnet", "vit", "decoder"] | None = None
 
     def __post_init__(self) -> None:

@@ -30,6 +30,11 @@ from dst.rules.structure import (
 )
 from dst.train.config import doors
 
+# Keys of earlier versions, and what they may be called now.
+_RENAMED = {
+    "regrown": ("regrow_value",),
+    "floor": ("end_drop_fraction", "min_active"),
+}
 _PLAIN = {
     bool: "true or false",
     int: "an integer",
@@ -242,7 +247,8 @@ def dump(hint: Any, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: dump(type(v), v) for k, v in value.items()}
     if isinstance(value, tuple):
-        return [dump(type(x), x) for x in value]
+        item = get_args(hint)[0] if get_origin(hint) is tuple else None
+        return [dump(item if choice_of(item) else type(x), x) for x in value]
     return value
 
 
@@ -251,6 +257,9 @@ def _read_fields(cls: Any, given: Mapping, key: str, defaults: Mapping[str, Any]
     names = [f.name for f in fields]
     for name in given:
         if name not in names:
+            for new in _RENAMED.get(name, ()):
+                if new in names:
+                    raise ValueError(f"{prefix}{name} is now called {new}. Rename the key.")
             raise ValueError(
                 f"{prefix}{name} is no known key.{checks.nearest(name, names)} "
                 f"{key or 'A config'} has the keys {names}."

@@ -18,6 +18,7 @@ import numpy as np
 import dst
 from dst.core.typing import PyTree
 from dst.train.config.run import Config
+from dst.train.config.schema import Section
 from dst.train.distributed import processes
 from dst.train.records import run_dir
 from dst.train.records.json_lines import JsonLines, read
@@ -29,7 +30,7 @@ __all__ = ["Factory", "Logger", "Loggers", "Tolerated", "factories", "read"]
 
 @runtime_checkable
 class Logger(Protocol):
-    """Receives the records of a run.
+    """Receives the records of a run: ``loggers: [{import: "mine:Losses"}]`` in a config.
 
     It is created by ``factory(config, where, start)``, where ``where`` is the run directory and
     ``start`` the step at which the run starts or resumes. An exception of a logger becomes a
@@ -88,7 +89,18 @@ Factory = Callable[[Config, Path, int], Logger]
 def factories(config: Config) -> dict[str, Factory]:
     """The loggers of a run beside ``metrics.jsonl``, by the names that warnings use."""
     service = {"Weights & Biases": WeightsAndBiases} if config.wandb.mode != "disabled" else {}
-    return {**service, "the terminal": Screen}
+    own = {section.name: partial(_own, section) for section in config.loggers}
+    return {**service, **own, "the terminal": Screen}
+
+
+def _own(section: Section, config: Config, where: Path, start: int) -> Logger:
+    logger = section.make(config=config, where=where, start=start)
+    if not isinstance(logger, Logger):
+        raise TypeError(
+            f"{section.name} must give an object with log(step, kind, values) and close(summary), "
+            f"got {type(logger).__name__}"
+        )
+    return logger
 
 
 class Tolerated:

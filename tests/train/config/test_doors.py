@@ -76,6 +76,17 @@ class Churn:
         )
 
 
+class Lines:
+    def __init__(self, where, *, file: str = "lines.txt"):
+        self.file = (where / file).open("a", encoding="utf-8")
+
+    def log(self, step, kind, values):
+        print(step, kind, file=self.file)
+
+    def close(self, summary):
+        self.file.close()
+
+
 def focal_loss(model, batch, key, *, gamma: float = 2.0):
     inputs, labels = batch
     logits = model(inputs)
@@ -89,6 +100,7 @@ model: {import: "own_nets:Small", width: 12}
 data: {import: "own_spirals.py:Spirals", noise: 0.05, batch_size: 48}
 method: {import: "own_mine:Churn", sparsity: 0.5}
 objective: {import: "own_mine:focal_loss", gamma: 1.5}
+loggers: [{import: "own_mine:Lines", file: own.txt}]
 optimizer: {name: adam, learning_rate: 3e-3}
 train: {steps: 40, log_every: 10, eval_every: 20, checkpoint_every: 20}
 """
@@ -132,6 +144,8 @@ def test_a_run_of_things_of_ones_own_trains_resumes_and_reports(folder):
     assert saved["model"] == {"import": f"{folder / 'own_nets.py'}:Small", "width": 12}
     assert saved["data"]["noise"] == 0.05 and saved["data"]["turns"] == 1.0
     assert saved["objective"]["gamma"] == 1.5
+    assert saved["loggers"] == [{"import": f"{folder / 'own_mine.py'}:Lines", "file": "own.txt"}]
+    assert (where / "own.txt").read_text().splitlines()[0] == "10 train"
     report = (where / "report.html").read_text()
     assert "Small" in report and "Churn" in report
 
@@ -145,6 +159,15 @@ def test_the_pieces_are_the_users_own(folder):
 
 
 BAD = {
+    "an old key": (
+        "method={'name': 'rigl', 'sparsity': 0.5, 'regrown': 'zero'}",
+        ["method.regrown is now called regrow_value"],
+    ),
+    "an old key of several meanings": (
+        "method={'name': 'snip', 'sparsity': 0.5, 'floor': 2}",
+        ["method.floor is now called min_active"],
+    ),
+    "no logger door": ("loggers=[1]", ["loggers[0]", "'import'"]),
     "no path": ("model.import=nets", ["model.import", "'module:name'", "'nets'"]),
     "no module": ("model.import=netz:Small", ["model.import", "no module 'netz'", "Python's path"]),
     "no file": ("model.import=netz.py:Small", ["model.import", "netz.py", "expected it in"]),
