@@ -5,22 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, get_origin
 
-from dst.rules.fields import Check
+from dst.train.config import strict
 from dst.train.config.docstrings import field_texts
-from dst.train.config.schema import (
-    Choice,
-    Option,
-    arms_of,
-    choice_of,
-    dump,
-    fields_of,
-    hints_of,
-    is_optional,
-)
-
-_JSON = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+from dst.train.config.schema import Choice, Option, choice_of, dump, is_optional, nested
 
 
 def json_schema(hint: Any) -> dict[str, Any]:
@@ -28,24 +17,16 @@ def json_schema(hint: Any) -> dict[str, Any]:
     if choice := choice_of(hint):
         options = of_choice(choice)
         return {"anyOf": [*options["anyOf"], {"type": "null"}]} if is_optional(hint) else options
-    if hint is Any:
-        return {}
-    if get_origin(hint) is Annotated:
-        ranges = [dict(x.schema) for x in hint.__metadata__ if isinstance(x, Check)]
-        return {k: v for part in (json_schema(get_args(hint)[0]), *ranges) for k, v in part.items()}
     if dataclasses.is_dataclass(hint):
         return _object_schema(hint, {})
-    if get_origin(hint) is Literal:
-        return {"enum": list(get_args(hint))}
-    arms = arms_of(hint)
-    if len(arms) > 1:
+    if not nested(hint):
+        return strict.json_schema(hint, nested)
+    if len(arms := strict.arms(hint)) > 1:
         return {"anyOf": [json_schema(arm) for arm in arms]}
-    kind = get_origin(hint) or hint
-    if kind is tuple:
-        return {"type": "array", "items": json_schema(get_args(hint)[0])}
-    if kind is Mapping:
-        return {"type": "object", "additionalProperties": json_schema(get_args(hint)[1])}
-    return {"type": _JSON[hint]}
+    inner = json_schema(strict.item(hint))
+    if (get_origin(hint) or hint) in strict.LISTS:
+        return {"type": "array", "items": inner}
+    return {"type": "object", "additionalProperties": inner}
 
 
 def of_choice(choice: Choice) -> dict[str, Any]:
@@ -71,9 +52,9 @@ def of_choice(choice: Choice) -> dict[str, Any]:
 
 
 def _object_schema(cls: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    hints, texts = hints_of(cls), field_texts(cls)
+    hints, texts = strict.hints(cls), field_texts(cls)
     properties, required = {}, []
-    for f in fields_of(cls):
+    for f in strict.fields(cls):
         entry = json_schema(hints[f.name])
         if f.name in texts:
             entry["description"] = texts[f.name]

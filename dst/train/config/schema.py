@@ -9,13 +9,12 @@ one of several dataclasses (:class:`Choice`). Nothing is converted except intege
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Annotated, Any, get_args, get_origin
 
 from dst.core import checks
 from dst.rules.allocation import Allocator, ErdosRenyi, Global, Uniform
@@ -28,20 +27,7 @@ from dst.rules.structure import (
     Structure,
     Unstructured,
 )
-from dst.train.config import doors
-
-# Keys of earlier versions, and what they may be called now.
-_RENAMED = {
-    "regrown": ("regrow_value",),
-    "floor": ("end_drop_fraction", "min_active"),
-}
-_PLAIN = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a finite number",
-    str: "a string",
-    type(None): "null",
-}
+from dst.train.config import doors, strict
 
 
 @dataclass(frozen=True)
@@ -91,7 +77,7 @@ class Option:
     load: Callable[[], Callable[..., Any]] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Choice:
     """A section that is one of several dataclasses, told apart by its key ``name``.
 
@@ -132,7 +118,7 @@ class Choice:
             return value
         option = self.options[entry]
         fields = {k: v for k, v in given.items() if k != "name"}
-        found = _read_fields(option.type, fields, key, option.defaults)
+        found = read_fields(option.type, fields, key, option.defaults)
         return Section(given["name"], found, option.load) if self.named else found
 
     def _imported(self, given: Mapping[str, Any], key: str) -> Section:
@@ -141,7 +127,7 @@ class Choice:
         thing, path = doors.resolve(given["import"], f"{key}.import")
         cls = doors.arguments(thing, self.offers or (), self.extra, f"{key}.import")
         fields = {k: v for k, v in given.items() if k != "import"}
-        return Section(path, _read_fields(cls, fields, key, {}), lambda: thing, imported=True)
+        return Section(path, read_fields(cls, fields, key, {}), lambda: thing, imported=True)
 
     def dump(self, value: Any) -> Any:
         """Plain data that :meth:`read` turns into ``value`` again."""
@@ -196,7 +182,7 @@ def _by_default(cls: Any) -> bool:
 
 
 def read(hint: Any, value: Any, key: str) -> Any:
-    """The value of type ``hint`` that plain data describes.
+    """The value of a type with rules of its own that plain data describes.
 
     Args:
       hint: a type, as it stands in a dataclass.
@@ -208,118 +194,77 @@ def read(hint: Any, value: Any, key: str) -> Any:
     """
     if choice := choice_of(hint):
         return None if value is None and is_optional(hint) else choice.read(value, key)
-    if hint is Any:
-        return value
-    if get_origin(hint) is Annotated:
-        return read(get_args(hint)[0], value, key)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{key or 'a config'} must be {_words(hint)}, got {value!r}.")
-        return _read_fields(hint, value, key, {})
-    if get_origin(hint) is Literal:
-        checks.one_of(key, value, get_args(hint))
-        return value
-    for arm in map(bare_type, arms_of(hint)):
-        kind = get_origin(arm) or arm
-        if kind is Literal and value in get_args(arm):
-            return value
-        if kind is tuple and isinstance(value, (list, tuple)):
-            item = get_args(arm)[0]
-            return tuple(read(item, x, f"{key}[{i}]") for i, x in enumerate(value))
-        if kind is Mapping and isinstance(value, Mapping):
-            item = get_args(arm)[1]
-            return {str(k): read(item, v, f"{key}.{k}") for k, v in value.items()}
-        if kind is float and type(value) in (int, float) and math.isfinite(value):
-            return float(value)
-        if type(value) is kind and kind is not float:
-            return value
-    expected = " or ".join(_words(arm) for arm in arms_of(hint))
-    raise ValueError(f"{key} must be {expected}, got {value!r}.")
+    kind = get_origin(hint) or hint
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return read_fields(hint, value, key, {})
+    if value is None and type(None) in strict.arms(hint):
+        return None
+    if len(strict.arms(hint)) > 1:
+        return read(next(x for x in strict.arms(hint) if nested(x)), value, key)
+    if kind in strict.LISTS and isinstance(value, list | tuple):
+        return tuple(read(strict.item(hint), x, f"{key}[{i}]") for i, x in enumerate(value))
+    if kind in strict.MAPPINGS and isinstance(value, Mapping):
+        return {str(k): read(strict.item(hint), v, f"{key}.{k}") for k, v in value.items()}
+    raise ValueError(f"{key or 'a config'} must be {nested(hint)}, got {value!r}.")
 
 
-def dump(hint: Any, value: Any) -> Any:
-    """Plain data from which :func:`read` makes ``value`` again."""
-    if choice := choice_of(hint):
-        return None if value is None else choice.dump(value)
-    if dataclasses.is_dataclass(value):
-        hints = hints_of(type(value))
-        return {f.name: dump(hints[f.name], getattr(value, f.name)) for f in fields_of(type(value))}
-    if isinstance(value, Mapping):
-        return {k: dump(type(v), v) for k, v in value.items()}
-    if isinstance(value, tuple):
-        item = get_args(hint)[0] if get_origin(hint) is tuple else None
-        return [dump(item if choice_of(item) else type(x), x) for x in value]
-    return value
-
-
-def _read_fields(cls: Any, given: Mapping, key: str, defaults: Mapping[str, Any]) -> Any:
-    hints, fields, prefix = hints_of(cls), fields_of(cls), f"{key}." if key else ""
-    names = [f.name for f in fields]
-    for name in given:
-        if name not in names:
-            for new in _RENAMED.get(name, ()):
-                if new in names:
-                    raise ValueError(f"{prefix}{name} is now called {new}. Rename the key.")
-            raise ValueError(
-                f"{prefix}{name} is no known key.{checks.nearest(name, names)} "
-                f"{key or 'A config'} has the keys {names}."
-            )
-    for f in fields:
-        required = f.default is f.default_factory is dataclasses.MISSING
-        if required and f.name not in {*given, *defaults}:
-            raise ValueError(f"{prefix}{f.name} is missing; {_words(hints[f.name])} is expected.")
-    values = {name: read(hints[name], value, prefix + name) for name, value in given.items()}
+def read_fields(cls: Any, given: Mapping, key: str, defaults: Mapping[str, Any]) -> Any:
+    """The dataclass that a mapping describes, with defaults that differ from its own."""
+    hints, prefix = strict.hints(cls), f"{key}." if key else ""
+    values = strict.validated(cls, given, key, frozenset(defaults), nested)
+    for name in values:
+        if nested(hints[name]):
+            values[name] = read(hints[name], given[name], prefix + name)
     try:
         return cls(**{**defaults, **values})
     except ValueError as error:
         # The checks of a dataclass name its own field first; here it becomes the dotted key.
-        own = re.split(r"[\s=:[]", str(error), maxsplit=1)[0] in names
+        own = re.split(r"[\s=:[]", str(error), maxsplit=1)[0] in hints
         raise ValueError(f"{prefix}{error}" if own or not key else f"{key}: {error}") from error
 
 
+@cache
+def nested(hint: Any) -> str | None:
+    """In words, what a type may be that :func:`read` knows; None for what pydantic knows."""
+    if choice := choice_of(hint):
+        return f"one of {list(choice.options)}"
+    if dataclasses.is_dataclass(hint):
+        return "a mapping with the keys " + str([f.name for f in strict.fields(hint)])
+    kind, arms = get_origin(hint) or hint, strict.arms(hint)
+    if len(arms) > 1:
+        inner = " or ".join(strict.words(x, nested) for x in arms)
+        return inner if any(map(nested, arms)) else None
+    if kind in (*strict.LISTS, *strict.MAPPINGS) and nested(strict.item(hint)):
+        return "a list" if kind in strict.LISTS else "a mapping"
+    return None
+
+
+def dump(hint: Any, value: Any) -> Any:
+    """Plain data from which :func:`read` makes ``value`` again."""
+    if value is None:
+        return None
+    if choice := choice_of(hint):
+        return choice.dump(value)
+    if dataclasses.is_dataclass(value):
+        hints = strict.hints(type(value))  # type: ignore[arg-type]
+        own = strict.fields(type(value))
+        return {f.name: dump(hints[f.name], getattr(value, f.name)) for f in own}
+    if isinstance(value, Mapping):
+        return {k: dump(type(v), v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        inner = strict.item(hint) if nested(hint) else None
+        return [dump(inner or type(x), x) for x in value]
+    return value
+
+
+@cache
 def choice_of(hint: Any) -> Choice | None:
+    """The choice behind a type of a field, where it is one."""
     if get_origin(hint) is Annotated:
         return next((x for x in get_args(hint) if isinstance(x, Choice)), None)
-    try:
-        return _CHOICES.get(hint)
-    except TypeError:  # a type that has no hash is none of ours
-        return None
+    return _CHOICES.get(hint)
 
 
 def is_optional(hint: Any) -> bool:
     """Whether a choice may be null."""
     return type(None) in get_args(get_args(hint)[0]) if get_origin(hint) is Annotated else False
-
-
-def hints_of(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
-
-
-def fields_of(cls: Any) -> list[dataclasses.Field]:
-    return [f for f in dataclasses.fields(cls) if f.init]
-
-
-def arms_of(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def bare_type(hint: Any) -> Any:
-    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
-
-
-def _words(hint: Any) -> str:
-    if choice := choice_of(hint):
-        return f"one of {list(choice.options)}"
-    hint = bare_type(hint)
-    if hint is Any:
-        return "plain data"
-    if dataclasses.is_dataclass(hint):
-        return "a mapping with the keys " + str([f.name for f in fields_of(hint)])
-    if get_origin(hint) is Literal:
-        return f"one of {list(get_args(hint))}"
-    kind = get_origin(hint) or hint
-    if kind is tuple:
-        return "a list"
-    if kind is Mapping:
-        return "a mapping"
-    return _PLAIN[kind] if kind in _PLAIN else " or ".join(_words(x) for x in arms_of(hint))

@@ -8,7 +8,7 @@ import pytest
 
 import dst
 from dst import cli
-from dst.train.config import docstrings, schema
+from dst.train.config import docstrings, schema, strict
 from dst.train.config import overrides as plain
 from dst.train.config import run as config
 from dst.train.config.lint import advice
@@ -230,8 +230,8 @@ def test_every_config_class_is_frozen_and_described():
         seen.add(cls)
         assert cls.__dataclass_params__.frozen, cls
         assert {f.name for f in dataclasses.fields(cls)} <= docstrings.field_texts(cls).keys(), cls
-        open_ += [t for t in schema.hints_of(cls).values() if dataclasses.is_dataclass(t)]
-        open_ += [o.type for c in schema.hints_of(cls).values() for o in _options(c)]
+        open_ += [t for t in strict.hints(cls).values() if dataclasses.is_dataclass(t)]
+        open_ += [o.type for c in strict.hints(cls).values() for o in _options(c)]
     assert {config.MODEL.options["mlp"].type, Digits, config.Mesh, dst.RigL} <= seen
 
 
