@@ -21,47 +21,45 @@ import pytest
 
 from dst.train import setup
 from dst.train.data import stream
-from dst.train.records import checkpoint
-from dst.train.records import loggers as logs
-from dst.train.records import run_dir as directory
+from dst.train.records import checkpoint, loggers, run_dir
 from tests.training import ROOT
 
 
 def last_step(run: Path) -> int:
     """Of the last record; -1 where there is none."""
-    return max((line["step"] for line in logs.read(run / directory.METRICS)), default=-1)
+    return max((line["step"] for line in loggers.read(run / run_dir.METRICS)), default=-1)
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    """Without what depends on the clock."""
-    lines = logs.read(run / directory.METRICS)
+    """Without the values that depend on the time of day."""
+    lines = loggers.read(run / run_dir.METRICS)
     return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
 
 
-def row(injected: str, seen: str, lost: str) -> None:
+def row(injected: str, observed: str, lost: str) -> None:
     """One row of the fault table; `make evidence` shows what passing tests print."""
-    seen = " ".join(line.strip() for line in seen.strip().splitlines() if line.strip())
-    print(f"| {injected} | {seen} | {lost} |")
+    observed = " ".join(line.strip() for line in observed.strip().splitlines() if line.strip())
+    print(f"| {injected} | {observed} | {lost} |")
 
 
 class _Batches(stream.Batches):
     """A stream with actions before its batches, counted from 1; the ``bad`` ones hold a NaN."""
 
-    def __init__(self, found: Any, count: int, actions: dict[int, Callable], bad: Sequence[int]):
-        self._found, self._count, self._actions, self._bad = found, count, actions, bad
+    def __init__(self, batches: Any, count: int, actions: dict[int, Callable], bad: Sequence[int]):
+        self._batches, self._count, self._actions, self._bad = batches, count, actions, bad
 
     def __next__(self) -> tuple[Any, Any]:
         (bad,) = self._drawn(1)
-        inputs, labels = next(self._found)
+        inputs, labels = next(self._batches)
         return (jnp.asarray(inputs).at[0, 0].set(np.nan) if bad else inputs), labels
 
     def take(self, n: int) -> tuple[Any, Any]:
-        bad = [i for i, found in enumerate(self._drawn(n)) if found]
-        inputs, labels = self._found.take(n)
+        bad = [i for i, is_bad in enumerate(self._drawn(n)) if is_bad]
+        inputs, labels = self._batches.take(n)
         return (jnp.asarray(inputs).at[np.array(bad), 0, 0].set(np.nan) if bad else inputs), labels
 
     def close(self) -> None:
-        self._found.close()
+        self._batches.close()
 
     def _drawn(self, n: int) -> list[bool]:
         drawn = range(self._count + 1, self._count + 1 + n)
@@ -81,14 +79,12 @@ def before_step(
     """
     make = setup.make
 
-    def made(config):
-        found = make(config)
-        return found._replace(
-            batches=lambda count: _Batches(found.batches(count), count, actions, bad)
-        )
+    def faulty(config):
+        run = make(config)
+        return run._replace(batches=lambda count: _Batches(run.batches(count), count, actions, bad))
 
     with monkeypatch.context() as patched:
-        patched.setattr(setup, "make", made)
+        patched.setattr(setup, "make", faulty)
         yield
 
 
@@ -111,13 +107,13 @@ def signalled(run: Path, step: int, number: int) -> Iterator[None]:
 def mounted(path: Path, size: str = "4m") -> Iterator[Path]:
     """A small file system of its own; tests skip where mounting is not permitted."""
     path.mkdir()
-    made = subprocess.run(
+    mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)],
         capture_output=True,
         text=True,
     )
-    if made.returncode:
-        pytest.skip(f"mounting a small tmpfs is not permitted here: {made.stderr.strip()}")
+    if mounted.returncode:
+        pytest.skip(f"mounting a small tmpfs is not permitted here: {mounted.stderr.strip()}")
     try:
         yield path
     finally:
@@ -125,7 +121,7 @@ def mounted(path: Path, size: str = "4m") -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """No room is left on the file system of ``path``."""
+    """Fills the file system of ``path``."""
     with (path / "ballast").open("ab", buffering=0) as file:
         try:
             while file.write(b"x" * 4096):
@@ -135,7 +131,7 @@ def fill(path: Path) -> None:
 
 
 def free(path: Path) -> None:
-    """There is room again."""
+    """Frees the space again."""
     (path / "ballast").unlink()
 
 
@@ -213,7 +209,7 @@ def _go_on(path: Path, overrides: Sequence[str], run: Path) -> None:
     for name in ("min_compile_time_secs", "min_entry_size_bytes"):
         jax.config.update(f"jax_persistent_cache_{name}", 0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if (run / directory.CONFIG).exists():
+    if (run / run_dir.CONFIG).exists():
         loop.resume(run)
     else:
         loop.train(config.load(path, overrides), run)

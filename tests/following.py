@@ -23,7 +23,7 @@ from tests.runs import QUICK
 RATE = 0.25
 EVERY, STOP, STEPS = 2, 42, 42  # topology steps at 2, 4, ..., 40
 # In the order of the tree. Equal shapes compile faster.
-SHAPES = {"equal": (8, 6), "ties": (8, 6), "wide": (8, 6), "zeros": (12, 6)}
+SHAPES = {"equal": (8, 6), "ties": (8, 6), "varied": (8, 6), "zeros": (12, 6)}
 
 
 def weights() -> dict[str, np.ndarray]:
@@ -32,7 +32,7 @@ def weights() -> dict[str, np.ndarray]:
     return {
         "equal": np.full(SHAPES["equal"], 0.5, np.float32),
         "ties": (random.integers(-2, 3, SHAPES["ties"]) / 2).astype(np.float32),
-        "wide": (random.integers(-64, 65, SHAPES["wide"]) / 32).astype(np.float32),
+        "varied": (random.integers(-64, 65, SHAPES["varied"]) / 32).astype(np.float32),
         "zeros": np.where(random.random(SHAPES["zeros"]) < 0.7, -0.0, 0.25).astype(np.float32),
     }
 
@@ -44,7 +44,7 @@ def gradients(steps: int = STEPS) -> Iterator[dict[str, np.ndarray]]:
         yield {
             "equal": np.full(SHAPES["equal"], 0.25, np.float32),
             "ties": (random.integers(-2, 3, SHAPES["ties"]) / 4).astype(np.float32),
-            "wide": (random.integers(-64, 65, SHAPES["wide"]) / 64).astype(np.float32),
+            "varied": (random.integers(-64, 65, SHAPES["varied"]) / 64).astype(np.float32),
             "zeros": np.where(random.random(SHAPES["zeros"]) < 0.9, 0, -0.5).astype(np.float32),
         }
 
@@ -53,7 +53,7 @@ SEED = 3
 
 
 def draw(name: str, count: int) -> np.ndarray:
-    """As ``dst.engine.state.keys`` documents: seed, then count + 1, then a hash of the path."""
+    """As ``dst.engine.masks.keys`` documents: seed, then count + 1, then a hash of the path."""
     key = jax.random.fold_in(jax.random.key(SEED, impl="threefry2x32"), count + 1)
     key = jax.random.fold_in(key, zlib.crc32(name.encode()))
     return np.asarray(jax.random.uniform(key, SHAPES[name], jnp.float32))
@@ -84,13 +84,13 @@ def follow(
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state, dst.masks(state), dst.explored(state)
 
-    seen = []
+    history = []
     for grads in gradients(steps):
-        params, state, *found = step(grads, state, params)
-        seen.append((params, *found))
+        params, state, *others = step(grads, state, params)
+        history.append((params, *others))
     changed = 0
     for grads, (params_then, masks, explored) in zip(
-        gradients(steps), jax.device_get(seen), strict=True
+        gradients(steps), jax.device_get(history), strict=True
     ):
         before = {name: list(layer.mask) for name, layer in layers.items()}
         twin.step(grads)

@@ -13,8 +13,7 @@ import numpy as np
 
 from dst.train import setup
 from dst.train.config import run as config
-from dst.train.records import checkpoint
-from dst.train.records import run_dir as directory
+from dst.train.records import checkpoint, run_dir
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -50,17 +49,17 @@ def small(folder: Path, *overrides: str) -> config.Config:
     return config.load(write_small(folder), overrides)
 
 
-def batch(made: setup.Setup, count: int) -> tuple[jax.Array, jax.Array]:
-    """The training batch after so many updates."""
-    with closing(made.batches(count)) as found:
-        inputs, labels = next(found)
+def batch(run: setup.Setup, count: int) -> tuple[jax.Array, jax.Array]:
+    """The training batch after ``count`` updates."""
+    with closing(run.batches(count)) as batches:
+        inputs, labels = next(batches)
     return jnp.asarray(inputs), jnp.asarray(labels)
 
 
 def states_in(run: Path) -> dict[int, Any]:
     """The states in a run's checkpoints, by step."""
-    saved = run / directory.CHECKPOINTS
-    like = setup.make(config.load(run / directory.CONFIG)).begin()
+    saved = run / run_dir.CHECKPOINTS
+    like = setup.make(config.load(run / run_dir.CONFIG)).begin()
     return {n: checkpoint.restore(saved, n, like) for n in checkpoint.steps(saved)}
 
 
