@@ -26,12 +26,9 @@ import optax
 import dst
 from dst.train import data, setup, state, step
 from dst.train import optimizer as optim
-from dst.train.config import models as architectures
 from dst.train.config import run as config
-from dst.train.config.schema import Section
 from dst.train.data import augment, stream, tfds
 from dst.train.distributed import mesh as devices
-from dst.train.objectives import task
 from dst.train.records import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -317,14 +314,14 @@ def cifar_shaped() -> tuple[stream.Batches, Loop]:
         np.full(3, 120.0),
         np.full(3, 60.0),
     )
-    dataset = data.Dataset(split, split, (32, 32, 3), 10, task.CLASSES)
-    network = state.network(Section("resnet20", architectures.ResNet20()), (32, 32, 3), 10, 0)
+    dataset = data.Dataset(split, split, (32, 32, 3), 10)
+    network = state.network(config.MODEL.read("resnet20", "model"), (32, 32, 3), 10, 0)
     settings = optim.Optimizer("momentum", 0.1)
     tx = dst.sparsify(optim.make(settings, 1000), dst.RigL(0.9, every=100), steps=1000)
     rate = optim.learning_rate(settings, 1000)
     placement = devices.placement(config.Mesh(data=1), 32, 1, network)
     modes = state.modes(network, placement.whole, "float32")
-    step_ = step.make(modes, task.CLASSES, tx, rate, None, placement)
+    step_ = step.make(modes, Classification(), tx, rate, None, placement)
     batches = stream.Batches(dataset, 0, (1, 32), placement.batch, 0)
 
     def begin() -> state.TrainState:

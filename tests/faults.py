@@ -1,4 +1,4 @@
-"""What tests of faults share: faults, injected for real, and processes to meet them."""
+"""What tests of faults share: real faults, and processes to which they happen."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ import pytest
 
 from dst.train import setup
 from dst.train.data import stream
-from dst.train.records import checkpoint, loggers, run_dir
+from dst.train.records import checkpoint, run_dir
+from dst.train.records.json_lines import read
 from tests.training import ROOT
 
 
 def last_step(run: Path) -> int:
-    """Of the last record; -1 where there is none."""
-    return max((line["step"] for line in loggers.read(run / run_dir.METRICS)), default=-1)
+    """The step of the last record; -1 if there is none."""
+    return max((line["step"] for line in read(run / run_dir.METRICS)), default=-1)
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    """Without the values that depend on the time of day."""
-    lines = loggers.read(run / run_dir.METRICS)
+    """The records of a run without their timings."""
+    lines = read(run / run_dir.METRICS)
     return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
 
 
@@ -45,21 +46,21 @@ def row(injected: str, observed: str, lost: str) -> None:
 class _Batches(stream.Batches):
     """A stream with actions before its batches, counted from 1; the ``bad`` ones hold a NaN."""
 
-    def __init__(self, batches: Any, count: int, actions: dict[int, Callable], bad: Sequence[int]):
-        self._batches, self._count, self._actions, self._bad = batches, count, actions, bad
+    def __init__(self, inner: Any, count: int, actions: dict[int, Callable], bad: Sequence[int]):
+        self._inner, self._count, self._actions, self._bad = inner, count, actions, bad
 
     def __next__(self) -> tuple[Any, Any]:
         (bad,) = self._drawn(1)
-        inputs, labels = next(self._batches)
+        inputs, labels = next(self._inner)
         return (jnp.asarray(inputs).at[0, 0].set(np.nan) if bad else inputs), labels
 
     def take(self, n: int) -> tuple[Any, Any]:
         bad = [i for i, is_bad in enumerate(self._drawn(n)) if is_bad]
-        inputs, labels = self._batches.take(n)
+        inputs, labels = self._inner.take(n)
         return (jnp.asarray(inputs).at[np.array(bad), 0, 0].set(np.nan) if bad else inputs), labels
 
     def close(self) -> None:
-        self._batches.close()
+        self._inner.close()
 
     def _drawn(self, n: int) -> list[bool]:
         drawn = range(self._count + 1, self._count + 1 + n)
@@ -79,12 +80,14 @@ def before_step(
     """
     make = setup.make
 
-    def faulty(config):
-        run = make(config)
-        return run._replace(batches=lambda count: _Batches(run.batches(count), count, actions, bad))
+    def patched_make(config):
+        pieces = make(config)
+        return pieces._replace(
+            batches=lambda count: _Batches(pieces.batches(count), count, actions, bad)
+        )
 
     with monkeypatch.context() as patched:
-        patched.setattr(setup, "make", faulty)
+        patched.setattr(setup, "make", patched_make)
         yield
 
 
@@ -107,13 +110,13 @@ def signalled(run: Path, step: int, number: int) -> Iterator[None]:
 def mounted(path: Path, size: str = "4m") -> Iterator[Path]:
     """A small file system of its own; tests skip where mounting is not permitted."""
     path.mkdir()
-    mounted = subprocess.run(
+    result = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)],
         capture_output=True,
         text=True,
     )
-    if mounted.returncode:
-        pytest.skip(f"mounting a small tmpfs is not permitted here: {mounted.stderr.strip()}")
+    if result.returncode:
+        pytest.skip(f"mounting a small tmpfs is not permitted here: {result.stderr.strip()}")
     try:
         yield path
     finally:
@@ -131,12 +134,12 @@ def fill(path: Path) -> None:
 
 
 def free(path: Path) -> None:
-    """Frees the space again."""
+    """Undoes :func:`fill`."""
     (path / "ballast").unlink()
 
 
 def settle(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """A function that returns once the run in this process neither saves nor deletes."""
+    """A function that waits until the run in this process neither saves nor deletes."""
     writers: list[checkpoint.Writer] = []
     enter = checkpoint.Writer.__enter__
 
@@ -184,7 +187,7 @@ def until(process: subprocess.Popen, run: Path, step: int) -> None:
 
 
 class Forked:
-    """Processes that begin with everything imported, so that fifty of them take minutes."""
+    """Processes that start with everything imported, so that fifty of them take minutes."""
 
     def __init__(self, cache: Path):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
@@ -194,13 +197,13 @@ class Forked:
         )
 
     def start(self, config: Path, overrides: Sequence[str], run: Path) -> Any:
-        """A process that begins the run, or resumes it where it is."""
-        process = self._context.Process(target=_go_on, args=(config, overrides, run))
+        """A process that trains the run, or resumes it if it has started."""
+        process = self._context.Process(target=_train, args=(config, overrides, run))
         process.start()
         return process
 
 
-def _go_on(path: Path, overrides: Sequence[str], run: Path) -> None:
+def _train(path: Path, overrides: Sequence[str], run: Path) -> None:
     import jax
 
     from dst.train import loop
@@ -219,5 +222,5 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def proc(process: subprocess.Popen) -> Path:
-    """What the system knows about a process."""
+    """The directory of a process in ``/proc``."""
     return Path("/proc") / str(process.pid)

@@ -69,7 +69,7 @@ def follow(
 ) -> tuple[dst.SparsifyState, Any]:
     """Trains with the method and with its twin; masks, weights and explored sets stay equal.
 
-    ``changes``: topology steps, at the least.
+    ``changes``: topology steps that must change the masks, at the least.
     """
     tx = dst.sparsify(optax.sgd(RATE), method, seed=SEED, **options)
     quick = partial(jax.jit, compiler_options=QUICK)
@@ -84,13 +84,13 @@ def follow(
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state, dst.masks(state), dst.explored(state)
 
-    history = []
+    results = []
     for grads in gradients(steps):
-        params, state, *others = step(grads, state, params)
-        history.append((params, *others))
+        params, state, *sets = step(grads, state, params)
+        results.append((params, *sets))
     changed = 0
     for grads, (params_then, masks, explored) in zip(
-        gradients(steps), jax.device_get(history), strict=True
+        gradients(steps), jax.device_get(results), strict=True
     ):
         before = {name: list(layer.mask) for name, layer in layers.items()}
         twin.step(grads)

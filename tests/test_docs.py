@@ -24,9 +24,9 @@ from dst import cli
 from dst.cli.app import app
 from dst.studies import sweep
 from dst.studies.lottery import config as lottery
+from dst.train.config import docstrings, json_schema
 from dst.train.config import overrides as plain
 from dst.train.config import run as config
-from dst.train.config import schema
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -156,12 +156,12 @@ def test_every_method_has_a_page_with_its_formula_its_keys_and_its_source():
         page = generate.method(key)
         assert f"]({key}.md)" in index
         assert re.search(rf"auto(class|function):: dst\.{thing.__name__}$", page, re.MULTILINE)
-        for field in schema.defaults(option):
+        for field in json_schema.defaults(option):
             assert f"| `{field}` |" in page, (key, field)
         (shortest,) = re.findall(r"```yaml\nmethod: (.*)\n```", page)
         found = config.METHOD.read(plain.override(f"method={shortest}")["method"], "method")
         assert found.name == key and found.value.rule(10_000)
-        assert "Checked against" in schema.paragraphs(thing), key
+        assert "Checked against" in docstrings.paragraphs(thing), key
 
 
 def test_methods_that_were_measured_show_their_rows():
@@ -186,7 +186,7 @@ def keys_of(found):
 def test_the_reference_has_every_key_of_the_schema():
     text = reference.page()
     sections = dict(re.findall(r"^\(config-([\w-]+)\)=\n(.*?)(?=^\(config-|\Z)", text, re.M | re.S))
-    top = schema.json_schema(config.Config)["properties"]
+    top = json_schema.json_schema(config.Config)["properties"]
     for section, entry in top.items():
         assert f"| `{section}` |" in text.partition("(config-")[0]
         if section == "method":  # each has a section of its own
@@ -194,7 +194,7 @@ def test_the_reference_has_every_key_of_the_schema():
         for key in set(keys_of(entry)) - {"name"}:
             assert f"`{key}`" in sections[section], (section, key)
     for key, option in config.METHOD.options.items():
-        for field in schema.defaults(option):
+        for field in json_schema.defaults(option):
             assert f"| `{field}` |" in sections[f"method-{key}"], (key, field)
     for key in set(keys_of(lottery.json_schema())) - {"name"}:
         assert f"| `{key}` |" in sections["lottery"], key

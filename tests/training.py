@@ -1,4 +1,4 @@
-"""A run so small that tests can afford it, and what tests of the trainer share."""
+"""A run that takes seconds, and what tests of the trainer share."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def small(folder: Path, *overrides: str) -> config.Config:
     return config.load(write_small(folder), overrides)
 
 
-def batch(run: setup.Setup, count: int) -> tuple[jax.Array, jax.Array]:
+def batch(pieces: setup.Setup, count: int) -> tuple[jax.Array, jax.Array]:
     """The training batch after ``count`` updates."""
-    with closing(run.batches(count)) as batches:
+    with closing(pieces.batches(count)) as batches:
         inputs, labels = next(batches)
     return jnp.asarray(inputs), jnp.asarray(labels)
 

@@ -13,16 +13,16 @@ from dst.rules.allocation import Allocator
 from dst.rules.structure import Structure
 from dst.studies.lottery.config import KEY as LOTTERY
 from dst.studies.lottery.config import json_schema as lottery_schema
+from dst.train.config import json_schema, schema
 from dst.train.config import recipes as recipe
-from dst.train.config import schema
 from dst.train.config.run import METHOD, Config
 
 PAPER = re.compile(r"arXiv (\d{4}\.\d{5})")
 _WORDS = {"integer": "integer", "number": "number", "string": "string", "boolean": "true or false"}
-_ALLOCATION, _STRUCTURE = (schema._choice(x) for x in (str | Allocator, Structure))
+_ALLOCATION, _STRUCTURE = (schema.choice_of(x) for x in (str | Allocator, Structure))
 # What only the user knows, as an example shows it where a method has no default for it.
 _YOURS = {"sparsity": 0.9, "backward_sparsity": 0.8, "every": 100, "lift": "50%"}
-_METHODS = METHOD.json_schema()["anyOf"]
+_METHODS = json_schema.of_choice(METHOD)["anyOf"]
 _SHARED = {"allocation": _ALLOCATION, "structure": _STRUCTURE}
 
 
@@ -32,19 +32,20 @@ def page() -> str:
         "(configuration)=\n# Configuration",
         "```{include} ../intro/configuration.md\n```",
         "## Top level",
-        _table(schema.json_schema(Config)),
+        _table(json_schema.json_schema(Config)),
     ]
     hints = get_type_hints(Config, include_extras=True)
     for field in dataclasses.fields(Config):
         hint = hints[field.name]
-        choice = schema._choice(hint)
+        choice = schema.choice_of(hint)
         if choice is None and not dataclasses.is_dataclass(hint):
             continue
         parts.append(f"(config-{field.name})=\n## {field.name}")
         if choice is None:
-            parts += [summary(hint, whole=True), _table(schema.json_schema(hint))]
+            parts += [summary(hint, whole=True), _table(json_schema.json_schema(hint))]
         elif choice is METHOD:
             parts.append("One of the [methods](methods/index.md). Which keys each has:")
+            parts.append(_DOOR)
             for name in choice.options:
                 title = f"(config-method-{name})=\n### {name}"
                 parts += [title, f"[What it does](methods/{name}.md).", method(name)]
@@ -65,7 +66,7 @@ def page() -> str:
 
 def method(name: str) -> str:
     """The keys of a method in a config, after the shortest way to write it."""
-    given = schema.defaults(METHOD.options[name])
+    given = json_schema.defaults(METHOD.options[name])
     shown = [f"{k}: {v}" for k, v in _YOURS.items() if given.get(k, "") in ("required", None)]
     shortest = ", ".join([f"name: {name}", *shown])
     arm = next(x for x in _METHODS if _name(x) == name)
@@ -103,9 +104,15 @@ def summary(thing: Any, *, whole: bool = False) -> str:
     return _markdown(text if whole else re.split(r"(?<=\.)\s", first)[0])
 
 
+_DOOR = (
+    "Or something of your own: a mapping with `import`, which is `module:name` or `file.py:name`, "
+    "and its keyword arguments as keys."
+)
+
+
 def _options(choice: schema.Choice) -> list[str]:
-    parts = []
-    for arm in choice.json_schema()["anyOf"]:
+    parts = [] if choice.offers is None else [_DOOR]
+    for arm in json_schema.of_choice(choice)["anyOf"]:
         if (name := _name(arm)) in choice.options:
             option = choice.options[name]
             parts += [f"### {name}", summary(option.about or option.type, whole=True), _table(arm)]

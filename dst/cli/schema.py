@@ -11,8 +11,8 @@ def schema() -> int:
     """Print the JSON Schema of configs."""
     from dst.studies.lottery.config import KEY
     from dst.studies.lottery.config import json_schema as lottery
+    from dst.train.config.json_schema import json_schema
     from dst.train.config.run import Config
-    from dst.train.config.schema import json_schema
 
     text = json_schema(Config)
     text["properties"][KEY] = lottery()

@@ -39,6 +39,12 @@ def integer(name: str, value: Any, *, at_least: int) -> None:
     raise ValueError(f"{name} must be an integer >= {at_least}, got {value!r}.")
 
 
+def not_empty(name: str, value: Any) -> None:
+    """Raises unless a sequence has at least one entry."""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"{name} must be a list of at least one entry, got {value!r}.")
+
+
 def one_of(name: str, value: Any, options: Iterable[str | None]) -> None:
     """Raises unless ``value`` is one of ``options``; names the nearest one."""
     options = list(options)

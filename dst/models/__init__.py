@@ -1,22 +1,49 @@
-"""Networks in Flax NNX, one architecture per file."""
+"""Networks in Flax NNX, one architecture per file.
 
-from dst.models.batchnorm import recalibrate
-from dst.models.convnet import ConvNet
-from dst.models.decoder import Decoder
-from dst.models.lenet5 import LeNet5
-from dst.models.mlp import MLP
-from dst.models.mobilenet import MobileNetV1
-from dst.models.resnet import ResNet20, ResNet50
-from dst.models.wide_resnet import WideResNet
+A file marks its network with ``@axis_names("name")``. Configs find it by that mark and read its
+arguments from the signature, without importing Flax. ``dst.models.Name`` imports it.
 
-__all__ = [
-    "MLP",
-    "ConvNet",
-    "Decoder",
-    "LeNet5",
-    "MobileNetV1",
-    "ResNet20",
-    "ResNet50",
-    "WideResNet",
-    "recalibrate",
-]
+A network of your own is ``make(shape, classes, *, rngs, **sizes) -> nnx.Module``; of ``shape``,
+``classes`` and ``rngs`` it takes what it needs:
+
+    # nets.py, beside the config: model: {import: "nets:Small", width: 32}
+    class Small(nnx.Module):
+        def __init__(self, shape, classes, *, width: int = 16, rngs):
+            self.hidden = nnx.Linear(math.prod(shape), width, rngs=rngs)
+            self.out = nnx.Linear(width, classes, rngs=rngs)
+
+        def __call__(self, inputs):
+            return self.out(nnx.relu(self.hidden(inputs.reshape(len(inputs), -1))))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dst.core.registry import Registry
+
+if TYPE_CHECKING:  # for editors; at run time the marks are what counts
+    from dst.models.batchnorm import recalibrate as recalibrate
+    from dst.models.convnet import ConvNet as ConvNet
+    from dst.models.decoder import Decoder as Decoder
+    from dst.models.lenet5 import LeNet5 as LeNet5
+    from dst.models.mlp import MLP as MLP
+    from dst.models.mobilenet import MobileNetV1 as MobileNetV1
+    from dst.models.resnet import ResNet20 as ResNet20
+    from dst.models.resnet import ResNet50 as ResNet50
+    from dst.models.wide_resnet import WideResNet as WideResNet
+
+REGISTRY = Registry("model", "dst.models")
+
+__all__ = sorted({entry.attribute for entry in REGISTRY.values()} | {"recalibrate"})
+
+
+def __getattr__(name: str) -> Any:
+    if name == "recalibrate":
+        from dst.models.batchnorm import recalibrate
+
+        return recalibrate
+    for entry in REGISTRY.values():
+        if entry.attribute == name:
+            return entry.load()
+    raise AttributeError(f"module 'dst.models' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def named(*axes: str | None) -> dict[str, Any]:
+def axis_names(*axes: str | None) -> dict[str, Any]:
     """Metadata of an ``nnx.Param``: a name for each of its axes, or None.
 
     The names are what ``nnx.get_partition_spec`` reads. Networks use ``embed`` and ``channels``
@@ -17,7 +17,7 @@ def named(*axes: str | None) -> dict[str, Any]:
 
     Example:
       >>> from flax import nnx
-      >>> layer = nnx.Linear(4, 8, kernel_metadata=named("embed", "mlp"), rngs=nnx.Rngs(0))
+      >>> layer = nnx.Linear(4, 8, kernel_metadata=axis_names("embed", "mlp"), rngs=nnx.Rngs(0))
       >>> layer.kernel.get_metadata("out_sharding")
       ('embed', 'mlp')
     """

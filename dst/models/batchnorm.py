@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from dst.core.typing import Array
-from dst.models.axes import named
+from dst.models.axes import axis_names
 
 
 class ConvNorm(nnx.Module):
@@ -50,7 +50,7 @@ class ConvNorm(nnx.Module):
             feature_group_count=inputs if depthwise else 1,
             use_bias=False,
             kernel_init=he(),
-            kernel_metadata=named(None, None, *names),
+            kernel_metadata=axis_names(None, None, *names),
             rngs=rngs,
         )
         self.name = "depthwise" if depthwise else "conv"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from flax import nnx
 
+from dst.core.registry import named
 from dst.core.typing import Array
-from dst.models.axes import named
+from dst.models.axes import axis_names
+from dst.rules.fields import Positive, Widths
 
 
+@named("convnet")
 class ConvNet(nnx.Module):
     """Convolutions of 3 x 3, each with ReLU and 2 x 2 max-pooling, then one hidden layer.
 
@@ -36,9 +40,9 @@ class ConvNet(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        channels: Sequence[int] = (16, 32),
-        hidden: int = 64,
-        norm: str = "none",
+        channels: Widths = (16, 32),
+        hidden: Positive = 64,
+        norm: Literal["none", "batch"] = "none",
         rngs: nnx.Rngs,
     ):
         height, width, depth = shape
@@ -54,7 +58,11 @@ class ConvNet(nnx.Module):
         self.conv = nnx.List(
             [
                 nnx.Conv(
-                    n, m, kernel_size=(3, 3), kernel_metadata=named(None, None, *ends), rngs=rngs
+                    n,
+                    m,
+                    kernel_size=(3, 3),
+                    kernel_metadata=axis_names(None, None, *ends),
+                    rngs=rngs,
                 )
                 for n, m, *ends in layers
             ]
@@ -63,9 +71,9 @@ class ConvNet(nnx.Module):
         self.norm = nnx.List(norms)
         pixels = (height >> len(channels)) * (width >> len(channels))
         self.hidden = nnx.Linear(
-            pixels * depths[-1], hidden, kernel_metadata=named("embed", "mlp"), rngs=rngs
+            pixels * depths[-1], hidden, kernel_metadata=axis_names("embed", "mlp"), rngs=rngs
         )
-        self.out = nnx.Linear(hidden, classes, kernel_metadata=named("mlp", None), rngs=rngs)
+        self.out = nnx.Linear(hidden, classes, kernel_metadata=axis_names("mlp", None), rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """Logits ``[batch, classes]`` of images ``[batch, height, width, channels]``."""

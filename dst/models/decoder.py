@@ -10,13 +10,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import normal, variance_scaling
 
+from dst.core.registry import named
 from dst.core.typing import Array, Float, Int
-from dst.models.axes import named
+from dst.models.axes import axis_names
+from dst.rules.fields import Positive
 
 _BASE = 10_000.0  # of the rotary angles, as in the paper
 _LAYERS = {nnx.PARTITION_NAME: "layers"}  # the name of the axis of stacked blocks
 
 
+@named("decoder", inputs="tokens")
 class Decoder(nnx.Module):
     """Token embedding, pre-norm blocks of causal attention and SwiGLU, final norm, logits.
 
@@ -63,11 +66,11 @@ class Decoder(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        width: int = 128,
-        layers: int = 4,
-        heads: int = 4,
-        kv_heads: int | None = None,
-        hidden: int = 512,
+        width: Positive = 128,
+        layers: Positive = 4,
+        heads: Positive = 4,
+        kv_heads: Positive | None = None,
+        hidden: Positive = 512,
         tied: bool = True,
         scan: bool = False,
         rngs: nnx.Rngs,
@@ -78,7 +81,7 @@ class Decoder(nnx.Module):
             classes,
             width,
             embedding_init=normal(0.02),
-            embedding_metadata=named("vocab", "embed"),
+            embedding_metadata=axis_names("vocab", "embed"),
             rngs=rngs,
         )
 
@@ -213,6 +216,6 @@ def _linear(
         outputs,
         use_bias=False,
         kernel_init=initial,
-        kernel_metadata=named(*names),
+        kernel_metadata=axis_names(*names),
         rngs=rngs,
     )

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from flax import nnx
 
+from dst.core.registry import named
 from dst.core.typing import Array
-from dst.models.axes import named
+from dst.models.axes import axis_names
+from dst.rules.fields import Positive, Widths
 
 
+@named("lenet5")
 class LeNet5(nnx.Module):
     """Two convolutions of 5 x 5 with 2 x 2 max-pooling, one hidden layer, ReLU throughout.
 
@@ -42,8 +45,8 @@ class LeNet5(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        channels: tuple[int, int] = (20, 50),
-        hidden: int = 500,
+        channels: Widths = (20, 50),
+        hidden: Positive = 500,
         rngs: nnx.Rngs,
     ):
         height, width, depth = shape
@@ -60,7 +63,7 @@ class LeNet5(nnx.Module):
                     m,
                     kernel_size=(5, 5),
                     padding="VALID",
-                    kernel_metadata=named(None, None, *ends),
+                    kernel_metadata=axis_names(None, None, *ends),
                     rngs=rngs,
                 )
                 for n, m, *ends in (
@@ -70,8 +73,10 @@ class LeNet5(nnx.Module):
             ]
         )
         pixels = rows * columns * second
-        self.hidden = nnx.Linear(pixels, hidden, kernel_metadata=named("embed", "mlp"), rngs=rngs)
-        self.out = nnx.Linear(hidden, classes, kernel_metadata=named("mlp", None), rngs=rngs)
+        self.hidden = nnx.Linear(
+            pixels, hidden, kernel_metadata=axis_names("embed", "mlp"), rngs=rngs
+        )
+        self.out = nnx.Linear(hidden, classes, kernel_metadata=axis_names("mlp", None), rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """Logits ``[batch, classes]`` of images ``[batch, height, width, channels]``."""

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 from flax import nnx
 
+from dst.core.registry import named
 from dst.core.typing import Array
-from dst.models.axes import named
+from dst.models.axes import axis_names
+from dst.rules.fields import Widths
 
 
+@named("mlp")
 class MLP(nnx.Module):
     """Fully connected layers with ReLU between them.
 
@@ -35,7 +38,7 @@ class MLP(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        hidden: Sequence[int] = (300, 100),
+        hidden: Widths = (300, 100),
         rngs: nnx.Rngs,
     ):
         widths = [math.prod(shape), *hidden]
@@ -43,9 +46,12 @@ class MLP(nnx.Module):
         names = ["embed" if i % 2 == 0 else "mlp" for i in range(len(widths))]
         layers = zip(widths[:-1], widths[1:], names[:-1], names[1:], strict=True)
         self.hidden = nnx.List(
-            [nnx.Linear(n, m, kernel_metadata=named(*ends), rngs=rngs) for n, m, *ends in layers]
+            [
+                nnx.Linear(n, m, kernel_metadata=axis_names(*ends), rngs=rngs)
+                for n, m, *ends in layers
+            ]
         )
-        last = named(names[-1], None)
+        last = axis_names(names[-1], None)
         self.out = nnx.Linear(widths[-1], classes, kernel_metadata=last, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:

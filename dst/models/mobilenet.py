@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
+from dst.core.registry import named
 from dst.core.typing import Array
 from dst.models.batchnorm import ConvNorm
+from dst.rules.fields import NotNegative
 
 # Output channels and stride of each pair.
 _PAIRS = (
@@ -38,6 +40,7 @@ class Pair(nnx.Module):
         return jax.nn.relu6(self.pointwise(jax.nn.relu6(self.spatial(inputs))))
 
 
+@named("mobilenet-v1")
 class MobileNetV1(nnx.Module):
     """MobileNet-v1 with the topology of Keras: 4,209,088 weights.
 
@@ -64,7 +67,7 @@ class MobileNetV1(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        width: float = 1.0,
+        width: NotNegative = 1.0,
         rngs: nnx.Rngs,
     ):
         channels = int(32 * width)

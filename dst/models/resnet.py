@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from flax import nnx
 
+from dst.core.registry import named
 from dst.core.typing import Array
-from dst.models.axes import named
+from dst.models.axes import axis_names
 from dst.models.batchnorm import ConvNorm
+from dst.rules.fields import Positive, Widths
 
 
 class Bottleneck(nnx.Module):
@@ -72,6 +74,7 @@ def _blocks(
     return blocks
 
 
+@named("resnet50")
 class ResNet50(nnx.Module):
     """ResNet-50, version 1.5: 53 convolutions and a linear layer; 25.5 M weights.
 
@@ -98,14 +101,14 @@ class ResNet50(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        stages: Sequence[int] = (3, 4, 6, 3),
-        width: int = 64,
+        stages: Widths = (3, 4, 6, 3),
+        width: Positive = 64,
         rngs: nnx.Rngs,
     ):
         self.stem = ConvNorm(shape[-1], width, 7, 2, names=(None, "channels"), rngs=rngs)
         self.block = nnx.List(_blocks(Bottleneck, stages, width, rngs))
         features = Bottleneck.expansion * width << (len(stages) - 1)
-        last = named("channels", None)
+        last = axis_names("channels", None)
         self.out = nnx.Linear(features, classes, kernel_metadata=last, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
@@ -117,6 +120,7 @@ class ResNet50(nnx.Module):
         return self.out(x.mean(axis=(1, 2)))
 
 
+@named("resnet20")
 class ResNet20(nnx.Module):
     """ResNet-20 for images of 32 x 32: 19 convolutions and a linear layer; 0.27 M weights.
 
@@ -147,13 +151,13 @@ class ResNet20(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        stages: Sequence[int] = (3, 3, 3),
-        width: int = 16,
+        stages: Widths = (3, 3, 3),
+        width: Positive = 16,
         rngs: nnx.Rngs,
     ):
         self.stem = ConvNorm(shape[-1], width, 3, names=(None, "channels"), rngs=rngs)
         self.block = nnx.List(_blocks(Basic, stages, width, rngs))
-        features, last = width << (len(stages) - 1), named("channels", None)
+        features, last = width << (len(stages) - 1), axis_names("channels", None)
         self.out = nnx.Linear(features, classes, kernel_metadata=last, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from flax import nnx
 
+from dst.core.registry import named
 from dst.core.typing import Array
-from dst.models.axes import named
+from dst.models.axes import axis_names
 from dst.models.batchnorm import he, norm
+from dst.rules.fields import Positive
 
 
 class Block(nnx.Module):
@@ -33,6 +35,7 @@ class Block(nnx.Module):
         return self.second(x) + shortcut
 
 
+@named("wide-resnet")
 class WideResNet(nnx.Module):
     """WRN-depth-widen: three stages of pre-activation blocks; by default WRN-22-2.
 
@@ -66,8 +69,8 @@ class WideResNet(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        depth: int = 22,
-        widen: int = 2,
+        depth: Positive = 22,
+        widen: Positive = 2,
         rngs: nnx.Rngs,
     ):
         per_stage, rest = divmod(depth - 4, 6)
@@ -84,7 +87,7 @@ class WideResNet(nnx.Module):
                 channels = outputs
         self.block = nnx.List(blocks)
         self.norm = norm(channels, rngs)
-        last = named("channels", None)
+        last = axis_names("channels", None)
         self.out = nnx.Linear(channels, classes, kernel_metadata=last, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
@@ -112,6 +115,6 @@ def _conv(
         padding=(half, half),
         use_bias=False,
         kernel_init=he(),
-        kernel_metadata=named(None, None, *names),
+        kernel_metadata=axis_names(None, None, *names),
         rngs=rngs,
     )

@@ -15,7 +15,7 @@ from dst.report import reading
 from dst.report.contents import Run, figure_of, most_telling, number
 from dst.report.words import listed
 from dst.train.config import overrides
-from dst.train.objectives.task import Figure
+from dst.train.objectives.figures import Figure
 from dst.train.records import run_dir
 
 FILE, JOURNAL, RESULTS, TRIALS = "sweep.yaml", "journal.log", "sweep.json", "trials"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dst.train.objectives.task import FIGURES, Figure, headline
+from dst.train.objectives.figures import FIGURES, Figure, headline
 
 
 def number(value: Any) -> float | None:

@@ -15,7 +15,7 @@ from dst.report.groups import SPARSITY, Group, Layout
 from dst.report.plots import Key, Plot
 from dst.report.theme import SERIES, colour
 from dst.report.words import joined, percent
-from dst.train.objectives.task import Figure
+from dst.train.objectives.figures import Figure
 
 _LOG_RATIO = 20.0  # from this ratio on, an axis of positive numbers is logarithmic
 _SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)

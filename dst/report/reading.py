@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from dst.io.safetensors import load_masks
 from dst.report.contents import Run, number
 from dst.report.words import listed
-from dst.train.objectives.task import FIGURES
+from dst.train.objectives.figures import FIGURES
 from dst.train.records.run_dir import CONFIG, MASKS_FINAL, MASKS_INITIAL, METRICS, SUMMARY
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from dst.core import checks
+from dst.rules.allocation import Allocator, allocator
+from dst.rules.schedule import Duration, duration
 
 
 class Check(NamedTuple):
@@ -28,8 +31,41 @@ Sparsity = Annotated[
 Share = Annotated[float, Check(checks.fraction, (("minimum", 0), ("maximum", 1)))]
 NotNegative = Annotated[float, Check(checks.at_least_zero, (("minimum", 0),))]
 Positive = Annotated[int, Check(partial(checks.integer, at_least=1), (("minimum", 1),))]
+Widths = Annotated[tuple[Positive, ...], Check(checks.not_empty, (("minItems", 1),))]
 Decay = Literal["cosine", "constant", "linear"]
 Rounding = Literal["floor", "ceil", "round"]
 Regrow = Literal["allow", "forbid"]
 RegrowValue = Literal["keep", "zero"]
 ColdStart = Literal["local_count", "off"] | Positive
+
+
+def check(name: str, hint: Any, value: Any) -> None:
+    """Raises unless a value is what the annotation of its field says.
+
+    Durations, allocations, words of a ``Literal`` and ranges (:class:`Check`) are checked, also
+    inside tuples and unions; other types are the type checker's.
+
+    Raises:
+      ValueError: with the name, what was expected and what was found.
+    """
+    if hint == str | Allocator:
+        allocator(value)
+        return
+    arms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if value is None and type(None) in arms:
+        return
+    if set(get_args(Duration)) <= set(arms):
+        duration(name, value)
+    words = next((get_args(arm) for arm in arms if get_origin(arm) is Literal), None)
+    if words and (len(arms) == 1 or isinstance(value, str)):
+        checks.one_of(name, value, words)
+        return
+    for arm in arms:
+        if get_origin(arm) is Annotated:
+            for mark in arm.__metadata__:
+                if isinstance(mark, Check):
+                    mark.check(name, value)
+            arm = get_args(arm)[0]
+        if get_origin(arm) is tuple and isinstance(value, (tuple, list)):
+            for i, item in enumerate(value):
+                check(f"{name}[{i}]", get_args(arm)[0], item)

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import (
-    Annotated,
     Any,
-    Literal,
     NamedTuple,
     TypeVar,
-    Union,
     dataclass_transform,
-    get_args,
-    get_origin,
     get_type_hints,
 )
 
-from dst.core import checks
 from dst.core.registry import named
-from dst.rules.allocation import Allocator, allocator
-from dst.rules.schedule import Duration, NeverFires, Unresolved, duration
+from dst.rules import fields
+from dst.rules.schedule import NeverFires, Unresolved
 
 __all__ = ["Preset", "method", "named", "preset"]
 
@@ -55,7 +48,7 @@ def method(cls: type[T]) -> type[T]:
 
     def __post_init__(self: Any) -> None:
         for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
-            _check(name, hint, getattr(self, name))
+            fields.check(name, hint, getattr(self, name))
         try:
             self.rule()
         except Unresolved:  # everything else can be checked at some length of training
@@ -105,21 +98,3 @@ def _hints(cls: Any) -> dict[str, Any]:
         return get_type_hints(cls, include_extras=True)
     except NameError:  # a name that only a type checker sees: its fields stay unchecked
         return {}
-
-
-def _check(name: str, hint: Any, value: Any) -> None:
-    if hint == str | Allocator:
-        allocator(value)
-        return
-    arms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    if value is None and type(None) in arms:
-        return
-    if set(get_args(Duration)) <= set(arms):
-        duration(name, value)
-    words = next((get_args(arm) for arm in arms if get_origin(arm) is Literal), None)
-    if words and (len(arms) == 1 or isinstance(value, str)):
-        checks.one_of(name, value, words)
-        return
-    for arm in arms:
-        for check in arm.__metadata__ if get_origin(arm) is Annotated else ():
-            check.check(name, value)

@@ -1,7 +1,6 @@
-"""The training program: one run, from a config to a report.
+"""The training program: one run, from a YAML file to its records.
 
-In the order in which data flows: ``config``, ``data``, ``state``, ``step``, ``evaluation``,
-``checkpoint``, ``loop``. Beside them ``recipes`` (what the literature would set), ``schema`` (plain
-data to dataclasses), ``optim`` (the wrapped optimizer), ``task`` (what networks are judged by) and
-``logs`` (what is told to whom).
+``config`` reads the file, ``data`` gives batches, ``objectives`` gives the loss, ``setup`` builds
+the pieces of a run, ``step`` is one optimizer update, ``loop`` trains. ``records`` holds what a run
+writes: checkpoints, metrics, its summary. ``distributed`` holds meshes and several processes.
 """

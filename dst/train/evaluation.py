@@ -12,7 +12,7 @@ from flax import nnx
 
 import dst
 from dst.core.typing import Array
-from dst.train.objectives.task import Task
+from dst.train.objectives import Objective
 from dst.train.state import Network, TrainState
 from dst.train.step import Metrics
 
@@ -21,7 +21,7 @@ Scores = dict[str, np.float32]
 
 def make(
     network: Network,
-    task: Task,
+    objective: Objective,
     batches: Callable[[], Iterable[tuple[Array, Array]]],
     calibration: Callable[[], Iterable[Array]] | None = None,
 ) -> Callable[[TrainState], Scores]:
@@ -29,20 +29,23 @@ def make(
 
     Args:
       network: see :func:`dst.train.state.modes`.
-      task: what its outputs are judged by.
+      objective: what it is judged by.
       batches: the whole test set, inputs and labels, anew at every call.
       calibration: inputs from the training set over which BatchNorm's statistics are averaged
         anew before every evaluation; None: the running statistics are used.
 
     Returns:
-      ``evaluate(state) -> {figures of the task}``, means over all test labels; with a moving
+      ``evaluate(state) -> {metrics of the objective}``, means over all test labels; with a moving
       average also ``ema_loss`` and so on, of the average under the masks. The state is not
       changed: what calibration finds is used and forgotten.
     """
 
     @jax.jit
     def score(params: Any, carried: Any, inputs: Array, labels: Array) -> Metrics:
-        return task.scores(network.merge(network.test, params, carried)(inputs), labels)
+        model = network.merge(network.test, params, carried)
+        key = jax.random.key(0, impl="threefry2x32")
+        loss, metrics = objective.loss(model, (inputs, labels), key)
+        return {"loss": loss, **metrics}
 
     @jax.jit
     def statistics(params: Any, carried: Any, inputs: Array) -> Any:
@@ -66,7 +69,7 @@ def make(
         parts = jax.device_get(parts)
         return {
             name: np.float32(np.average([part[name] for part in parts], weights=sizes))
-            for name in task.figures
+            for name in parts[0]
         }
 
     masked = jax.jit(dst.apply_masks)

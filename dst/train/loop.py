@@ -26,7 +26,7 @@ from dst.train.data.stream import Batches
 from dst.train.distributed import processes, signals
 from dst.train.distributed.signals import Stopped
 from dst.train.nonfinite import Diverged, Rollback, Watch
-from dst.train.objectives.task import score
+from dst.train.objectives.figures import score
 from dst.train.point import Point, first, newest, save_arrays
 from dst.train.records import checkpoint, run_dir, summary
 from dst.train.records.costs import RunCosts

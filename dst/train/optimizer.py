@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ import optax
 
 from dst.core import checks
 from dst.core.tree import flatten, lookup
-from dst.rules.schedule import Duration, constant, cosine, duration, linear, resolve
+from dst.core.typing import Array, PyTree
+from dst.rules.schedule import Duration, Schedule, constant, cosine, duration, linear, resolve
 
-# The settings of its own that each optimizer has; None leaves Optax's default.
+# The settings that each optimizer has of its own; None leaves Optax's default.
 _OWN: dict[str, tuple[str, ...]] = {
     "sgd": (),
     "momentum": ("momentum", "nesterov"),
@@ -32,15 +33,17 @@ class Optimizer:
 
     Attributes:
       name: the update rule.
-      learning_rate: at its peak.
+      learning_rate: its peak, > 0.
       warmup: steps or percent in which the learning rate rises linearly to its peak.
-      decay: from the end of the warm-up to the end of training, to zero.
-      weight_decay: of weights with two or more dimensions: decoupled for adamw, lion, adafactor
-        and muon, added to the gradient for the others.
+      decay: how the learning rate falls to zero, from the end of the warm-up to the end of
+        training; "constant" does not fall.
+      weight_decay: of weights with two or more dimensions, >= 0: decoupled for adamw, lion,
+        adafactor and muon, added to the gradient for the others.
       clip: largest global norm of the (masked) gradients; null does not clip.
-      accumulate: micro-batches that make up one batch; one optimizer update for all of them.
-      ema: decay of an exponential moving average of the parameters, for evaluation; null: none.
-      momentum: of momentum, 0.9 where null.
+      accumulate: micro-batches per batch, >= 1; there is one optimizer update for all of them.
+      ema: decay of an exponential moving average of the parameters, for evaluation, in [0, 1);
+        null: no average.
+      momentum: of the optimizer "momentum", in [0, 1); null: 0.9.
       nesterov: whether momentum looks ahead.
       b1: decay of the first moment (adam, adamw, lion).
       b2: decay of the second moment (adam, adamw, lion).
@@ -79,19 +82,21 @@ class Optimizer:
                 )
 
 
-def learning_rate(config: Optimizer, steps: int, first: int = 0) -> Callable[[Any], Any]:
-    """The learning rate as an Optax schedule; on the host, a function of integers.
+def learning_rate(config: Optimizer, steps: int, first: int = 0) -> Schedule:
+    """The learning rate as an Optax schedule: a function of the updates done.
+
+    Given a Python integer it computes on the host, otherwise with JAX.
 
     Args:
       config: peak, warm-up and decay.
       steps: length of training in optimizer updates.
-      first: updates that count as done when the schedule is at 0.
+      first: updates done before the count starts at 0.
     """
     warm = resolve("warmup", config.warmup, steps, "")
     rest = max(steps - warm, 1)
     decay = {"constant": constant(1.0), "cosine": cosine(1.0, rest), "linear": linear(1.0, rest)}
 
-    def rate(count: Any) -> Any:
+    def rate(count: int | Array) -> float | Array:
         host, count = isinstance(count, int), count + first
         rise = (min if host else jnp.minimum)((count + 1) / max(warm, 1), 1.0)
         since = (max if host else jnp.maximum)(count - warm, 0)
@@ -103,19 +108,20 @@ def learning_rate(config: Optimizer, steps: int, first: int = 0) -> Callable[[An
 def make(
     config: Optimizer, steps: int, stacked: Mapping[str, int] | None = None, first: int = 0
 ) -> optax.GradientTransformation:
-    """The Optax optimizer to be wrapped by :func:`dst.sparsify`. Clipping is inside it, so that
-    it sees the gradients of active weights only.
+    """The Optax optimizer that :func:`dst.sparsify` wraps.
+
+    Clipping is part of it, so that it sees the gradients of active weights only.
 
     Args:
       config: its settings.
       steps: length of training in optimizer updates.
-      stacked: number of leading axes that enumerate layers, by leaf pattern: they do not make a
-        matrix of a scale.
+      stacked: number of leading axes that enumerate layers, by leaf pattern. They do not count as
+        dimensions: a stacked scale is no matrix.
       first: as in :func:`learning_rate`.
     """
 
-    def matrices(params: Any) -> Any:
-        """Biases and scales do not decay."""
+    def matrices(params: PyTree) -> PyTree:
+        """bool for each leaf: biases and scales do not decay."""
         paths, leaves, treedef = flatten(params)
         ranks = (x.ndim - (lookup(stacked, p) or 0) for p, x in zip(paths, leaves, strict=True))
         return jax.tree.unflatten(treedef, [rank > 1 for rank in ranks])

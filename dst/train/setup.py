@@ -15,10 +15,9 @@ import dst
 from dst.core.typing import Array
 from dst.engine.plan import Plan
 from dst.io import safetensors as export
-from dst.train import data, evaluation, state, step
+from dst.train import data, evaluation, objectives, state, step
 from dst.train import optimizer as optim
 from dst.train.config.run import Config, ConfigError
-from dst.train.config.schema import Section
 from dst.train.data import stream
 from dst.train.distributed import mesh as devices
 from dst.train.evaluation import Scores
@@ -80,6 +79,7 @@ def _make(config: Config) -> Setup:
     start = config.start
     dataset = data.load(config.data)
     pinned = replace(config.data.value, **dataset.identity)
+    objective = objectives.chosen(config.objective, dataset.objective)
 
     def build() -> nnx.Module:
         return state.network(config.model, dataset.shape, dataset.classes, config.seed)
@@ -141,11 +141,11 @@ def _make(config: Config) -> Setup:
 
         # What fits into memory is put on the devices once.
         kept = None if dataset.threads else list(test())
-        return evaluation.make(network, dataset.task, test if kept is None else lambda: kept, anew)
+        return evaluation.make(network, objective, test if kept is None else lambda: kept, anew)
 
     one_update = step.make(
         network,
-        dataset.task,
+        objective,
         tx,
         rate,
         ema,
@@ -158,7 +158,7 @@ def _make(config: Config) -> Setup:
         return tuple(evaluate(now) for evaluate in each)
 
     return Setup(
-        config=replace(config, data=Section(config.data.name, pinned)),
+        config=replace(config, data=replace(config.data, value=pinned)),
         plan=plan,
         notes=placement.notes,
         fires=tx.fires,

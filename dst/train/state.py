@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import jax
@@ -12,19 +11,7 @@ from flax import nnx
 from jax import lax
 
 import dst
-from dst import models
 from dst.train.config.schema import Section
-
-_MODELS = {
-    "mlp": models.MLP,
-    "convnet": models.ConvNet,
-    "lenet5": models.LeNet5,
-    "resnet20": models.ResNet20,
-    "resnet50": models.ResNet50,
-    "wide-resnet": models.WideResNet,
-    "mobilenet-v1": models.MobileNetV1,
-    "decoder": models.Decoder,
-}
 
 
 class TrainState(NamedTuple):
@@ -100,7 +87,13 @@ def variables(model: nnx.Module) -> Any:
 
 def network(section: Section, shape: Sequence[int], classes: int, seed: int) -> nnx.Module:
     """The network that a config names, with its initial weights."""
-    return _MODELS[section.name](shape, classes, **asdict(section.value), rngs=nnx.Rngs(seed))
+    model = section.make(shape=tuple(shape), classes=classes, rngs=nnx.Rngs(seed))
+    if not (isinstance(model, nnx.Module) and callable(model)):
+        raise ValueError(
+            f"model.import: {section.name} must give a flax.nnx.Module that can be called on "
+            f"inputs, got {type(model).__name__}."
+        )
+    return model
 
 
 def initial(params: Any, carried: Any, tx: dst.SparseTransformation, ema: bool) -> TrainState:

@@ -14,7 +14,7 @@ from jax import lax
 import dst
 from dst.core.typing import Array
 from dst.train.distributed.mesh import Placement
-from dst.train.objectives.task import Task
+from dst.train.objectives import Objective
 from dst.train.state import Network, TrainState, variables
 
 Metrics = dict[str, Array]
@@ -22,7 +22,7 @@ Metrics = dict[str, Array]
 
 def make(
     network: Network,
-    task: Task,
+    objective: Objective,
     tx: dst.SparseTransformation,
     learning_rate: Callable[[Any], Any],
     ema: float | None,
@@ -33,7 +33,7 @@ def make(
 
     Args:
       network: see :func:`dst.train.state.modes`.
-      task: what its outputs are judged by.
+      objective: what is minimised.
       tx: the sparse optimizer.
       learning_rate: that it uses, as a function of its updates, for the metrics.
       ema: decay of the moving average of the parameters; None: none.
@@ -45,7 +45,7 @@ def make(
         (:func:`missed_topology_step`), since a count of active weights may depend on it.
 
     Returns:
-      ``step(state, inputs, labels, topology=bool) -> state, {figures of the task,
+      ``step(state, inputs, labels, topology=bool) -> state, {metrics of the objective,
       learning_rate}``; with ``skip`` also ``skipped``, the updates left out so far. Inputs and
       labels have two leading axes, micro-batch and example in it: gradients are averaged over
       both, then there is one update; what the network carries beside its weights passes from one
@@ -53,30 +53,39 @@ def make(
       False contains no selection.
     """
 
-    def loss(params: Any, carried: Any, inputs: Array, labels: Array) -> tuple[Array, Any]:
+    def loss(params: Any, carried: Any, batch: Any, key: Array) -> tuple[Array, Any]:
         model = network.merge(network.train, params, carried)
-        scores = task.scores(model(inputs), labels)
-        return scores["loss"], (scores, variables(model))
+        value, metrics = objective.loss(model, batch, key)
+        return value, ({"loss": value, **metrics}, variables(model))
 
     def step(
         state: TrainState, inputs: Array, labels: Array, *, topology: bool
     ) -> tuple[TrainState, Metrics]:
-        def micro_step(so_far: Any, batch: tuple[Array, Array]) -> tuple[Any, None]:
-            total, carried = so_far
-            grads, (scores, carried) = jax.grad(loss, has_aux=True)(state.params, carried, *batch)
-            grads = placement.keep(grads)
-            return (jax.tree.map(jnp.add, total, (grads, scores)), carried), None
+        seed = jax.random.key(state.opt_state.hyper.seed, impl="threefry2x32")
+        keys = jax.random.split(jax.random.fold_in(seed, state.opt_state.count), len(inputs))
 
-        zero = (
-            jax.tree.map(jnp.zeros_like, state.params),
-            dict.fromkeys(task.figures, jnp.zeros(())),
-        )
+        def micro_step(carried: Any, batch: Any, key: Array) -> tuple[Any, Any]:
+            grads, (scores, carried) = jax.grad(loss, has_aux=True)(
+                state.params, carried, batch, key
+            )
+            return carried, (placement.keep(grads), scores)
+
+        def add(so_far: Any, part: Any) -> tuple[Any, None]:
+            carried, total = so_far
+            carried, parts = micro_step(carried, *part)
+            return (carried, jax.tree.map(jnp.add, total, parts)), None
+
         # One micro-batch is no loop: in loops, XLA's CPU backend takes 15 times as long over
         # convolutions.
+        first = (inputs[0], labels[0]), keys[0]
         if len(inputs) == 1:
-            (total, carried), _ = micro_step((zero, state.variables), (inputs[0], labels[0]))
+            carried, total = micro_step(state.variables, *first)
         else:
-            (total, carried), _ = lax.scan(micro_step, (zero, state.variables), (inputs, labels))
+            scores = jax.eval_shape(loss, state.params, state.variables, *first)[1][0]
+            shapes = (state.params, scores)
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            start = (state.variables, zeros)
+            (carried, total), _ = lax.scan(add, start, ((inputs, labels), keys))
         grads, metrics = jax.tree.map(lambda x: x / len(inputs), total)
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params, topology=topology)

@@ -1,4 +1,4 @@
-"""Laws of calls that make several updates: what they change is how often Python is asked."""
+"""Laws of calls that make several updates: only the number of calls from Python changes."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_where_calls_are_cut_changes_no_bit(finished, step, tmp_path):
 
 
 def test_two_programs_are_enough(tmp_path, monkeypatch):
-    made = setup.make(small(tmp_path, CALLS))
-    monkeypatch.setattr(setup, "make", lambda config: made)
+    pieces = setup.make(small(tmp_path, CALLS))
+    monkeypatch.setattr(setup, "make", lambda config: pieces)
     loop.train(small(tmp_path, CALLS), tmp_path / "run")
-    assert made.steps._cache_size() == 1
-    assert made.step._cache_size() == 1  # the topology step
+    assert pieces.steps._cache_size() == 1
+    assert pieces.step._cache_size() == 1  # the topology step
 
 
-def test_a_loss_within_a_call_is_found_at_its_step(tmp_path, monkeypatch):
+def test_a_loss_within_a_call_is_reported_at_its_step(tmp_path, monkeypatch):
     with faults.before_step(monkeypatch, {}, bad=(18,)):  # the second of the call from 16 to 20
         with pytest.raises(loop.Diverged, match="loss is nan at step 18"):
             loop.train(small(tmp_path, CALLS), tmp_path / "run")
@@ -72,11 +72,11 @@ def test_an_update_within_a_call_is_skipped(tmp_path, monkeypatch):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)
 
 
-def test_a_rollback_from_within_a_call_passes_by_the_same_batches(tmp_path, monkeypatch):
+def test_a_rollback_from_within_a_call_skips_the_same_batches(tmp_path, monkeypatch):
     with faults.before_step(monkeypatch, {}, bad=(18,)):
         loop.train(small(tmp_path, CALLS, "train.on_nonfinite=rollback"), tmp_path / "run")
     position = checkpoint.position(tmp_path / "run" / "checkpoints", 40)
-    assert position == {"drawn": 48}  # 11 to 18 passed by
+    assert position == {"drawn": 48}  # 11 to 18 were skipped
 
 
 @pytest.mark.parametrize(

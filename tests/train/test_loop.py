@@ -14,8 +14,7 @@ from dst.report import reading
 from dst.report.tiles import tiles
 from dst.train import loop, setup
 from dst.train.config import run as config
-from dst.train.records import checkpoint
-from dst.train.records import run_dir as directory
+from dst.train.records import checkpoint, run_dir
 from tests.faults import records
 from tests.training import CONFIGS, assert_same, small, states_in, write_small
 
@@ -116,7 +115,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(finished, tm
     assert_same(states_in(run)[40], states_in(finished)[40])
 
 
-def test_without_a_checkpoint_a_run_begins_again(finished, tmp_path):
+def test_without_a_checkpoint_a_run_starts_again(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     shutil.rmtree(run / "checkpoints")
@@ -148,16 +147,16 @@ def test_an_existing_run_is_not_overwritten_unless_asked(finished, capsys):
 
 
 def test_overwrite_replaces_a_run_and_nothing_else(tmp_path):
-    directory.create(tmp_path / "run", "name: a\n", overwrite=False).close()
+    run_dir.create(tmp_path / "run", "name: a\n", overwrite=False).close()
     (tmp_path / "run" / "more").write_text("")
-    directory.create(tmp_path / "run", "name: b\n", overwrite=True).close()
+    run_dir.create(tmp_path / "run", "name: b\n", overwrite=True).close()
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.yaml", "lock"]
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("")
-    with pytest.raises(directory.DirectoryError, match="no run directory"):
-        directory.create(tmp_path / "home", "name: a\n", overwrite=True)
+    with pytest.raises(run_dir.DirectoryError, match="no run directory"):
+        run_dir.create(tmp_path / "home", "name: a\n", overwrite=True)
     assert (tmp_path / "home" / "thesis.tex").exists()
 
 
@@ -166,8 +165,8 @@ def test_resume_needs_a_run(tmp_path, capsys):
     assert "config.yaml" in capsys.readouterr().err
 
 
-# Compilation costs: `make test` runs one config and sets the others up. Data sets that
-# must be prepared have their tests in test_train_tfds.py.
+# Compilation costs: `make test` runs one config and sets the others up. Data sets that must be
+# prepared are tested in tests/train/data/test_tfds.py.
 HERE = [p for p in CONFIGS if p.parent.name in ("digits", "stdlib")]
 RUN = [
     pytest.param(p, marks=[] if p.match("digits/rigl.yaml") else pytest.mark.evidence) for p in HERE

@@ -152,9 +152,8 @@ class Noisy(nnx.Module):
         return self.out(self.dropout(inputs.reshape(len(inputs), -1)))
 
 
-def test_random_layers_resume_bit_for_bit_and_rest_at_evaluation(tmp_path, monkeypatch):
-    monkeypatch.setitem(states._MODELS, "mlp", Noisy)
-    made = setup.make(small(tmp_path))
+def test_random_layers_resume_bit_for_bit_and_rest_at_evaluation(tmp_path):
+    made = setup.make(small(tmp_path, f"model={{import: '{__name__}:Noisy', hidden: 1}}"))
     state = _steps(made, made.begin(), 0, 2)
     assert made.evaluate(state) == made.evaluate(state)
     straight, again = _continues(made, state, 2, tmp_path / "saved")

@@ -11,6 +11,7 @@ from dst.core import checks
 from dst.rules.schedule import Duration, duration, resolve
 from dst.train.config import overrides as plain
 from dst.train.config import run as runs
+from dst.train.config.json_schema import of_choice
 from dst.train.config.run import Config, ConfigError
 from dst.train.config.schema import Choice, Option, Section
 from dst.train.optimizer import learning_rate
@@ -278,7 +279,7 @@ def is_study(where: Path) -> bool:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the section."""
-    arms = KINDS.json_schema()
+    arms = of_choice(KINDS)
     for arm in arms["anyOf"]:
         if "properties" in arm and arm["properties"]["name"] == {"const": "tickets"}:
             arm["required"] = []

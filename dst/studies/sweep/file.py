@@ -18,7 +18,7 @@ from dst.studies.sweep.spec import Hyperband, Keys, Metric, Sweep, SweepError, o
 from dst.train.config import overrides as plain
 from dst.train.config import run as config
 from dst.train.config.run import ConfigError
-from dst.train.objectives.task import SCORES
+from dst.train.objectives.figures import SCORES
 
 ARGUMENTS = "${args_no_hyphens}"
 # Keys that only W&B reads.

@@ -5,22 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dst import models
 from dst.core import checks
+from dst.core.registry import Registry
 from dst.methods import METHODS, SETTINGS
+from dst.rules.fields import Positive
 from dst.rules.latent import Latent
 from dst.rules.rule import Rule
+from dst.train import objectives
+from dst.train.config import doors, recipes, schema
 from dst.train.config import overrides as plain
-from dst.train.config import recipes, schema
-from dst.train.config.models import MODEL
 from dst.train.config.schema import Choice, Option, Section
 from dst.train.config.sections import Mesh, Sparsify, Train, Wandb
 from dst.train.config.warm_start import FixedMasks, Start
-from dst.train.data.digits import Digits
-from dst.train.data.stdlib import Stdlib
-from dst.train.data.tfds import Tfds
 from dst.train.distributed.processes import Hosts
 from dst.train.optimizer import Optimizer
 
@@ -29,9 +30,25 @@ class ConfigError(ValueError):
     """A config that cannot be run: the file, the key, what was expected, what was found."""
 
 
-DATA = Choice({"digits": Option(Digits), "stdlib": Option(Stdlib), "tfds:*": Option(Tfds)})
-_OF_TEXT = {"decoder", "stdlib"}  # the others are of images
-_OF_OTHERS = {"lottery": "dst lottery"}  # sections that are no part of one run
+_OF_MODELS = ("shape", "classes", "rngs")  # what the program passes to a network
+
+
+def _options(registry: Registry) -> dict[str, Option]:
+    """The options of a package whose things are dataclasses."""
+    return {name: Option(entry.load()) for name, entry in registry.items()}
+
+
+_BATCH = ("batch_size", Positive, 128)
+MODEL = Choice(
+    {
+        name: Option(doors.arguments_of(entry, _OF_MODELS), load=entry.load)
+        for name, entry in models.REGISTRY.items()
+    },
+    offers=_OF_MODELS,
+)
+DATA = Choice(_options(Registry("data set", "dst.train.data")), offers=(), extra=(_BATCH,))
+LOGGER = Choice({}, offers=("config", "where", "start"))
+OBJECTIVE = Choice(_options(objectives.REGISTRY), offers=objectives.OFFERS)
 METHOD = Choice(
     # Masks that are arrays have no place in YAML: there, they come from the file of start.masks.
     {name: Option(cls) for name, cls in METHODS.items()}
@@ -39,8 +56,11 @@ METHOD = Choice(
     | {
         name: Option(preset.method, preset.settings, about=preset.make)
         for name, preset in SETTINGS.items()
-    }
+    },
+    offers=(),
 )
+_DOORS = {"model": MODEL, "data": DATA, "method": METHOD, "objective": OBJECTIVE}
+_OF_OTHERS = {"lottery": "dst lottery"}  # sections that are no part of one run
 
 
 @dataclass(frozen=True)
@@ -60,6 +80,8 @@ class Config:
       wandb: logging to Weights & Biases.
       mesh: devices.
       hosts: processes, on one machine or several.
+      loggers: further loggers, each by import path.
+      objective: what training minimises; null: what the data set asks for.
       recipe: fills in, in a file, what is not set in `sparsify` and `method`: the literature's
         values for a family of networks. See dst/train/config/recipes.py.
     """
@@ -76,6 +98,8 @@ class Config:
     wandb: Wandb = Wandb()
     mesh: Mesh = Mesh()
     hosts: Hosts = Hosts()
+    objective: Annotated[Section | None, OBJECTIVE] = None
+    loggers: tuple[Annotated[Section, LOGGER], ...] = ()
     recipe: Literal["mlp", "resnet", "vit", "decoder"] | None = None
 
     def __post_init__(self) -> None:
@@ -87,12 +111,7 @@ class Config:
         checks.integer("seed", self.seed, at_least=0)
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}.")
-        if (self.model.name in _OF_TEXT) != (self.data.name in _OF_TEXT):
-            fit = [n for n in MODEL.options if (n in _OF_TEXT) == (self.data.name in _OF_TEXT)]
-            raise ValueError(
-                f"model.name must be one of {fit} for data {self.data.name!r}, "
-                f"got {self.model.name!r}."
-            )
+        self._check_inputs()
         batch, parts = self.data.value.batch_size, self.optimizer.accumulate
         if batch % parts:
             raise ValueError(
@@ -100,6 +119,20 @@ class Config:
             )
         _check_schedule(self.rule(), self.train.steps)
         self._check_start()
+
+    def _check_inputs(self) -> None:
+        """Networks of tokens and of images do not mix; things of the user's own may."""
+        if self.model.imported or self.data.imported:
+            return
+        kinds = {name: x.facts.get("inputs") for name, x in models.REGISTRY.items()}
+        data = Registry("data set", "dst.train.data")[DATA.entry(self.data.name)]
+        wanted = data.facts.get("inputs")
+        if kinds[self.model.name] != wanted:
+            fit = [name for name, kind in kinds.items() if kind == wanted]
+            raise ValueError(
+                f"model.name must be one of {fit} for data {self.data.name!r}, "
+                f"got {self.model.name!r}."
+            )
 
     def _check_start(self) -> None:
         start, steps = self.start, self.train.steps
@@ -119,8 +152,18 @@ class Config:
 
     def rule(self) -> Rule | Latent:
         """The rule of the method, its durations resolved by the length of training."""
+        return self._rule
+
+    @cached_property
+    def _rule(self) -> Rule | Latent:
+        method = self.method.make()
+        if not callable(getattr(method, "rule", None)):
+            raise ValueError(
+                f"method.import: {self.method.name} must give an object with rule(steps), as the "
+                f"methods of dst have it, got {type(method).__name__}."
+            )
         try:
-            return self.method.value.rule(self.train.steps)
+            return method.rule(self.train.steps)
         except ValueError as error:
             raise ValueError(f"method: {error}") from error
 
@@ -168,15 +211,19 @@ def merged(path: str | Path, overrides: Sequence[str]) -> Any:
       ValueError: a file that cannot be read, or an override that is none.
     """
     base = plain.read(Path(path))
-    choices = {"model": MODEL, "data": DATA, "method": METHOD}
     changes = [
-        {k: {"name": v} if k in choices and isinstance(v, str) else v for k, v in x.items()}
+        {k: {"name": v} if k in _DOORS and isinstance(v, str) else v for k, v in x.items()}
         for x in map(plain.override, overrides)
     ]
     data = plain.merged(base, *changes)
-    for key, choice in choices.items():
+    for key, choice in _DOORS.items():
         before, after = (x.get(key) if isinstance(x, Mapping) else None for x in (base, data))
         if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
+            continue
+        own = {k for change in changes if isinstance(change.get(key), Mapping) for k in change[key]}
+        if "import" in after and (own & {"name", "import"}) and not {"name", "import"} <= own:
+            # Another thing: the keys of the file's one go with it.
+            data = {**data, key: {k: v for k, v in after.items() if k in own}}
             continue
         option = choice.options.get(choice.entry(after.get("name")))
         if option is None or after["name"] == before.get("name"):
@@ -184,7 +231,6 @@ def merged(path: str | Path, overrides: Sequence[str]) -> Any:
         known = {"name"}
         if key != "model":  # of models, equal names mean different things
             known |= {f.name for f in fields(option.type)}
-        own = {k for change in changes if isinstance(change.get(key), Mapping) for k in change[key]}
         data = {**data, key: {k: v for k, v in after.items() if k in known or k in own}}
     return data
 
@@ -205,7 +251,8 @@ def parse(data: Mapping[str, Any], path: str | Path) -> Config:
                 f"{key} describes many runs, and this command makes one. Use `{command}`, or take "
                 f"the key {key!r} out."
             )
-    found = schema.read(Config, recipes.filled(data, METHOD), "")
+    with doors.beside(Path(path)):
+        found = schema.read(Config, recipes.filled(data, METHOD), "")
     return replace(found, start=found.start.located(Path(path)))
 
 

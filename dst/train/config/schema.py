@@ -9,11 +9,10 @@ one of several dataclasses (:class:`Choice`). Nothing is converted except intege
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -29,7 +28,13 @@ from dst.rules.structure import (
     Structure,
     Unstructured,
 )
+from dst.train.config import doors
 
+# Keys of earlier versions, and what they may be called now.
+_RENAMED = {
+    "regrown": ("regrow_value",),
+    "floor": ("end_drop_fraction", "min_active"),
+}
 _PLAIN = {
     bool: "true or false",
     int: "an integer",
@@ -37,15 +42,36 @@ _PLAIN = {
     str: "a string",
     type(None): "null",
 }
-_JSON = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 
 
 @dataclass(frozen=True)
 class Section:
-    """A dataclass under the name it has in configs; two names may share a class."""
+    """What a config names, and its arguments.
+
+    Attributes:
+      name: in configs; of things of the user's own their import path.
+      value: a dataclass of the arguments.
+      load: gives what is called with them; None: ``value`` is the thing itself.
+      imported: whether ``name`` is an import path.
+    """
 
     name: str
     value: Any
+    load: Callable[[], Callable[..., Any]] | None = field(default=None, compare=False, repr=False)
+    imported: bool = False
+
+    def make(self, **offered: Any) -> Any:
+        """The thing: its factory called with the arguments, and with what it takes of the offers.
+
+        Raises:
+          ValueError: what the factory raises.
+        """
+        if self.load is None:
+            return self.value
+        factory = self.load()
+        taken = doors.parameters(factory)
+        own = {f.name: getattr(self.value, f.name) for f in dataclasses.fields(self.value)}
+        return factory(**{k: v for k, v in (own | offered).items() if k in taken})
 
 
 @dataclass(frozen=True)
@@ -53,14 +79,16 @@ class Option:
     """One dataclass of a choice.
 
     Attributes:
-      type: the dataclass.
+      type: the dataclass of its arguments.
       defaults: those that differ from its own.
       about: the object whose docstring describes the option; None: the dataclass.
+      load: gives the factory that is called with the arguments; None: the dataclass is the thing.
     """
 
     type: type
     defaults: Mapping[str, Any] = field(default_factory=dict)
     about: Any = None
+    load: Callable[[], Callable[..., Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +100,16 @@ class Choice:
         stands for the option with its defaults.
       named: whether reading keeps the name, as a :class:`Section`.
       bare: whether a bare name is left as it is, where the Python API takes names too.
+      offers: what the program passes to a factory, beside the arguments; None: the key ``import``
+        opens no door here.
+      extra: arguments that every thing of this kind has, with type and default.
     """
 
     options: Mapping[str, Option]
     named: bool = True
     bare: bool = False
+    offers: tuple[str, ...] | None = None
+    extra: tuple[tuple[str, Any, Any], ...] = ()
 
     def entry(self, name: Any) -> Any:
         """The key of ``options`` that a name belongs to; the name itself where there is none."""
@@ -85,9 +118,12 @@ class Choice:
     def read(self, value: Any, key: str) -> Any:
         """The dataclass that a mapping or a bare name describes."""
         given = {"name": value} if isinstance(value, str) else value
+        if self.offers is not None and isinstance(given, Mapping) and "import" in given:
+            return self._imported(given, key)
         if not isinstance(given, Mapping) or "name" not in given:
+            door = " or with the key 'import'" if self.offers is not None else ""
             raise ValueError(
-                f"{key} must be a mapping with the key 'name', one of {list(self.options)}, "
+                f"{key} must be a mapping with the key 'name', one of {list(self.options)},{door} "
                 f"got {value!r}."
             )
         entry = self.entry(given["name"])
@@ -97,12 +133,21 @@ class Choice:
         option = self.options[entry]
         fields = {k: v for k, v in given.items() if k != "name"}
         found = _read_fields(option.type, fields, key, option.defaults)
-        return Section(given["name"], found) if self.named else found
+        return Section(given["name"], found, option.load) if self.named else found
+
+    def _imported(self, given: Mapping[str, Any], key: str) -> Section:
+        if "name" in given:
+            raise ValueError(f"{key} must have the key 'name' or the key 'import', got both.")
+        thing, path = doors.resolve(given["import"], f"{key}.import")
+        cls = doors.arguments(thing, self.offers or (), self.extra, f"{key}.import")
+        fields = {k: v for k, v in given.items() if k != "import"}
+        return Section(path, _read_fields(cls, fields, key, {}), lambda: thing, imported=True)
 
     def dump(self, value: Any) -> Any:
         """Plain data that :meth:`read` turns into ``value`` again."""
         if isinstance(value, Section):
-            return {"name": value.name, **dump(type(value.value), value.value)}
+            word = "import" if value.imported else "name"
+            return {word: value.name, **dump(type(value.value), value.value)}
         if isinstance(value, str):
             return value
         for name, option in self.options.items():
@@ -112,24 +157,6 @@ class Choice:
                 bare = _by_default(option.type) and value == option.type(**option.defaults)
                 return name if bare else {"name": name, **dump(option.type, value)}
         raise TypeError(f"{value!r} has no name in configs.")
-
-    def json_schema(self) -> dict[str, Any]:
-        """One of the objects; or the bare name, where all fields have defaults."""
-        arms: list[dict[str, Any]] = []
-        bare: list[str] = []
-        for name, option in self.options.items():
-            arm = _object_schema(option.type, option.defaults)
-            named: dict[str, Any] = {"const": name}
-            if name.endswith("*"):
-                named = {"type": "string", "pattern": "^" + re.escape(name[:-1])}
-            arm["properties"] = {"name": named, **arm["properties"]}
-            if not arm["required"] and name.endswith("*"):
-                arms.append(named)
-            elif not arm["required"]:
-                bare.append(name)
-            arm["required"] = ["name", *arm["required"]]
-            arms.append(arm)
-        return {"anyOf": ([{"enum": bare}] if bare else []) + arms}
 
 
 # Fields of the methods that hold code in the Python API and have names in configs.
@@ -179,8 +206,10 @@ def read(hint: Any, value: Any, key: str) -> Any:
     Raises:
       ValueError: what was expected at which key, what was found, the nearest valid name.
     """
-    if choice := _choice(hint):
-        return choice.read(value, key)
+    if choice := choice_of(hint):
+        return None if value is None and is_optional(hint) else choice.read(value, key)
+    if hint is Any:
+        return value
     if get_origin(hint) is Annotated:
         return read(get_args(hint)[0], value, key)
     if dataclasses.is_dataclass(hint):
@@ -190,7 +219,7 @@ def read(hint: Any, value: Any, key: str) -> Any:
     if get_origin(hint) is Literal:
         checks.one_of(key, value, get_args(hint))
         return value
-    for arm in _arms(hint):
+    for arm in map(bare_type, arms_of(hint)):
         kind = get_origin(arm) or arm
         if kind is Literal and value in get_args(arm):
             return value
@@ -204,50 +233,33 @@ def read(hint: Any, value: Any, key: str) -> Any:
             return float(value)
         if type(value) is kind and kind is not float:
             return value
-    expected = " or ".join(_words(arm) for arm in _arms(hint))
+    expected = " or ".join(_words(arm) for arm in arms_of(hint))
     raise ValueError(f"{key} must be {expected}, got {value!r}.")
 
 
 def dump(hint: Any, value: Any) -> Any:
     """Plain data from which :func:`read` makes ``value`` again."""
-    if choice := _choice(hint):
-        return choice.dump(value)
+    if choice := choice_of(hint):
+        return None if value is None else choice.dump(value)
     if dataclasses.is_dataclass(value):
-        hints = _hints(type(value))
-        return {f.name: dump(hints[f.name], getattr(value, f.name)) for f in _fields(type(value))}
+        hints = hints_of(type(value))
+        return {f.name: dump(hints[f.name], getattr(value, f.name)) for f in fields_of(type(value))}
     if isinstance(value, Mapping):
         return {k: dump(type(v), v) for k, v in value.items()}
     if isinstance(value, tuple):
-        return [dump(type(x), x) for x in value]
+        item = get_args(hint)[0] if get_origin(hint) is tuple else None
+        return [dump(item if choice_of(item) else type(x), x) for x in value]
     return value
 
 
-def json_schema(hint: Any) -> dict[str, Any]:
-    """The JSON Schema of a type; descriptions come from docstrings."""
-    if choice := _choice(hint):
-        return choice.json_schema()
-    if get_origin(hint) is Annotated:
-        return json_schema(get_args(hint)[0])
-    if dataclasses.is_dataclass(hint):
-        return _object_schema(hint, {})
-    if get_origin(hint) is Literal:
-        return {"enum": list(get_args(hint))}
-    arms = _arms(hint)
-    if len(arms) > 1:
-        return {"anyOf": [json_schema(arm) for arm in arms]}
-    kind = get_origin(hint) or hint
-    if kind is tuple:
-        return {"type": "array", "items": json_schema(get_args(hint)[0])}
-    if kind is Mapping:
-        return {"type": "object", "additionalProperties": json_schema(get_args(hint)[1])}
-    return {"type": _JSON[hint]}
-
-
 def _read_fields(cls: Any, given: Mapping, key: str, defaults: Mapping[str, Any]) -> Any:
-    hints, fields, prefix = _hints(cls), _fields(cls), f"{key}." if key else ""
+    hints, fields, prefix = hints_of(cls), fields_of(cls), f"{key}." if key else ""
     names = [f.name for f in fields]
     for name in given:
         if name not in names:
+            for new in _RENAMED.get(name, ()):
+                if new in names:
+                    raise ValueError(f"{prefix}{name} is now called {new}. Rename the key.")
             raise ValueError(
                 f"{prefix}{name} is no known key.{checks.nearest(name, names)} "
                 f"{key or 'A config'} has the keys {names}."
@@ -265,54 +277,7 @@ def _read_fields(cls: Any, given: Mapping, key: str, defaults: Mapping[str, Any]
         raise ValueError(f"{prefix}{error}" if own or not key else f"{key}: {error}") from error
 
 
-def _object_schema(cls: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    hints, texts = _hints(cls), field_texts(cls)
-    properties, required = {}, []
-    for f in _fields(cls):
-        entry = json_schema(hints[f.name])
-        if f.name in texts:
-            entry["description"] = texts[f.name]
-        if f.name in defaults:
-            entry["default"] = defaults[f.name]
-        elif f.default is not dataclasses.MISSING:
-            entry["default"] = dump(hints[f.name], f.default)
-        elif f.default_factory is dataclasses.MISSING:
-            required.append(f.name)
-        properties[f.name] = entry
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": False,
-    }
-
-
-def defaults(option: Option) -> dict[str, Any]:
-    """Every field of an option with its default as plain data; ``"required"`` where it has none."""
-    entries = _object_schema(option.type, option.defaults)["properties"]
-    return {name: entry.get("default", "required") for name, entry in entries.items()}
-
-
-def field_texts(cls: Any) -> dict[str, str]:
-    """What the docstring of a class says of each field, on one line."""
-    text = paragraphs(cls).get("Args") or paragraphs(cls).get("Attributes") or ""
-    entries = re.split(r"\n(?=\S[^:\n]*: )", text)
-    found: dict[str, str] = {}
-    for names, _, words in (entry.partition(": ") for entry in entries):
-        found |= {name.strip(): " ".join(words.split()) for name in names.split(",")}
-    return found
-
-
-def paragraphs(thing: Any) -> dict[str, str]:
-    """The titled sections of a docstring (``Args``, ``References``, ``Checked against``, ...)."""
-    title = r"^(Args|Attributes|Example|References|Raises|Checked against|Differs from[^:\n]*):"
-    parts = re.split(title, inspect.getdoc(thing) or "", flags=re.MULTILINE)
-    return {
-        name: inspect.cleandoc(text) for name, text in zip(parts[1::2], parts[2::2], strict=True)
-    }
-
-
-def _choice(hint: Any) -> Choice | None:
+def choice_of(hint: Any) -> Choice | None:
     if get_origin(hint) is Annotated:
         return next((x for x in get_args(hint) if isinstance(x, Choice)), None)
     try:
@@ -321,24 +286,35 @@ def _choice(hint: Any) -> Choice | None:
         return None
 
 
-def _hints(cls: Any) -> dict[str, Any]:
+def is_optional(hint: Any) -> bool:
+    """Whether a choice may be null."""
+    return type(None) in get_args(get_args(hint)[0]) if get_origin(hint) is Annotated else False
+
+
+def hints_of(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 
-def _fields(cls: Any) -> list[dataclasses.Field]:
+def fields_of(cls: Any) -> list[dataclasses.Field]:
     return [f for f in dataclasses.fields(cls) if f.init]
 
 
-def _arms(hint: Any) -> tuple[Any, ...]:
-    arms = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return tuple(get_args(x)[0] if get_origin(x) is Annotated else x for x in arms)
+def arms_of(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def bare_type(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
 def _words(hint: Any) -> str:
-    if choice := _choice(hint):
+    if choice := choice_of(hint):
         return f"one of {list(choice.options)}"
+    hint = bare_type(hint)
+    if hint is Any:
+        return "plain data"
     if dataclasses.is_dataclass(hint):
-        return "a mapping with the keys " + str([f.name for f in _fields(hint)])
+        return "a mapping with the keys " + str([f.name for f in fields_of(hint)])
     if get_origin(hint) is Literal:
         return f"one of {list(get_args(hint))}"
     kind = get_origin(hint) or hint
@@ -346,4 +322,4 @@ def _words(hint: Any) -> str:
         return "a list"
     if kind is Mapping:
         return "a mapping"
-    return _PLAIN[kind] if kind in _PLAIN else " or ".join(_words(x) for x in _arms(hint))
+    return _PLAIN[kind] if kind in _PLAIN else " or ".join(_words(x) for x in arms_of(hint))

@@ -1,31 +1,45 @@
-"""Data sets behind one interface, one file each."""
+"""Data sets behind one interface, one file each.
+
+A data set of your own is a function that gives a :class:`Dataset`, of arrays or of a source with
+``len(source)`` and ``source[i] -> (input, label)``, as Grain has them:
+
+    # spirals.py, beside the config: data: {import: "spirals:Spirals", noise: 0.1}
+    def Spirals(*, noise: float = 0.1) -> Dataset:
+        x, y = ...  # float32 [n, 2], int32 [n]
+        return from_arrays(train=(x[200:], y[200:]), test=(x[:200], y[:200]))
+
+The config may always say ``batch_size``.
+"""
 
 from __future__ import annotations
 
+from dst.core.registry import Registry
 from dst.train.config.schema import Section
-from dst.train.data import digits, stdlib, tfds
-from dst.train.data.dataset import Batch, Dataset, indices
+from dst.train.data.dataset import Batch, Dataset, from_arrays, from_sources, indices
 
-__all__ = ["Batch", "Dataset", "digits", "indices", "load", "stdlib", "tfds"]
+__all__ = ["REGISTRY", "Batch", "Dataset", "from_arrays", "from_sources", "indices", "load"]
+
+REGISTRY = Registry("data set", "dst.train.data")
 
 
 def load(section: Section) -> Dataset:
     """The data set that a config names.
 
     Raises:
-      ValueError: a batch larger than the training split, or what a data set itself refuses.
+      ValueError: something else than a data set, a batch larger than the training split, or what a
+        data set itself refuses.
     """
-    source, _, name = section.name.partition(":")
-    readers = {
-        "digits": lambda _: digits.load(),
-        "stdlib": stdlib.load,
-        "tfds": lambda settings: tfds.load(name, settings),
-    }
-    found = readers[source](section.value)
-    size = section.value.batch_size
-    if size > len(found.train):
+    thing = section.make()
+    dataset = thing if section.imported else thing.load(section.name)
+    if not isinstance(dataset, Dataset):
         raise ValueError(
-            f"data.batch_size must be at most {len(found.train)}, the number of training examples, "
-            f"got {size}."
+            f"data.import: {section.name} must give a dst.train.data.Dataset, for example by "
+            f"from_arrays, got {type(dataset).__name__}."
         )
-    return found
+    size = section.value.batch_size
+    if size > len(dataset.train):
+        raise ValueError(
+            f"data.batch_size must be at most {len(dataset.train)}, the number of training "
+            f"examples, got {size}."
+        )
+    return dataset

@@ -9,8 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from dst.train.objectives.task import Task
-
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and labels, with a leading axis of examples
 
 
@@ -92,7 +90,7 @@ class Dataset:
       train, test: splits without common examples.
       shape: of one input.
       classes: number of different labels.
-      task: what is asked of a network.
+      objective: the name of what is asked of a network, where its config does not say.
       dtype: of the inputs.
       at_once: test examples that are evaluated together, so that memory is bounded.
       threads: that read ahead, a batch each; 0 where all examples are in memory.
@@ -104,11 +102,99 @@ class Dataset:
     test: Split
     shape: tuple[int, ...]
     classes: int
-    task: Task
+    objective: str = "classification"
     dtype: Any = np.float32
     at_once: int = 1024
     threads: int = 0
     identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sourced:
+    """Examples of a source with random access, such as Grain reads.
+
+    Attributes:
+      source: has a length; ``source[i]`` is a pair of an input and its label.
+    """
+
+    source: Any
+    chances: int = 0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, chosen: np.ndarray, chance: np.ndarray | None = None) -> Batch:
+        """Inputs and labels, as the source has them."""
+        inputs, labels = zip(*(self.source[int(i)] for i in chosen), strict=True)
+        return np.stack(inputs), np.stack(labels)
+
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def from_arrays(
+    train: Pair, test: Pair, *, classes: int | None = None, objective: str = "classification"
+) -> Dataset:
+    """A data set of arrays in memory.
+
+    Args:
+      train, test: inputs ``[n, ...]`` and labels ``[n, ...]``, of equal shapes and types.
+      classes: number of different labels; None: one more than the largest label, or of labels
+        that are no integers the length of their last axis.
+      objective: what is asked of a network, where the config does not say.
+
+    Raises:
+      ValueError: splits that are empty, of different lengths, shapes or types.
+    """
+    for name, (inputs, labels) in (("train", train), ("test", test)):
+        if len(inputs) != len(labels) or not len(inputs):
+            raise ValueError(
+                f"{name} must have as many inputs as labels, and one at least, got {len(inputs)} "
+                f"and {len(labels)}."
+            )
+    (inputs, labels), (others, _) = train, test
+    if inputs.shape[1:] != others.shape[1:] or inputs.dtype != others.dtype:
+        raise ValueError(
+            f"train and test must be alike: got inputs {inputs.dtype} {inputs.shape[1:]} and "
+            f"{others.dtype} {others.shape[1:]}."
+        )
+    return Dataset(
+        Images(*train),
+        Images(*test),
+        shape=inputs.shape[1:],
+        classes=_classes([train[1], test[1]]) if classes is None else classes,
+        objective=objective,
+        dtype=inputs.dtype,
+    )
+
+
+def from_sources(
+    train: Any, test: Any, *, classes: int, objective: str = "classification", threads: int = 4
+) -> Dataset:
+    """A data set of two sources with random access; see :class:`Sourced`.
+
+    Args:
+      train, test: with a length; ``source[i]`` is a pair of an input and its label.
+      classes: number of different labels.
+      objective: what is asked of a network, where the config does not say.
+      threads: that read ahead.
+    """
+    example = np.asarray(train[0][0])
+    return Dataset(
+        Sourced(train),
+        Sourced(test),
+        shape=example.shape,
+        classes=classes,
+        objective=objective,
+        dtype=example.dtype,
+        threads=threads,
+    )
+
+
+def _classes(labels: list[np.ndarray]) -> int:
+    if all(np.issubdtype(x.dtype, np.integer) for x in labels):
+        return 1 + max(int(x.max()) for x in labels)
+    return labels[0].shape[-1] if labels[0].ndim > 1 else 1
 
 
 def indices(n: int, size: int, seed: int, step: int) -> np.ndarray:

@@ -8,10 +8,11 @@ from functools import cache
 import numpy as np
 
 from dst.core import checks
+from dst.core.registry import named
 from dst.train.data.dataset import Dataset, Images
-from dst.train.objectives import task
 
 
+@named("digits")
 @dataclass(frozen=True)
 class Digits:
     """Scikit-learn's handwritten digits: 1797 images of 8 x 8, split 80 : 20, stratified.
@@ -24,6 +25,10 @@ class Digits:
 
     def __post_init__(self) -> None:
         checks.integer("batch_size", self.batch_size, at_least=1)
+
+    def load(self, name: str) -> Dataset:
+        """The data set."""
+        return load()
 
 
 @cache  # trials of a sweep share it
@@ -50,5 +55,4 @@ def load() -> Dataset:
         test=split(test, labels[1]),
         shape=train.shape[1:],
         classes=10,
-        task=task.CLASSES,
     )

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from dst.core import checks
+from dst.core.registry import named
 from dst.train.data.dataset import Dataset, Windows
-from dst.train.objectives import task
 
 # Tests; tables and prose, which nobody wrote as programs; what only some installations have.
 _LEFT_OUT = {"test", "tests", "encodings", "pydoc_data"}
@@ -24,6 +24,7 @@ _HELD_OUT = 20  # one module in so many
 _AT_ONCE = 8192  # bytes that are evaluated together
 
 
+@named("stdlib", inputs="tokens")
 @dataclass(frozen=True)
 class Stdlib:
     """The source code of Python's standard library, about 9 MB; the next byte is predicted.
@@ -48,6 +49,10 @@ class Stdlib:
     def __post_init__(self) -> None:
         for name in ("batch_size", "context", "held_out"):
             checks.integer(name, getattr(self, name), at_least=1)
+
+    def load(self, name: str) -> Dataset:
+        """The data set."""
+        return load(self)
 
 
 def load(settings: Stdlib) -> Dataset:
@@ -81,7 +86,7 @@ def load(settings: Stdlib) -> Dataset:
         test=Windows(pieces.text, pieces.starts[spread], settings.context),
         shape=(settings.context,),
         classes=256,
-        task=task.NEXT_BYTE,
+        objective="next-token",
         dtype=np.int32,
         at_once=max(_AT_ONCE // settings.context, 1),
         identity=identity,

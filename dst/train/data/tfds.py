@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from dst.core import checks
+from dst.core.registry import named
 from dst.train.data import augment
 from dst.train.data.dataset import Batch, Dataset
-from dst.train.objectives import task
 
 _IN_MEMORY = 2**30  # bytes of a split that is read once and kept
 _AT_ONCE = 2**26  # bytes of test examples that are evaluated together
@@ -25,6 +25,7 @@ _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names, by number of channels
 
 
+@named("tfds:*")
 @dataclass(frozen=True)
 class Tfds:
     """A prepared data set of TensorFlow Datasets: `tfds:mnist`, `tfds:name/config:1.0.0`.
@@ -64,6 +65,10 @@ class Tfds:
             raise ValueError("mean and std must both be given, or both be null.")
         if self.std is not None and min(self.std, default=0) <= 0:
             raise ValueError(f"std must be numbers > 0, got {list(self.std)}.")
+
+    def load(self, name: str) -> Dataset:
+        """The data set ``tfds:name``."""
+        return load(name.removeprefix("tfds:"), self)
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,6 @@ def load(name: str, settings: Tfds) -> Dataset:
         test=found["test"],
         shape=shape,
         classes=classes,
-        task=task.CLASSES,
         at_once=max(1, min(1024, _AT_ONCE // int(4 * np.prod(shape)))),
         threads=0 if held else _THREADS,
         identity={

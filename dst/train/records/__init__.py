@@ -1,1 +1,1 @@
-"""What a run leaves behind: its directory, checkpoints, logs, summary, costs."""
+"""The files of a run: its directory, checkpoints, metrics, summary, costs."""

@@ -1,14 +1,14 @@
-"""Where a run's records go: a file, the terminal, Weights & Biases; one interface for all."""
+"""Where a run's records go: a file, the terminal, Weights & Biases; one protocol for all.
+
+A new logger is a class with two methods (:class:`Logger`) and one line in :func:`factories`.
+"""
 
 from __future__ import annotations
 
-import errno
-import json
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping
-from itertools import takewhile
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,226 +16,174 @@ import jax
 import numpy as np
 
 import dst
+from dst.core.typing import PyTree
 from dst.train.config.run import Config
-from dst.train.distributed import processes as hosts
-from dst.train.objectives.task import FIGURES
-from dst.train.records import run_dir as directory
+from dst.train.config.schema import Section
+from dst.train.distributed import processes
+from dst.train.records import run_dir
+from dst.train.records.json_lines import JsonLines, read
+from dst.train.records.screen import Screen
 from dst.train.records.wandb import WeightsAndBiases
 
-Line = Mapping[str, Any]
+__all__ = ["Factory", "Logger", "Loggers", "Tolerated", "factories", "read"]
 
 
 @runtime_checkable
 class Logger(Protocol):
-    """Takes the records of a run."""
+    """Receives the records of a run: ``loggers: [{import: "mine:Losses"}]`` in a config.
 
-    def log(self, line: Line) -> None:
-        """One record: ``step`` (updates done), ``kind`` (train, eval, topology) and numbers."""
+    It is created by ``factory(config, where, start)``, where ``where`` is the run directory and
+    ``start`` the step at which the run starts or resumes. An exception of a logger becomes a
+    warning; the logger is not called again, and the run continues. Of several processes, only the
+    first one has loggers.
 
-    def show(self, step: int, path: str, mask: np.ndarray) -> None:
-        """The mask of a layer, bool ``[..., inputs, outputs]``, for those that draw pictures."""
+    Two more methods are called on a class that has them:
 
-    def rewind(self, step: int) -> None:
-        """The run has gone back to ``step``; later records are forgotten where that can be."""
+    * ``show(step, path, mask)``: the mask of a layer, ``bool [..., inputs, outputs]``, about ten
+      times in a run.
+    * ``rewind(step)``: the run rolled back to ``step`` and repeats the steps after it.
 
-    def close(self, summary: Line | None) -> None:
-        """The end; ``summary`` is what ``summary.json`` holds, None where the run broke off."""
-
-
-class JsonLines:
-    """``metrics.jsonl``: one object per record. Records after ``start`` are cut off first.
-
-    What cannot be written, on a full disk for instance, is told once, kept in memory, and written
-    when there is room again.
+    Example:
+      >>> class Losses:
+      ...     def __init__(self, config, where, start):
+      ...         self.file = (where / "losses.csv").open("a", encoding="utf-8")
+      ...
+      ...     def log(self, step, kind, values):
+      ...         if kind == "train":
+      ...             print(step, values["loss"], sep=",", file=self.file)
+      ...
+      ...     def close(self, summary):
+      ...         self.file.close()
+      >>> from pathlib import Path
+      >>> from tempfile import TemporaryDirectory
+      >>> with TemporaryDirectory() as folder:
+      ...     logger = Losses(None, Path(folder), start=0)
+      ...     logger.log(10, "train", {"loss": 0.25, "learning_rate": 1e-3})
+      ...     logger.close({"accuracy": 0.98})
+      ...     print((Path(folder) / "losses.csv").read_text().strip())
+      10,0.25
+      >>> isinstance(logger, Logger)
+      True
     """
 
-    def __init__(self, path: Path, start: int):
-        self._path, self._told = path, False
-        self._waiting: list[bytes] = []
-        # Unbuffered: a killed run loses nothing that a checkpoint relies on.
-        self._file = path.open("ab", buffering=0)
-        self.rewind(start)
+    def log(self, step: int, kind: str, values: Mapping[str, int | float]) -> None:
+        """One record.
 
-    def log(self, line: Line) -> None:
-        self._waiting.append((json.dumps(line, allow_nan=False) + "\n").encode())
-        self._write()
+        Args:
+          step: optimizer updates done.
+          kind: "train", "eval" or "topology".
+          values: finite numbers by name, as in ``metrics.jsonl``.
+        """
 
-    def show(self, step: int, path: str, mask: np.ndarray) -> None:
-        pass
+    def close(self, summary: Mapping[str, Any] | None) -> None:
+        """The end of the run.
 
-    def rewind(self, step: int) -> None:
-        def early(line: bytes) -> bool:
-            return line.endswith(b"\n") and json.loads(line)["step"] <= step
-
-        kept = takewhile(early, self._path.read_bytes().splitlines(keepends=True))
-        self._file.truncate(sum(map(len, kept)))
-        self._waiting = list(filter(early, self._waiting))
-
-    def records(self) -> list[dict[str, Any]]:
-        """All records so far, those that wait included."""
-        return read(self._path) + [json.loads(line) for line in self._waiting]
-
-    def close(self, summary: Line | None) -> None:
-        self._write()
-        if self._waiting:
-            text = f"warning: the last {len(self._waiting)} records are not in {self._path}."
-            print(text, file=sys.stderr, flush=True)
-        self._file.close()
-
-    def _write(self) -> None:
-        text, whole = b"".join(self._waiting), os.fstat(self._file.fileno()).st_size
-        try:
-            if self._file.write(text) != len(text):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            if os.fstat(self._file.fileno()).st_size > whole:
-                self._file.truncate(whole)  # no half a record in the middle of the file
-            if not self._told:
-                told = f"warning: {self._path}: {error.strerror}. Records wait in memory for room."
-                print(told, file=sys.stderr, flush=True)
-            self._told = True
-        else:
-            self._waiting, self._told = [], False
+        Args:
+          summary: the content of ``summary.json``; None: the run stopped before its end.
+        """
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``; a last line that was cut off is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+Factory = Callable[[Config, Path, int], Logger]
 
 
-class Screen:
-    """A progress bar on a terminal, a line per evaluation elsewhere."""
-
-    def __init__(self, steps: int, start: int):
-        self._steps, self._speed = steps, ""
-        self._bar = _bar(steps, start) if sys.stdout.isatty() else None
-
-    def log(self, line: Line) -> None:
-        if line["kind"] == "train":
-            self._speed = f"{line['steps_per_second']:.0f} steps/s"
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=line["step"], speed=self._speed)
-        if line["kind"] == "eval":
-            scores = [f"test loss {line['loss']:.4f}"]
-            scores += [f"{x.words} {line[name]:.4f}" for name, x in FIGURES.items() if name in line]
-            text = (
-                f"step {line['step']:>{len(str(self._steps))}} / {self._steps}  "
-                f"{'  '.join(scores)}  "
-                f"sparsity {line['sparsity']:.4f}  explored {line['explored']:.4f}  {self._speed}"
-            )
-            if self._bar:
-                self._bar.console.print(text, highlight=False, soft_wrap=True)
-            else:
-                print(text, flush=True)
-
-    def show(self, step: int, path: str, mask: np.ndarray) -> None:
-        pass
-
-    def rewind(self, step: int) -> None:
-        pass  # the next record moves the bar back
-
-    def close(self, summary: Line | None) -> None:
-        if self._bar:
-            self._bar.stop()
+def factories(config: Config) -> dict[str, Factory]:
+    """The loggers of a run beside ``metrics.jsonl``, by the names that warnings use."""
+    service = {"Weights & Biases": WeightsAndBiases} if config.wandb.mode != "disabled" else {}
+    own = {section.name: partial(_own, section) for section in config.loggers}
+    return {**service, **own, "the terminal": Screen}
 
 
-def _bar(steps: int, start: int) -> Any:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    bar = Progress(
-        MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn()
-    )
-    bar.add_task("", total=steps, completed=start, speed="")
-    bar.start()
-    return bar
+def _own(section: Section, config: Config, where: Path, start: int) -> Logger:
+    logger = section.make(config=config, where=where, start=start)
+    if not isinstance(logger, Logger):
+        raise TypeError(
+            f"{section.name} must give an object with log(step, kind, values) and close(summary), "
+            f"got {type(logger).__name__}"
+        )
+    return logger
 
 
 class Tolerated:
-    """A logger whose failures are told once and do not end the run."""
+    """A logger whose first failure becomes a warning; it is not called again.
+
+    Args:
+      name: of the logger, for the warning.
+      make: creates it.
+    """
 
     def __init__(self, name: str, make: Callable[[], Logger]):
         self._name = name
         self._logger: Logger | None = self._try(make)
 
-    def log(self, line: Line) -> None:
-        if self._logger:
-            self._try(self._logger.log, line)
+    def call(self, method: str, *args: object) -> None:
+        """Calls a method of the logger, if it has the method and has not failed."""
+        if action := getattr(self._logger, method, None):
+            self._try(action, *args)
 
-    def show(self, step: int, path: str, mask: np.ndarray) -> None:
-        if self._logger:
-            self._try(self._logger.show, step, path, mask)
-
-    def rewind(self, step: int) -> None:
-        if self._logger:
-            self._try(self._logger.rewind, step)
-
-    def close(self, summary: Line | None) -> None:
-        if self._logger:
-            self._try(self._logger.close, summary)
-
-    def _try(self, action: Callable[..., Any], *args: Any) -> Any:
+    def _try(self, action: Callable[..., Any], *args: object) -> Any:
         try:
             return action(*args)
         except Exception as error:  # the service, the network, the client
             self._logger = None
             reason = str(error).rstrip(".")
-            text = f"warning: {self._name}: {reason}. Training goes on without it."
+            text = f"warning: {self._name}: {reason}. Training continues without it."
             print(text, file=sys.stderr, flush=True)
             return None
 
 
 class Loggers:
-    """All loggers of a run, as one; in the first of its processes, the others have none.
+    """All loggers of a run, as one. Of several processes, only the first one has any.
 
     Args:
       config: of the run.
       where: its directory.
-      start: the step at which it begins, or goes on.
+      start: the step at which it starts or resumes.
     """
 
     def __init__(self, config: Config, where: Path, start: int):
-        self._all: list[Logger] = []
-        self._summary: Line | None = None
-        self._draws, self._steps = config.wandb.mode != "disabled", config.train.steps
+        self._summary: Mapping[str, Any] | None = None
+        self._others: list[Tolerated] = []
+        available, self._steps = factories(config), config.train.steps
+        self._draws = any(hasattr(factory, "show") for factory in available.values())
         self._tenth = 10 * start // self._steps  # of training: the last one with a picture
-        if not hosts.first():
-            return
-        self._file = JsonLines(where / directory.METRICS, start)
-        self._all.append(self._file)
-        if self._draws:
-            service = Tolerated("Weights & Biases", lambda: WeightsAndBiases(config, where))
-            self._all.append(service)
-        self._all.append(Screen(config.train.steps, start))
+        self._file: JsonLines | None = None
+        if processes.first():
+            self._file = JsonLines(where / run_dir.METRICS, start)
+            for name, factory in available.items():
+                self._others.append(Tolerated(name, partial(factory, config, where, start)))
 
     def __enter__(self) -> Loggers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for logger in self._all:
-            logger.close(self._summary)
+        if self._file:
+            self._file.close(self._summary)
+        self._call("close", self._summary)
 
     def log(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """One record for all; what is no finite number is left out, since JSON has none."""
-        found = {k: _number(v) for k, v in jax.device_get(dict(values)).items()}
-        line = {k: v for k, v in found.items() if math.isfinite(v)}
-        for logger in self._all:
-            logger.log({"step": step, "kind": kind, **line})
+        """One record for all loggers.
 
-    def show(self, step: int, opt_state: Any, *, always: bool = False) -> None:
-        """The mask of the first sparse layer, where a logger draws it: at most once in each tenth
-        of training. In all processes.
+        Args:
+          step: optimizer updates done.
+          kind: "train", "eval" or "topology".
+          values: scalars of JAX, NumPy or Python by name. Those that are not finite are left out,
+            since JSON has none.
+        """
+        numbers = {k: _number(v) for k, v in jax.device_get(dict(values)).items()}
+        finite = {k: v for k, v in numbers.items() if math.isfinite(v)}
+        if self._file:
+            self._file.log(step, kind, finite)
+        self._call("log", step, kind, finite)
+
+    def show(self, step: int, opt_state: PyTree, *, always: bool = False) -> None:
+        """Shows the mask of the first sparse layer, at most once in each tenth of training.
+
+        All processes must call it.
 
         Args:
           step: updates done.
           opt_state: after them.
-          always: whether this one is drawn in any case.
+          always: whether this mask is shown in any case.
         """
         tenth = 10 * step // self._steps
         if not self._draws or not (always or tenth > self._tenth):
@@ -245,22 +193,26 @@ class Loggers:
         if not masks:
             return
         path = next(iter(masks))
-        mask = np.asarray(hosts.gathered(masks[path]))
-        for logger in self._all:
-            logger.show(step, path, mask)
+        self._call("show", step, path, np.asarray(processes.gathered(masks[path])))
 
     def rewind(self, step: int) -> None:
-        """The run has gone back to ``step``."""
-        for logger in self._all:
-            logger.rewind(step)
+        """The run rolled back to ``step``."""
+        if self._file:
+            self._file.rewind(step)
+        self._call("rewind", step)
 
     def records(self) -> list[dict[str, Any]]:
-        """All records of the run so far; in the first process."""
+        """All records of the run so far. Only for the first process."""
+        assert self._file is not None
         return self._file.records()
 
-    def finish(self, summary: Line) -> None:
-        """What ``summary.json`` holds; told when the loggers are closed."""
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Keeps what ``summary.json`` holds, for :meth:`Logger.close`."""
         self._summary = summary
+
+    def _call(self, method: str, *args: object) -> None:
+        for logger in self._others:
+            logger.call(method, *args)
 
 
 def _number(value: Any) -> int | float:

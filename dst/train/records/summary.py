@@ -8,7 +8,7 @@ from typing import Any
 
 import dst
 from dst.core.text import aligned
-from dst.train.objectives.task import FIGURES, SCORES, headline
+from dst.train.objectives.figures import FIGURES, SCORES, headline
 from dst.train.state import TrainState
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")

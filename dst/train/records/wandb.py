@@ -1,4 +1,4 @@
-"""Weights & Biases: the logger, and what an agent of a W&B sweep says to the run it starts."""
+"""Weights & Biases: the logger, and what a W&B sweep agent sets for the runs that it starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dst.core.files import write
-from dst.inspect import mask_images as pixels
+from dst.inspect import mask_images
 from dst.train.config.run import Config, to_dict
 
 _WIDTH = 480  # of a picture, about
@@ -19,15 +19,17 @@ _PER_LAYER = ("density", "explored", "dropped", "grown")
 
 
 def from_agent() -> list[str]:
-    """Overrides that an agent's run begins with: it reports to W&B, unless ``WANDB_MODE`` says how
-    much. Other runs have none."""
+    """Config overrides of a run that an agent started, which set ``wandb.mode``; [] for others.
+
+    Such a run reports to W&B as ``WANDB_MODE`` says, by default online.
+    """
     if not _by_agent():
         return []
     return [f"wandb.mode={os.environ.get('WANDB_MODE', 'online')}"]
 
 
 def own_name(name: str) -> str:
-    """The name of a run's directory: of an agent's runs, which share a config, each has its own."""
+    """The name of a run's directory. Runs of an agent share a config, and each needs its own."""
     return f"{name}-{os.environ['WANDB_RUN_ID']}" if _by_agent() else name
 
 
@@ -37,21 +39,22 @@ def _by_agent() -> bool:
 
 
 class WeightsAndBiases:
-    """A W&B run. A run that is resumed goes on there under the identity it began with.
+    """A W&B run. A resumed run continues there under its first identity.
 
-    Scores and masks have the names that ``summary.json`` and sweep files have (``accuracy``,
-    ``sparsity``, ``explored``, ``churn``), layers theirs behind (``density/<layer>``), training
-    stands in ``train/``. The service's step is the optimizer update.
+    Scores and masks have the names of ``summary.json`` and sweep files (``accuracy``, ``sparsity``,
+    ``explored``, ``churn``), layers have their path (``density/<layer>``), and records of training
+    are under ``train/``. The service's step is the optimizer update.
 
-    The service keeps what it was told: after a rollback, or where a killed run has been past its
-    checkpoint, the first records of a step stay there, while ``metrics.jsonl`` has the later ones.
+    The service never deletes a record. After a rollback or a kill it keeps the first records of a
+    repeated step, while ``metrics.jsonl`` has the later ones.
 
     Args:
       config: of the run.
       where: its directory.
+      start: the step at which the run starts or resumes; not used.
     """
 
-    def __init__(self, config: Config, where: Path):
+    def __init__(self, config: Config, where: Path, start: int):
         import wandb
 
         identity, agent = where / "wandb" / "id", _by_agent()
@@ -59,7 +62,7 @@ class WeightsAndBiases:
         known = identity.read_text(encoding="utf-8") if identity.is_file() else uuid.uuid4().hex[:8]
         self._wandb = wandb
         self._run = wandb.init(
-            # What an agent starts has its project, its id and its name from the agent.
+            # An agent sets the project, the id and the name of its runs.
             project=None if agent else config.wandb.project,
             id=None if agent else known,
             name=None if agent else config.name,
@@ -67,34 +70,36 @@ class WeightsAndBiases:
             mode=config.wandb.mode,
             dir=where,
             config=to_dict(config),
-            # Without a network it would wait for ever; `wandb sync` sends what is on disk.
+            # Without a network it would wait for ever; `wandb sync` sends the files later.
             settings=wandb.Settings(finish_timeout=300),
         )
         write(identity, self._run.id)
-        for name in _PER_LAYER:  # one figure for each of many layers: no columns among the runs
+        for name in _PER_LAYER:  # one figure per layer: too many columns for the table of runs
             self._run.define_metric(f"{name}/*", summary="none")
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        self._run.log(_named(line), step=line["step"])
+    def log(self, step: int, kind: str, values: Mapping[str, int | float]) -> None:
+        """As :meth:`dst.train.records.loggers.Logger.log`."""
+        self._run.log(_named(kind, values), step=step)
 
     def show(self, step: int, path: str, mask: np.ndarray) -> None:
-        connections, across, down = pixels.matrix(mask), "outputs", "inputs"
-        if len(connections) > connections.shape[1]:  # the longer axis lies
+        """Logs a picture of the mask, and one of the connections of each input pixel."""
+        connections, across, down = mask_images.matrix(mask), "outputs", "inputs"
+        if len(connections) > connections.shape[1]:  # the longer axis is horizontal
             connections, across, down = connections.T, down, across
-        found = {"mask": (connections, f"{across} from left to right, {down} from top to bottom")}
-        grid = pixels.per_pixel(mask)
+        pictures = {
+            "mask": (connections, f"{across} from left to right, {down} from top to bottom")
+        }
+        grid = mask_images.per_pixel(mask)
         if grid is not None:
             text = f"{grid.min()} to {grid.max()} connections per input pixel"
-            found["input pixels"] = grid, text
-        for name, (weight, text) in found.items():
-            image = pixels.enlarged(pixels.mixed([(weight, pixels.ACTIVE)]), _WIDTH)
+            pictures["input pixels"] = grid, text
+        for name, (weight, text) in pictures.items():
+            image = mask_images.enlarged(mask_images.mixed([(weight, mask_images.ACTIVE)]), _WIDTH)
             picture = self._wandb.Image(image, caption=f"{path} at step {step}: {text}")
             self._run.log({f"pictures/{name}": picture}, step=step)
 
-    def rewind(self, step: int) -> None:
-        pass
-
     def close(self, summary: Mapping[str, Any] | None) -> None:
+        """As :meth:`dst.train.records.loggers.Logger.close`."""
         if summary is None:
             self._run.finish(exit_code=1)
             return
@@ -106,16 +111,15 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-def _named(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as the service has it."""
-    values = {k: v for k, v in line.items() if k not in ("kind", "step")}
-    if line["kind"] == "train":
+def _named(kind: str, values: Mapping[str, int | float]) -> dict[str, int | float]:
+    """The values of a record by their names in W&B."""
+    if kind == "train":
         return {f"train/{name}": value for name, value in values.items()}
-    found = {}
+    named = {}
     for name, value in values.items():
-        kind, slash, layer = name.partition("/")
-        if slash and kind == "sparsity":
-            found[f"density/{layer}"] = round(1 - value, 9)
+        figure, slash, layer = name.partition("/")
+        if slash and figure == "sparsity":
+            named[f"density/{layer}"] = round(1 - value, 9)
         else:
-            found[name] = value
-    return found
+            named[name] = value
+    return named

@@ -8,11 +8,11 @@ import pytest
 
 import dst
 from dst import cli
-from dst.train.config import models as architectures
+from dst.train.config import docstrings, schema
 from dst.train.config import overrides as plain
 from dst.train.config import run as config
-from dst.train.config import schema
 from dst.train.config.lint import advice
+from dst.train.data.digits import Digits
 from tests.training import CONFIGS, ROOT, SMALL, small, write_small
 
 # Input: overrides of the small config. Expected: what the message must contain.
@@ -60,7 +60,7 @@ BAD = {
     ),
     "negative clipping": (["optimizer.clip=-1"], ["optimizer.clip", "> 0", "-1"]),
     "batch and micro-batches": (["optimizer.accumulate=7"], ["data.batch_size", "accumulate=7"]),
-    "a model of text for images": (["model=decoder"], ["model.name", "['mlp'", "'digits'"]),
+    "a model of text for images": (["model=decoder"], ["model.name", "'mlp'", "'digits'"]),
     "a model of images for text": (["data=stdlib"], ["model.name", "['decoder']", "'stdlib'"]),
     "heads that do not divide": (
         ["model={'name': 'decoder', 'heads': 3, 'hidden': 8}", "data=stdlib"],
@@ -217,7 +217,7 @@ def test_the_resolved_config_repeats_the_run(path, tmp_path):
 
 @pytest.mark.parametrize("option", [*config.METHOD.options.values()], ids=[*config.METHOD.options])
 def test_every_method_is_described_field_by_field(option):
-    described = schema.field_texts(option.type)
+    described = docstrings.field_texts(option.type)
     assert {f.name for f in dataclasses.fields(option.type)} <= described.keys()
 
 
@@ -229,14 +229,14 @@ def test_every_config_class_is_frozen_and_described():
             continue
         seen.add(cls)
         assert cls.__dataclass_params__.frozen, cls
-        assert {f.name for f in dataclasses.fields(cls)} <= schema.field_texts(cls).keys(), cls
-        open_ += [t for t in schema._hints(cls).values() if dataclasses.is_dataclass(t)]
-        open_ += [o.type for c in schema._hints(cls).values() for o in _options(c)]
-    assert {architectures.MLP, config.Digits, config.Mesh, dst.RigL} <= seen
+        assert {f.name for f in dataclasses.fields(cls)} <= docstrings.field_texts(cls).keys(), cls
+        open_ += [t for t in schema.hints_of(cls).values() if dataclasses.is_dataclass(t)]
+        open_ += [o.type for c in schema.hints_of(cls).values() for o in _options(c)]
+    assert {config.MODEL.options["mlp"].type, Digits, config.Mesh, dst.RigL} <= seen
 
 
 def _options(hint):
-    choice = schema._choice(hint)
+    choice = schema.choice_of(hint)
     return choice.options.values() if choice else []
 
 

@@ -12,7 +12,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dst.train import data
 from dst.train.data import stream
-from dst.train.objectives import task
 
 
 def test_every_epoch_shows_every_image_once():
@@ -68,7 +67,7 @@ class Numbers:
 
 
 def _numbers(n=37, threads=0):
-    return data.Dataset(Numbers(n), Numbers(11), (1,), n, task.CLASSES, threads=threads, at_once=4)
+    return data.Dataset(Numbers(n), Numbers(11), (1,), n, threads=threads, at_once=4)
 
 
 def _sharding(devices):
@@ -149,7 +148,7 @@ def test_an_example_that_cannot_be_read_stops_the_run():
         def take(self, chosen, chance=None):
             raise OSError("this file is broken")
 
-    dataset = data.Dataset(Broken(9), Broken(9), (1,), 9, task.CLASSES, threads=2)
+    dataset = data.Dataset(Broken(9), Broken(9), (1,), 9, threads=2)
     with closing(_batches(dataset)) as found, pytest.raises(OSError, match="this file is broken"):
         next(found)
 

@@ -18,7 +18,7 @@ from dst.train import optimizer as optim
 from dst.train import state as states
 from dst.train.config import run as config
 from dst.train.data import dataset, stdlib, stream
-from dst.train.objectives import task
+from dst.train.objectives.next_token import NextToken
 from dst.train.records import checkpoint
 from dst.train.records import loggers as logs
 from dst.train.records import run_dir as directory
@@ -90,7 +90,7 @@ def test_pieces_show_every_byte_once_and_its_successor():
 
 def _dataset(**changes):
     pieces = stdlib.windows(bytes(range(200)), 8)
-    return dataset.Dataset(pieces, pieces, (8,), 256, task.NEXT_BYTE, **changes)
+    return dataset.Dataset(pieces, pieces, (8,), 256, "next-token", **changes)
 
 
 def test_batches_are_functions_of_seed_and_step_and_epochs_show_all_pieces():
@@ -105,9 +105,15 @@ def test_batches_are_functions_of_seed_and_step_and_epochs_show_all_pieces():
         assert sorted(epoch) == list(range(0, 192, 8))
 
 
+def next_token(logits, labels):
+    """The metrics of logits that stand for a network."""
+    batch = (logits, jnp.asarray(labels))
+    return NextToken().loss(lambda inputs: inputs, batch, jax.random.key(0))[1]
+
+
 def test_a_uniform_model_needs_eight_bits_per_byte():
     labels = np.random.default_rng(0).integers(0, 256, (3, 7), dtype=np.int32)
-    scores = task.NEXT_BYTE.scores(jnp.zeros((3, 7, 256)), jnp.asarray(labels))
+    scores = next_token(jnp.zeros((3, 7, 256)), labels)
     assert float(scores["bits_per_byte"]) == pytest.approx(8, rel=1e-6)
     assert float(scores["loss"]) == pytest.approx(np.log(256), rel=1e-6)
 
@@ -117,7 +123,7 @@ def test_bits_per_byte_are_the_length_of_the_best_code():
     share = np.array([1 / 2, 1 / 4, 1 / 8, 1 / 8])
     labels = np.repeat(np.arange(4, dtype=np.int32), [4, 2, 1, 1])
     logits = jnp.broadcast_to(jnp.log(jnp.float32(share))[None], (8, 4))
-    scores = task.NEXT_BYTE.scores(logits, jnp.asarray(labels))
+    scores = next_token(logits, labels)
     assert float(scores["bits_per_byte"]) == pytest.approx(1.75, rel=1e-6)
     assert float(scores["accuracy"]) == 0.5
 
@@ -139,7 +145,7 @@ def test_evaluation_in_parts_is_the_mean_over_all_of_them():
     network = states.modes(model, here, "float32")
     parts = [jax.device_put(list(stream.testing(_dataset(at_once=n)))) for n in (10, 1024)]
     assert [len(x) for x in parts] == [3, 1]
-    found = [evaluation.make(network, task.NEXT_BYTE, lambda x=x: x)(state) for x in parts]
+    found = [evaluation.make(network, NextToken(), lambda x=x: x)(state) for x in parts]
     for name, value in found[0].items():
         assert value == pytest.approx(found[1][name], rel=1e-5)
 

@@ -14,8 +14,8 @@ import pytest
 
 from dst import cli
 from dst.train import loop, setup
+from dst.train.config import json_schema, schema
 from dst.train.config import run as config
-from dst.train.config import schema
 from dst.train.data import augment, stream, tfds
 from dst.train.records import run_dir as directory
 from tests import prepared
@@ -204,7 +204,7 @@ def test_an_override_names_a_data_set_and_takes_the_batch_size_along(override, t
 
 
 def test_the_schema_knows_names_by_their_pattern():
-    arms = schema.json_schema(config.Config)["properties"]["data"]["anyOf"]
+    arms = json_schema.json_schema(config.Config)["properties"]["data"]["anyOf"]
     assert {"enum": ["digits", "stdlib"]} in arms
     assert {"type": "string", "pattern": "^tfds:"} in arms
     (arm,) = [x for x in arms if "augment" in x.get("properties", {})]

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 import dst
 from dst.train import loop, optimizer, setup
 from dst.train.config import run as config
-from dst.train.config.models import MODEL
+from dst.train.config.run import MODEL
 from dst.train.data import digits, stream
 from dst.train.distributed.mesh import placement
 from dst.train.records import checkpoint, run_dir

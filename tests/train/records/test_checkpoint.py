@@ -60,10 +60,10 @@ def test_a_checkpoint_holds_the_state_of_its_step_while_later_steps_reuse_the_bu
             for _ in range(10):
                 state = step(state)
     for n in (1, 2, 3):
-        found = checkpoint.restore(tmp_path, n, state)
+        restored = checkpoint.restore(tmp_path, n, state)
         assert checkpoint.position(tmp_path, n) == {"at": n}
-        assert {float(found["a"].min()), float(found["a"].max())} == {10 * n - 9}
-        assert int(found["b"]) == 10 * n - 9
+        assert {float(restored["a"].min()), float(restored["a"].max())} == {10 * n - 9}
+        assert int(restored["b"]) == 10 * n - 9
 
 
 def test_the_best_stay_beside_the_newest(tmp_path):

@@ -1,4 +1,4 @@
-"""Laws of what a run costs, as `dst inspect` says before it begins."""
+"""Laws of what a run costs, as `dst inspect` says before it starts."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def inspected(folder, capsys, *arguments):
 
 def test_inspect_counts_what_a_hand_counts(tmp_path, capsys):
     half = ["method.sparsity=0.5", "method.allocation=uniform"]
-    found = json.loads(inspected(tmp_path, capsys, "--json", *half))
-    leaves = {row["path"]: row for row in found["leaves"]}
+    data = json.loads(inspected(tmp_path, capsys, "--json", *half))
+    leaves = {row["path"]: row for row in data["leaves"]}
     assert leaves["hidden/0/kernel"]["macs_dense"] == HIDDEN
     assert leaves["out/kernel"]["macs"] == OUT // 2
     assert leaves["out/bias"]["uses"] == ["elementwise"]
-    assert found["macs_dense"] == HIDDEN + OUT
-    assert found["macs"] == (HIDDEN + OUT) // 2
-    assert found["parameters"] == HIDDEN + OUT + 26
-    assert found["active"] == (HIDDEN + OUT) // 2 + 26
-    assert found["bytes"] == 4 * found["active"] + (HIDDEN + OUT) // 8
-    assert found["forward_cost"] == 0.5
-    assert found["average_density"] == 0.5
+    assert data["macs_dense"] == HIDDEN + OUT
+    assert data["macs"] == (HIDDEN + OUT) // 2
+    assert data["parameters"] == HIDDEN + OUT + 26
+    assert data["active"] == (HIDDEN + OUT) // 2 + 26
+    assert data["bytes"] == 4 * data["active"] + (HIDDEN + OUT) // 8
+    assert data["forward_cost"] == 0.5
+    assert data["average_density"] == 0.5
     # RigL: topology steps at 10 and 20 of 40 need a dense gradient; 30 is its stop.
-    assert found["training_cost"] == pytest.approx((3 * 0.5 * 38 + (2 * 0.5 + 1) * 2) / (3 * 40))
-    assert not found["not_understood"]
+    assert data["training_cost"] == pytest.approx((3 * 0.5 * 38 + (2 * 0.5 + 1) * 2) / (3 * 40))
+    assert not data["not_understood"]
 
 
 def test_inspect_prints_the_table_and_writes_nothing(tmp_path, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""Laws of faults: what goes wrong is said, and costs at most the steps since a checkpoint."""
+"""Laws of faults: each one is reported, and costs at most the steps since a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ import dst
 from dst import cli
 from dst.train import loop
 from dst.train.config import run as config
-from dst.train.records import checkpoint
-from dst.train.records import run_dir as directory
+from dst.train.records import checkpoint, run_dir
 from tests import faults
 from tests.faults import dst as command
 from tests.faults import records, row
@@ -34,7 +33,7 @@ def finished(tmp_path_factory):
 
 
 def same(run, finished):
-    """Two runs have come to the same, bit for bit, and tell the same."""
+    """Two runs have the same records and the same last state, bit for bit."""
     assert records(run) == records(finished)
     assert_same(states_in(run)[40], states_in(finished)[40])
 
@@ -67,9 +66,9 @@ with signals.caught() as request:
     os.kill(os.getpid(), signal.SIGINT)
     print("too late", flush=True)
 """
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert found.returncode == -signal.SIGINT and found.stdout == "still here\n"
-    assert "a second signal stops at once" in found.stderr
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == -signal.SIGINT and result.stdout == "still here\n"
+    assert "a second signal stops at once" in result.stderr
 
 
 def test_a_signal_stops_a_whole_study_and_the_code_says_resume_me(tmp_path, monkeypatch, capfd):
@@ -92,18 +91,18 @@ def test_a_run_directory_has_one_writer(finished, tmp_path, capsys):
     shutil.copytree(finished, run)
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "lock"}
     arguments = ["train", str(write_small(tmp_path)), "--dir", str(run), "--overwrite"]
-    with directory.lock(run):
+    with run_dir.lock(run):
         for call in (["resume", str(run)], arguments):
             assert cli.main(call) == 2
             assert f"{run} is in use by process {os.getpid()} on" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in before} == before
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
-    directory.lock(run).close()  # free again
+    run_dir.lock(run).close()  # free again
 
 
 def test_a_skipped_update_changes_nothing_but_the_count(finished, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
-    # The 7th is an ordinary step; the 11th a topology step, made up at the 12th.
+    # The 7th is an ordinary step; the 11th a topology step, done at the 12th instead.
     with faults.before_step(monkeypatch, {}, bad=(7, 11)):
         loop.train(small(tmp_path, "train.on_nonfinite=skip"), run, until=30)
         assert "1 of the 5 updates until step 10 were skipped" in capsys.readouterr().err
@@ -127,14 +126,14 @@ def test_what_only_skips_stops(tmp_path, monkeypatch):
             loop.train(small(tmp_path, "train.on_nonfinite=skip"), tmp_path / "run")
 
 
-def test_a_rollback_goes_on_after_the_bad_batch(tmp_path, monkeypatch, capsys):
+def test_a_rollback_continues_after_the_bad_batch(tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     with faults.before_step(monkeypatch, {}, bad=(17,)):
         loop.train(small(tmp_path, "train.on_nonfinite=rollback"), run)
     assert "Rolling back to step 10 (1 of 3)" in (out := capsys.readouterr().out)
     assert "after that of step 17" in out
     assert [x["step"] for x in records(run) if x["kind"] == "train"] == list(range(5, 41, 5))
-    # Seven batches were passed by: the 18th is the one after step 10.
+    # Seven batches were skipped: after step 10 comes the 18th.
     assert checkpoint.position(run / "checkpoints", 40) == {"drawn": 47}
     straight = tmp_path / "straight"
     shutil.copytree(run, straight)
@@ -150,9 +149,9 @@ def test_rollbacks_that_do_not_help_end(tmp_path, monkeypatch, capsys):
     bad = ["optimizer.name=sgd", "optimizer.learning_rate=1e30", "optimizer.warmup=0"]
     bad += ["optimizer.clip=null", "train.on_nonfinite=rollback"]
     assert cli.main(["train", "small.yaml", *bad]) == 1
-    found = capsys.readouterr()
-    assert found.out.count("Rolling back to step 0") == 3
-    assert "3 rollbacks to it have not helped" in found.err
+    output = capsys.readouterr()
+    assert output.out.count("Rolling back to step 0") == 3
+    assert "3 rollbacks to it have not helped" in output.err
 
 
 def test_a_full_disk_costs_checkpoints_while_it_is_full(finished, tmp_path, monkeypatch, capsys):
@@ -199,26 +198,26 @@ def test_a_resumed_run_says_what_differs(finished, tmp_path, capsys):
         code = cli.main(["resume", str(run), *arguments])
         return code, capsys.readouterr()
 
-    code, told = resume("optimizer.learning_rate=1e-3", "train.keep=1")
-    assert code == 2 and "optimizer.learning_rate: 0.003 -> 0.001" in told.err
-    assert "train.keep: 3 -> 1" in told.err and "--changed" in told.err
-    code, told = resume("start.step=3", "method={'name': 'static', 'sparsity': 0.8}", "--changed")
-    assert code == 2 and "has begun" in told.err
-    code, told = resume("train.steps=25", "--changed")
-    assert code == 2 and "train.steps must be at least 30" in told.err
-    code, told = resume("model.hidden=[17]", "--changed")
-    assert code == 1 and "another network, optimizer or method" in told.err
+    code, output = resume("optimizer.learning_rate=1e-3", "train.keep=1")
+    assert code == 2 and "optimizer.learning_rate: 0.003 -> 0.001" in output.err
+    assert "train.keep: 3 -> 1" in output.err and "--changed" in output.err
+    code, output = resume("start.step=3", "method={'name': 'static', 'sparsity': 0.8}", "--changed")
+    assert code == 2 and "has begun" in output.err
+    code, output = resume("train.steps=25", "--changed")
+    assert code == 2 and "train.steps must be at least 30" in output.err
+    code, output = resume("model.hidden=[17]", "--changed")
+    assert code == 1 and "another network, optimizer or method" in output.err
     assert (run / "config.yaml").read_bytes() == saved
 
-    code, told = resume("optimizer.learning_rate=1e-3", "train.keep=1", "--changed")
-    assert code == 0 and "optimizer.learning_rate: 0.003 -> 0.001" in told.out
+    code, output = resume("optimizer.learning_rate=1e-3", "train.keep=1", "--changed")
+    assert code == 0 and "optimizer.learning_rate: 0.003 -> 0.001" in output.out
     kept = config.load(run / "config.yaml")
     assert (kept.optimizer.learning_rate, kept.train.keep) == (1e-3, 1)
     assert checkpoint.steps(run / "checkpoints") == [40]
     assert records(run)[:-3] == records(finished)[:-3] and records(run) != records(finished)
 
 
-def test_what_is_no_mathematics_may_change(finished, tmp_path):
+def test_what_changes_no_mathematics_may_change(finished, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     shutil.rmtree(run / "checkpoints" / f"{40:09d}")
@@ -244,7 +243,7 @@ def whole(tmp_path_factory):
 
 
 def finishes_like(whole, run):
-    """A run that is resumed comes to what it would have come to."""
+    """A resumed run ends as if it had never stopped."""
     code, _, err = faults.ended(command("resume", run))
     assert code == 0, err
     assert records(run) == records(whole)
@@ -276,10 +275,10 @@ def test_evidence_second_signal(whole, tmp_path):
     process.send_signal(signal.SIGTERM)
     time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    began = time.perf_counter()
+    start = time.perf_counter()
     code, _, err = faults.ended(process)
     assert code == -signal.SIGTERM
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     row("SIGTERM twice", f"ended by the signal after {seconds:.2f} s; {err}", "steps since step 0")
 
 
@@ -327,7 +326,7 @@ def test_evidence_full_disk(whole, tmp_path):
         run = disk / "run"
         process = command("train", write_small(tmp_path), *OFTEN, "--dir", run)
         faults.until(process, run, 110)
-        while process.poll() is None:  # a checkpoint that failed has left its room
+        while process.poll() is None:  # a checkpoint that failed has freed its space
             faults.fill(disk)
             time.sleep(0.01)
         code, _, err = faults.ended(process)
@@ -336,8 +335,8 @@ def test_evidence_full_disk(whole, tmp_path):
         assert newest is not None and newest >= 80
         faults.free(disk)
         finishes_like(whole, run)
-        told = [line for line in err.splitlines() if line.startswith(("warning", "error"))]
-        seen = "\n".join([*told[:2], "...", told[-1]])
+        lines = [line for line in err.splitlines() if line.startswith(("warning", "error"))]
+        seen = "\n".join([*lines[:2], "...", lines[-1]])
         row("disk full until the end of training", f"exit 1; {seen}", f"steps since {newest}")
 
 
@@ -350,7 +349,7 @@ def test_evidence_read_only_directory(whole, tmp_path):
         for arguments in (["train", path, "--dir", disk / "new"], ["resume", disk / "run"]):
             code, _, err = faults.ended(command(*arguments))
             assert code == 1 and "Read-only file system" in err and "Traceback" not in err
-        row("read-only directory at the start", f"exit 1; {err}", "nothing was begun")
+        row("read-only directory at the start", f"exit 1; {err}", "nothing was started")
 
 
 @pytest.mark.evidence
@@ -382,11 +381,11 @@ def test_evidence_wandb_refuses(whole, tmp_path):
     )
     code, _, err = faults.ended(process)
     assert code == 0, err
-    told = [line for line in err.splitlines() if line.startswith("warning: Weights & Biases")]
-    assert len(told) == 1
+    warnings = [line for line in err.splitlines() if line.startswith("warning: Weights & Biases")]
+    assert len(warnings) == 1
     assert records(run) == records(whole)
     assert_same(states_in(run)[400], states_in(whole)[400])
-    row("W&B at an address that refuses", f"exit 0; {told[0]}", "nothing but W&B's copy")
+    row("W&B at an address that refuses", f"exit 0; {warnings[0]}", "nothing but W&B's copy")
 
 
 KILLS = 50
@@ -418,22 +417,22 @@ def test_evidence_fifty_kills(tmp_path):
         process.join()
         assert process.exitcode == -signal.SIGKILL, "the run ended before it was killed"
         during += any((killed / "checkpoints").glob("*.part"))
-        found = checkpoint.newest_whole(killed / "checkpoints")
-        if found is not None:
-            assert found >= newest, "a checkpoint was lost"
-            newest = found
-            most = max(most, faults.last_step(killed) - found)
+        step = checkpoint.newest_whole(killed / "checkpoints")
+        if step is not None:
+            assert step >= newest, "a checkpoint was lost"
+            newest = step
+            most = max(most, faults.last_step(killed) - step)
     process = forked.start(path, often, killed)
     process.join()
     assert process.exitcode == 0
     assert records(killed) == records(whole)
     assert_same(states_in(killed)[steps], states_in(whole)[steps])
     assert not list(killed.rglob("*.part"))
-    assert most <= 10, "those of one checkpoint in the making, and the steps since"
+    assert most <= 10, "those of one checkpoint being written, and the steps since"
     assert during >= KILLS // 5
     row(
         f"SIGKILL at {KILLS} random moments, {during} of them during a save",
-        "nothing; `dst resume` goes on, and the run ends bit for bit like one never killed",
+        "nothing; `dst resume` continues, and the run ends bit for bit like one never killed",
         f"at most {most} logged steps, with a checkpoint every 5; no checkpoint",
     )
 
@@ -441,7 +440,7 @@ def test_evidence_fifty_kills(tmp_path):
 @pytest.mark.evidence
 def test_soak(tmp_path):
     # Checkpoints as often as users write them: TensorStore's Python bindings keep some 30 kB of
-    # every one (JSON of its specs and metrics), which is not ours to give back.
+    # every one (JSON of its specs and metrics), which dst cannot release.
     minutes = float(os.environ.get("DST_SOAK_MINUTES", "30"))
     run = tmp_path / "run"
     long = [

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import psutil
@@ -16,10 +17,9 @@ from matplotlib.image import imread
 from safetensors.numpy import load_file
 
 import dst
-from dst.inspect import mask_images as pixels
+from dst.inspect import mask_images
 from dst.train.config import run as config
-from dst.train.records import loggers as logs
-from dst.train.records import run_dir as directory
+from dst.train.records import loggers, run_dir
 from tests.agents import IDENTITY, started
 from tests.faults import dst as command
 from tests.faults import ended, records, row, until
@@ -28,10 +28,15 @@ from tests.training import small, write_small
 
 
 class Drawn:
-    """A logger that keeps what it is shown."""
+    """A logger that keeps the masks it is shown."""
+
+    shown: ClassVar[list] = []
 
     def __init__(self, *_):
-        self.shown = []
+        self.shown.clear()
+
+    def log(self, step, kind, values):
+        pass
 
     def show(self, step, path, mask):
         self.shown.append((step, path, mask))
@@ -41,24 +46,22 @@ class Drawn:
 
 
 def test_masks_are_drawn_a_few_times_however_many_topology_steps(tmp_path, monkeypatch):
-    drawn = Drawn()
-    monkeypatch.setattr(logs, "WeightsAndBiases", lambda *_: drawn)
+    monkeypatch.setattr(loggers, "WeightsAndBiases", Drawn)
     calls = []
     monkeypatch.setattr(dst, "masks", lambda state: calls.append(1) or {"b": state, "a": state})
 
     def steps(start, mode):
-        made = small(tmp_path, "train.steps=1000", f"wandb.mode={mode}")
-        with logs.Loggers(made, tmp_path, start) as told:
+        settings = small(tmp_path, "train.steps=1000", f"wandb.mode={mode}")
+        with loggers.Loggers(settings, tmp_path, start) as every:
             for step in range(start + 1, 1000):  # a topology step each
-                told.show(step, np.full((2, 2), step % 2 == 0))
-            told.show(1000, np.ones((2, 2), bool), always=True)
+                every.show(step, np.full((2, 2), step % 2 == 0))
+            every.show(1000, np.ones((2, 2), bool), always=True)
 
     steps(0, "offline")
-    assert [step for step, *_ in drawn.shown] == [*range(100, 1000, 100), 1000]
-    assert {path for _, path, _ in drawn.shown} == {"b"} and len(calls) == 10
-    drawn.shown.clear()
+    assert [step for step, *_ in Drawn.shown] == [*range(100, 1000, 100), 1000]
+    assert {path for _, path, _ in Drawn.shown} == {"b"} and len(calls) == 10
     steps(550, "offline")  # resumed
-    assert [step for step, *_ in drawn.shown] == [600, 700, 800, 900, 1000]
+    assert [step for step, *_ in Drawn.shown] == [600, 700, 800, 900, 1000]
     calls.clear()
     steps(0, "disabled")
     assert not calls
@@ -66,12 +69,14 @@ def test_masks_are_drawn_a_few_times_however_many_topology_steps(tmp_path, monke
 
 def test_pixels_are_the_mask():
     mask = np.random.default_rng(0).random((9, 4)) < 0.5
-    image = pixels.mixed([(mask, pixels.ACTIVE)])
+    image = mask_images.mixed([(mask, mask_images.ACTIVE)])
     np.testing.assert_array_equal(image[..., 3] == 255, mask)
-    assert image[mask][:, :3].tolist() == [list(pixels.ACTIVE)] * int(mask.sum())
-    assert pixels.enlarged(image, 100).shape == (9 * 25, 4 * 25, 4)
-    np.testing.assert_array_equal(pixels.per_pixel(mask).ravel(), mask.sum(1))
-    assert pixels.per_pixel(mask[:8]) is None and pixels.per_pixel(mask[:, :, None]) is None
+    assert image[mask][:, :3].tolist() == [list(mask_images.ACTIVE)] * int(mask.sum())
+    assert mask_images.enlarged(image, 100).shape == (9 * 25, 4 * 25, 4)
+    np.testing.assert_array_equal(mask_images.per_pixel(mask).ravel(), mask.sum(1))
+    assert (
+        mask_images.per_pixel(mask[:8]) is None and mask_images.per_pixel(mask[:, :, None]) is None
+    )
 
 
 def _trained(folder: Path, *arguments: str, **environment: str) -> None:
@@ -88,7 +93,7 @@ def _trained(folder: Path, *arguments: str, **environment: str) -> None:
 
 
 def _read(run: Path) -> tuple[Path, list[dict]]:
-    """The directory of the run's W&B record, and what W&B's own reader finds in it."""
+    """The directory of the run's W&B record, and its content as W&B's own reader gives it."""
     (record,) = (run / "wandb").glob("offline-run-*")
     reader = Path(sys.executable).with_name("wandb")
     command = [reader, "leet", "inspect", "--json", record]
@@ -96,9 +101,9 @@ def _read(run: Path) -> tuple[Path, list[dict]]:
     return record, [json.loads(line) for line in out.splitlines()]
 
 
-def _rows(found: list[dict]) -> dict[int, dict]:
+def _rows(content: list[dict]) -> dict[int, dict]:
     """History by step."""
-    return {x["history"]["step"]["num"]: x["history"]["item"] for x in found if "history" in x}
+    return {x["history"]["step"]["num"]: x["history"]["item"] for x in content if "history" in x}
 
 
 def _is_within(part, whole) -> bool:
@@ -117,16 +122,16 @@ def test_an_offline_run_reads_back_whole(tmp_path):
     settings = ["method.every=4", "train.log_every=4", "wandb={'mode': 'offline', 'project': 'p'}"]
     _trained(tmp_path, "train", "small.yaml", *settings, "--dir", "run")
     run = tmp_path / "run"
-    record, found = _read(run)
+    record, content = _read(run)
 
     # The config is the resolved one.
-    (begun,) = [x["run"] for x in found if x["type"] == "run"]
-    made = config.load(run / directory.CONFIG)
-    assert _is_within(config.to_dict(made), begun["config"]["update"])
-    assert begun["project"] == "p" and begun["display_name"] == "small"
+    (start,) = [x["run"] for x in content if x["type"] == "run"]
+    saved = config.load(run / run_dir.CONFIG)
+    assert _is_within(config.to_dict(saved), start["config"]["update"])
+    assert start["project"] == "p" and start["display_name"] == "small"
 
     # Every number of metrics.jsonl, at its step.
-    rows = _rows(found)
+    rows = _rows(content)
     lines = records(run)
     assert {line["kind"] for line in lines} == {"train", "eval", "topology"}
     for line in lines:
@@ -149,7 +154,7 @@ def test_an_offline_run_reads_back_whole(tmp_path):
 
     drawn = [step for step, row in rows.items() if "pictures/mask.path" in row]
     assert drawn[0] == 0 and drawn[-1] == 40 and 5 <= len(drawn) <= 11
-    for step, file in ((0, directory.MASKS_INITIAL), (40, directory.MASKS_FINAL)):
+    for step, file in ((0, run_dir.MASKS_INITIAL), (40, run_dir.MASKS_FINAL)):
         mask = load_file(run / file)["hidden/0/kernel"].astype(bool)
         np.testing.assert_array_equal(picture(step, "mask"), mask.T)
         counts = mask.sum(axis=1).reshape(8, 8)
@@ -159,7 +164,7 @@ def test_an_offline_run_reads_back_whole(tmp_path):
         assert rows[step]["pictures/mask.caption"].startswith(f"hidden/0/kernel at step {step}")
 
     # The table of layers, and the figures of the runs' table.
-    summary = json.loads((run / directory.SUMMARY).read_text())
+    summary = json.loads((run / run_dir.SUMMARY).read_text())
     (path,) = (record / "files/media/table").glob("layers_*.json")
     table = json.loads(path.read_text())
     layers = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
@@ -167,7 +172,7 @@ def test_an_offline_run_reads_back_whole(tmp_path):
         named = {"layer" if name == "path" else name: x for name, x in ours.items()}
         assert theirs == named | {"shape": str(ours["shape"])}
     last = {}
-    for x in found:
+    for x in content:
         last |= x.get("summary", {}).get("update", {})
     for name, value in summary.items():
         if isinstance(value, int | float):
@@ -186,20 +191,20 @@ def test_a_run_of_an_agent_belongs_to_its_sweep(tmp_path, monkeypatch):
     assert command[:2] == ["dst", "train"]
     _trained(tmp_path, *command[1:], WANDB_MODE="offline", **environment)
     run = tmp_path / "runs" / f"small-{IDENTITY['WANDB_RUN_ID']}"
-    _, found = _read(run)
-    (begun,) = [x["run"] for x in found if x["type"] == "run"]
-    assert begun["run_id"] == IDENTITY["WANDB_RUN_ID"]
-    assert begun["sweep_id"] == IDENTITY["WANDB_SWEEP_ID"]
+    _, content = _read(run)
+    (start,) = [x["run"] for x in content if x["type"] == "run"]
+    assert start["run_id"] == IDENTITY["WANDB_RUN_ID"]
+    assert start["sweep_id"] == IDENTITY["WANDB_SWEEP_ID"]
     # Parallel coordinates have their axes from these, under the names of the sweep file.
-    shown = begun["config"]["update"]
+    shown = start["config"]["update"]
     assert _is_within(nested, shown) and shown["optimizer.learning_rate"] == 1e-05
-    made = config.load(run / directory.CONFIG)
-    assert made.optimizer.learning_rate == 1e-05 and made.method.name == "set"
-    assert _is_within(config.to_dict(made), shown)  # nothing of the rest is lost
+    saved = config.load(run / run_dir.CONFIG)
+    assert saved.optimizer.learning_rate == 1e-05 and saved.method.name == "set"
+    assert _is_within(config.to_dict(saved), shown)  # nothing of the rest is lost
     # The metric is there at every evaluation, which Hyperband reads, and at the end.
-    values = [row["accuracy"] for row in _rows(found).values() if "accuracy" in row]
-    told = [line["accuracy"] for line in records(run) if line["kind"] == "eval"]
-    assert values == pytest.approx(told, rel=1e-6) and len(values) >= 2
+    values = [row["accuracy"] for row in _rows(content).values() if "accuracy" in row]
+    recorded = [line["accuracy"] for line in records(run) if line["kind"] == "eval"]
+    assert values == pytest.approx(recorded, rel=1e-6) and len(values) >= 2
     # Continued by hand, it is the same run.
     assert (run / "wandb/id").read_text() == IDENTITY["WANDB_RUN_ID"]
 
@@ -221,6 +226,6 @@ def test_a_service_that_is_killed_costs_the_run_nothing_else(tmp_path, monkeypat
     code, _, err = ended(process)
     assert killed and code == 0, err
     assert [x["step"] for x in records(run) if x["kind"] == "train"] == [*range(10, 3001, 10)]
-    told = [x for x in err.splitlines() if "warning: Weights & Biases" in x]
-    assert len(told) == 1
-    row("W&B's own process killed", f"exit 0; {told[0]}", "what W&B had not written")
+    warnings = [x for x in err.splitlines() if "warning: Weights & Biases" in x]
+    assert len(warnings) == 1
+    row("W&B's own process killed", f"exit 0; {warnings[0]}", "what W&B had not written")

@@ -1,45 +1,10 @@
-"""What is asked of a network, and the figures that tell how well it answers."""
+"""The figures that say how well a network answers, and how they are shown."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import jax.numpy as jnp
-import optax
-
-from dst.core.typing import Array, Float, Int
-
-
-@dataclass(frozen=True)
-class Task:
-    """The right one of several classes, at every place where there is a label.
-
-    Attributes:
-      figures: what is logged, each a mean over all labels: ``loss`` (cross-entropy in nats, what
-        training lowers), ``bits_per_byte`` (the loss in bits), ``accuracy`` (in [0, 1]).
-    """
-
-    figures: tuple[str, ...]
-
-    def scores(
-        self, logits: Float[Array, "*places classes"], labels: Int[Array, "*places"]
-    ) -> dict[str, Array]:
-        """The figures of a batch, float32 scalars by name, whatever the type of the logits."""
-        logits = logits.astype(jnp.float32)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        found = {
-            "loss": loss,
-            "bits_per_byte": loss / math.log(2),
-            "accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == labels),
-        }
-        return {name: found[name] for name in self.figures}
-
-
-CLASSES = Task(("loss", "accuracy"))
-NEXT_BYTE = Task(("loss", "bits_per_byte", "accuracy"))
 
 
 @dataclass(frozen=True)
