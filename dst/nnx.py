@@ -1,4 +1,4 @@
-"""Flax NNX: models that carry their masks, and the optimizer that keeps them in step."""
+"""Flax NNX: models that carry their masks, and the optimizer that updates both."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Optimizer(nnx.Optimizer):
     """An ``nnx.Optimizer`` whose model is sparse and carries its masks.
 
     At creation inactive weights become zero and every sparse parameter ``kernel`` gets a variable
-    ``kernel_mask`` beside it; topology steps write the new masks there. The optimizer state
-    remains the truth; the model's masks are copies, so that a saved model knows its sparsity.
+    ``kernel_mask`` beside it. Topology steps write the new masks there. They are copies of the
+    masks in the optimizer state, so that a saved model contains its masks.
 
     Args:
       model: an NNX module; changed in place.
@@ -114,7 +114,7 @@ def masks(model: Any) -> dict[str, Any]:
         carried[name] = np.asarray(variable.get_value())
     if not carried:
         raise ValueError(
-            "this model carries no masks. Create them with dst.nnx.Optimizer(model, ...), or give "
+            "this model carries no masks. Create them with dst.nnx.Optimizer(model, ...), or use "
             "FromMasks(masks=...)."
         )
     return carried
@@ -153,7 +153,7 @@ def costs(model: Any, *inputs: Any, wrt: Any = nnx.Param, **options: Any) -> flo
     """:func:`dst.flops.trace` of a call of an NNX model, which stays as it is.
 
     Args:
-      model: of arrays, or of shapes as ``nnx.eval_shape`` makes it.
+      model: of arrays, or of shapes as ``nnx.eval_shape`` returns it.
       inputs: arrays or shapes; give a batch of one.
       wrt: the variables that count as parameters.
       options: static keyword arguments of the call.
@@ -220,7 +220,7 @@ def _kernels(model: Any, wrt: Any) -> Iterator[tuple[str, str, Any, tuple[int, .
 
 
 def _owner(model: Any, path: str) -> tuple[Any, str]:
-    """The object that holds a parameter, and the name it has there."""
+    """The object that has a parameter as attribute, and the name of the attribute."""
     *segments, name = path.split("/")
     for segment in segments:
         if isinstance(model, Mapping) and segment in model:

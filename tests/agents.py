@@ -48,6 +48,6 @@ def started(
         answer = agent._process_command(command)
         assert "exception" not in answer, answer
         os.environ.pop("WANDB_SWEEP_PARAM_PATH", None)  # the agent sets it for good
-    (found,) = calls
-    own = {k: v for k, v in found["env"].items() if k.startswith("WANDB_")}
-    return found["command"], own
+    (call,) = calls
+    own = {k: v for k, v in call["env"].items() if k.startswith("WANDB_")}
+    return call["command"], own

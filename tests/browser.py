@@ -1,4 +1,4 @@
-"""A headless Chromium that opens files, told what to do over a pipe (the DevTools protocol)."""
+"""A headless Chromium that opens files, driven over a pipe (the DevTools protocol)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Browser:
 
     Attributes:
       requests: every address that was asked for.
-      errors: what the console was told as an error or a warning, and uncaught exceptions.
+      errors: errors and warnings on the console, and uncaught exceptions.
 
     Args:
       profile: an empty directory.
@@ -69,7 +69,7 @@ class Browser:
         os.close(self._read)
 
     def open(self, path: Path, *, width: int, dark: bool = False, script: bool = True) -> None:
-        """Opens a file in a window so many pixels wide, and waits until it is there."""
+        """Opens a file in a window of ``width`` pixels, and waits until it is loaded."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self._call("Emulation.setDeviceMetricsOverride", size)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
@@ -84,9 +84,9 @@ class Browser:
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
         arguments = {"expression": expression, "returnByValue": True, "awaitPromise": True}
-        found = self._call("Runtime.evaluate", arguments)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        answer = self._call("Runtime.evaluate", arguments)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def press(self, key: str) -> None:
         """Presses a key, as ``Tab`` or ``Enter``."""
@@ -111,10 +111,10 @@ class Browser:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
         end = time.monotonic() + _PATIENCE
-        while (found := self._next(end)).get("id") != self._number:
-            self._hear(found)
-        assert "error" not in found, (method, found["error"])
-        return found["result"]
+        while (answer := self._next(end)).get("id") != self._number:
+            self._hear(answer)
+        assert "error" not in answer, (method, answer["error"])
+        return answer["result"]
 
     def _next(self, end: float) -> dict[str, Any]:
         while b"\0" not in self._rest:

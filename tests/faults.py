@@ -37,10 +37,10 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
 
 
-def row(injected: str, seen: str, lost: str) -> None:
+def row(injected: str, observed: str, lost: str) -> None:
     """One row of the fault table; `make evidence` shows what passing tests print."""
-    seen = " ".join(line.strip() for line in seen.strip().splitlines() if line.strip())
-    print(f"| {injected} | {seen} | {lost} |")
+    observed = " ".join(line.strip() for line in observed.strip().splitlines() if line.strip())
+    print(f"| {injected} | {observed} | {lost} |")
 
 
 class _Batches(stream.Batches):

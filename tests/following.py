@@ -53,7 +53,7 @@ SEED = 3
 
 
 def draw(name: str, count: int) -> np.ndarray:
-    """As ``dst.engine.state.keys`` documents: seed, then count + 1, then a hash of the path."""
+    """As ``dst.engine.masks.keys`` documents: seed, then count + 1, then a hash of the path."""
     key = jax.random.fold_in(jax.random.key(SEED, impl="threefry2x32"), count + 1)
     key = jax.random.fold_in(key, zlib.crc32(name.encode()))
     return np.asarray(jax.random.uniform(key, SHAPES[name], jnp.float32))

@@ -19,11 +19,11 @@ import pytest
 
 def _binaries() -> Path:
     """Where initdb and postgres are; Debian keeps them beside the path."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     own = shutil.which("initdb")
-    if own is None and not found:
+    if own is None and not installed:
         pytest.skip("no PostgreSQL here: initdb is not installed (Debian: postgresql)")
-    return Path(own or found[-1]).resolve().parent
+    return Path(own or installed[-1]).resolve().parent
 
 
 def _user() -> dict[str, Any]:
@@ -49,8 +49,8 @@ def server() -> Iterator[str]:
         shutil.chown(where, user["user"], user["group"])
     data = where / "data"
     try:
-        made = [binaries / "initdb", "-D", data, "-U", "dst", "--auth=trust", "--no-sync"]
-        subprocess.run(made, cwd=where, check=True, capture_output=True, **user)
+        command = [binaries / "initdb", "-D", data, "-U", "dst", "--auth=trust", "--no-sync"]
+        subprocess.run(command, cwd=where, check=True, capture_output=True, **user)
         with (where / "log").open("w") as log:
             process = subprocess.Popen(
                 [binaries / "postgres", "-D", data, "-k", where, "-h", "", "-F"],

@@ -20,7 +20,7 @@ from flax.training.train_state import TrainState
 import dst
 import dst.nnx
 from dst.core.tree import flatten
-from dst.engine.state import find
+from dst.engine.state import sparse_states
 
 SHAPES = {"hidden/kernel": (8, 16), "out/kernel": (16, 4)}
 SPARSITY = 0.75
@@ -83,7 +83,7 @@ def look(params: Any, opt_state: Any) -> dict[str, Any]:
     return {
         "off": largest_off_mask(params, opt_state),
         "active": {p: m.sum(dtype=jnp.int32) for p, m in dst.masks(opt_state).items()},
-        "done": sum(state.topology.done for state in find(opt_state)),
+        "done": sum(state.topology.done for state in sparse_states(opt_state)),
     }
 
 
@@ -132,8 +132,8 @@ class DictRun:
 
     def step(self, topology: bool | None = None) -> dict[str, Any]:
         """One micro-step."""
-        self.params, self.state, seen = self.program(self.params, self.state, topology=topology)
-        return seen
+        self.params, self.state, measured = self.program(self.params, self.state, topology=topology)
+        return measured
 
     def check(self) -> None:
         """The library's own check."""
@@ -159,8 +159,8 @@ class LinenRun:
 
     def step(self, topology: bool | None = None) -> dict[str, Any]:
         """One micro-step; the count decides."""
-        self.train, seen = self.program(self.train)
-        return seen
+        self.train, measured = self.program(self.train)
+        return measured
 
     def check(self) -> None:
         """The library's own check."""
@@ -187,15 +187,15 @@ class NnxRun:
             params = nnx.DiffState(0, nnx.Param)
             grads = nnx.grad(lambda m: error(m(X)), argnums=params)(model)
             optimizer.update(model, grads, topology=topology)
-            seen = look(nnx.state(model, nnx.Param), nnx.as_pure(optimizer.opt_state))
-            return nnx.state((model, optimizer)), seen
+            measured = look(nnx.state(model, nnx.Param), nnx.as_pure(optimizer.opt_state))
+            return nnx.state((model, optimizer)), measured
 
         self.program = step
 
     def step(self, topology: bool | None = None) -> dict[str, Any]:
         """One micro-step."""
-        self.state, seen = self.program(self.state, topology=topology)
-        return seen
+        self.state, measured = self.program(self.state, topology=topology)
+        return measured
 
     def check(self) -> None:
         """The library's own check, with the model's copy of the masks where it has one."""

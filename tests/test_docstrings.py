@@ -1,7 +1,8 @@
-"""Examples of docstrings, executed."""
+"""Docstrings: their examples run, and the tests that they cite exist."""
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import re
@@ -20,9 +21,9 @@ SLOW = [x for x in MODULES if x.startswith("dst.models.")]
 
 
 def run(module):
-    found = doctest.testmod(importlib.import_module(module), raise_on_error=False)
-    assert found.failed == 0, f"{found.failed} of {found.attempted} examples of {module}"
-    return found.attempted
+    result = doctest.testmod(importlib.import_module(module), raise_on_error=False)
+    assert result.failed == 0, f"{result.failed} of {result.attempted} examples of {module}"
+    return result.attempted
 
 
 def test_examples_of_docstrings_give_what_they_say():
@@ -34,3 +35,33 @@ def test_examples_of_docstrings_give_what_they_say():
 @pytest.mark.parametrize("module", SLOW)
 def test_examples_of_networks_give_what_they_say(module):
     assert run(module) > 0
+
+
+def citations(text):
+    """``(file, test)`` of every ``tests/...py::test``; a bare ``::test`` is of the last file."""
+    file = None
+    for path, test in re.findall(r"(tests/[\w/]+\.py)?(?:::(test_\w+))?", text):
+        file = path or file
+        if path or test:
+            yield file, test
+
+
+CITING = [x for x in sorted((ROOT / "dst").rglob("*.py")) if any(citations(x.read_text()))]
+
+
+@pytest.mark.parametrize("file", CITING, ids=lambda f: f.stem)
+def test_the_tests_that_a_file_cites_exist(file):
+    for path, test in citations(file.read_text()):
+        assert (ROOT / path).is_file(), path
+        tree = ast.parse((ROOT / path).read_text())
+        names = {x.name for x in ast.walk(tree) if isinstance(x, ast.FunctionDef)}
+        assert not test or test in names, f"{path}::{test}"
+
+
+def test_citations_are_read_across_lines():
+    text = "see tests/a/test_b.py::test_one and\n    ::test_two; ``tests/test_c.py``."
+    assert list(citations(text)) == [
+        ("tests/a/test_b.py", "test_one"),
+        ("tests/a/test_b.py", "test_two"),
+        ("tests/test_c.py", ""),
+    ]

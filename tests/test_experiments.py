@@ -53,10 +53,10 @@ def made_up(folder: Path, state: str = "done") -> Path:
 
 
 def test_a_spread_is_mean_and_standard_error():
-    found = spread(iter([1.0, 2.0, 6.0]))
-    assert found.mean == 3.0
-    assert found.error == pytest.approx(math.sqrt(((-2) ** 2 + (-1) ** 2 + 3**2) / 2 / 3))
-    assert found.words(1) == "3.0 ± 1.5"
+    accuracy = spread(iter([1.0, 2.0, 6.0]))
+    assert accuracy.mean == 3.0
+    assert accuracy.error == pytest.approx(math.sqrt(((-2) ** 2 + (-1) ** 2 + 3**2) / 2 / 3))
+    assert accuracy.words(1) == "3.0 ± 1.5"
     with pytest.raises(ValueError, match="at least 2 values, got 1"):
         spread([1.0])
 
@@ -78,12 +78,12 @@ def test_table_and_picture_stand_in_the_folder(tmp_path):
     folder.mkdir()
     readme = folder / "README.md"
     readme.write_text("before\n<!-- table -->\nold\n<!-- /table -->\nafter\n")
-    found = table.read(made_up(tmp_path / "sweep"))
-    markdown.write_between(readme, "table", table.table(found))
+    trials = table.read(made_up(tmp_path / "sweep"))
+    markdown.write_between(readme, "table", table.table(trials))
     text = readme.read_text()
     assert text.startswith("before\n<!-- table -->\n| start |") and text.endswith("after\n")
     assert "old" not in text
-    table.picture(found, "training_cost", ["method.stop"], "accuracy", folder / "table.svg")
+    table.picture(trials, "training_cost", ["method.stop"], "accuracy", folder / "table.svg")
     drawn = (folder / "table.svg").read_text()
     assert "stop 50%" in drawn and "stop 75%" in drawn and "training cost" in drawn
     assert len(drawn) < 60_000

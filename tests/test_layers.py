@@ -97,8 +97,8 @@ def circle(graph):
             return [*path[path.index(node) :], node]
         if node not in done:
             for other in sorted(graph[node]):
-                if found := search(other, [*path, node]):
-                    return found
+                if path_back := search(other, [*path, node]):
+                    return path_back
             done.add(node)
         return []
 

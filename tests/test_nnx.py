@@ -53,7 +53,7 @@ def test_a_model_carries_its_masks_and_topology_steps_write_them():
     assert len(jax.tree.leaves(mask_state)) == 2
 
 
-def test_a_tampered_copy_is_found():
+def test_a_tampered_copy_is_reported():
     model = Net()
     optimizer = dst.nnx.Optimizer(model, optax.sgd(1e-2), RIGL)
     mask = model.hidden.kernel_mask.get_value()

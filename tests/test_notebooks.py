@@ -33,11 +33,11 @@ class ThisPython(KernelSpecManager):
 def environment(folder, fast):
     """That of a user: one device, and no settings of IPython's or Matplotlib's from outside."""
     ours = ("XLA_FLAGS", "MPLBACKEND", "DST_FAST")
-    found = {name: value for name, value in os.environ.items() if name not in ours}
-    found["IPYTHONDIR"] = folder
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment["IPYTHONDIR"] = folder
     if fast:  # compilation is most of what they cost then
-        found |= {"DST_FAST": "1", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    return found
+        environment |= {"DST_FAST": "1", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return environment
 
 
 def executed(path, where, fast):
@@ -69,9 +69,9 @@ def check(path, where, fast, minutes):
     where.mkdir()
     notebook, seconds = executed(path, where, fast)
     assert seconds < CORES * 60 * minutes
-    found = outputs(notebook)
-    assert [x.text for x in found if x.output_type == "stream" and x.name == "stderr"] == []
-    assert sum("image/png" in x.get("data", {}) for x in found) >= 2
+    shown = outputs(notebook)
+    assert [x.text for x in shown if x.output_type == "stream" and x.name == "stderr"] == []
+    assert sum("image/png" in x.get("data", {}) for x in shown) >= 2
     assert list(where.iterdir()) == []
 
 

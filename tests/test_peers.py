@@ -15,7 +15,7 @@ from flax import nnx
 
 import dst
 import dst.nnx
-from dst.engine.state import find
+from dst.engine.state import sparse_states
 from tests.runs import QUICK, NnxNet, X, error, forward, initial_params, quick
 
 RIGL = dst.RigL(0.75, allocation="uniform", every=2, stop=100)
@@ -64,7 +64,7 @@ UNRECOGNIZED = {
 def test_unrecognized_optimizer_state(optimizer):
     tx = UNRECOGNIZED[optimizer](lambda inner: dst.sparsify(inner, RIGL))
     params, state = trained(tx, initial_params())
-    assert int(find(state)[0].topology.done) == 1
+    assert int(sparse_states(state)[0].topology.done) == 1
     dst.check_invariants(state, params)
 
 
@@ -235,7 +235,7 @@ def test_momentum_and_weight_decay_revive_pruned_weights():
 
 
 def test_masks_lost_on_resume(tmp_path: Path):
-    """A run that is written to a file and read again goes on bit for bit."""
+    """A run that is written to a file and read again continues bit for bit."""
     tx = quick(dst.sparsify(optax.adam(1e-2), SET))
     params = initial_params()
     state = tx.init(params)
@@ -283,14 +283,14 @@ def test_mixed_precision_and_accumulation():
     """bf16 throughout, gradients of two micro-steps, the flag on the second one."""
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), initial_params())
     tx = optax.MultiSteps(dst.sparsify(optax.adam(1e-2), RIGL), 2)
-    flags = [False] * 5 + [True] + [False] * 2  # updates 0, 1, 2 (due) and 3
+    flags = [False] * 5 + [True] + [False] * 2  # updates 0, 1, 2 (a topology step) and 3
     params, state = trained(tx, params, flags)
     dst.check_invariants(state, params)
-    assert int(find(state)[0].topology.done) == 1
+    assert int(sparse_states(state)[0].topology.done) == 1
 
 
 def test_reproduction_settings_hidden():
-    """Every duration is printed in steps, whatever it was given in."""
+    """Every duration is printed in steps, whatever its unit."""
     tx = dst.sparsify(optax.sgd(0.1), dst.RigL(0.9, every="2%", stop="75%"), steps=5000)
     assert tx.rule.when == dst.UpdateSchedule(first=100, every=100, last=3700)
 

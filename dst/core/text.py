@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
-    """Lines of a text table whose columns are as wide as their longest cell.
+    """Lines of a text table; each column has the width of its longest cell.
 
     Args:
-      rows: cells, equally many in each row; the first row holds the heads.
+      rows: cells, equally many in each row; the first row contains the heads.
       left: this many columns are aligned to the left, the others to the right.
 
     Example:

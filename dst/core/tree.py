@@ -209,9 +209,9 @@ def survey(
     paths, leaves, _ = flatten(params)
     if not paths:
         return []
-    given = [select] if isinstance(select, str) else select
-    if given is not None and not callable(given):
-        require_matches("select", [p.removeprefix("!") for p in given], paths)
+    select = [select] if isinstance(select, str) else select
+    if select is not None and not callable(select):
+        require_matches("select", [p.removeprefix("!") for p in select], paths)
     for name, patterns in (("overrides", overrides), ("stacked", stacked), ("axes", axes)):
         require_matches(name, patterns or {}, paths)
 
@@ -225,7 +225,7 @@ def survey(
                 f"{path} of shape {shape} has no axis left after {depth} stacked ones."
             )
         settings = dict(lookup(overrides, path) or {})
-        sparse, why = _choose(path, leaf, len(shape) - depth, given)
+        sparse, why = _choose(path, leaf, len(shape) - depth, select)
         if sparse and settings.get("sparsity") == 0:
             sparse, why = False, "override: sparsity 0"
         result.append(
@@ -262,13 +262,13 @@ def _choose(path: str, leaf: Any, rank: int, select: Select | None) -> tuple[boo
     return True, f"{rank} dimensions"
 
 
-def _read_axes(path: str, shape: tuple[int, ...], given: str | None) -> str | None:
-    if given is not None:
-        names = given.split()
+def _read_axes(path: str, shape: tuple[int, ...], axes: str | None) -> str | None:
+    if axes is not None:
+        names = axes.split()
         if len(names) != len(shape) or not set(names) <= {"i", "o", "k"}:
             raise ValueError(
                 f"axes of {path} must be {len(shape)} letters out of i (input), o (output) and "
-                f"k (kernel window) for shape {shape}, got {given!r}."
+                f"k (kernel window) for shape {shape}, got {axes!r}."
             )
         return " ".join(names)
     if len(shape) <= 2:

@@ -1,10 +1,10 @@
 """The cold start of recently grown weights under the wrapped optimizer.
 
-Their slots are set to zero, found by the shape and place of the parameters, never by the class
-of a state. Under Adam a zero slot meets a bias correction that counts the steps of the whole
-run, so the first updates of a grown weight come out up to 6.57 times too large (at the decays
-0.9 and 0.999); SMET (arXiv 2606.00888) names this the reason why sparse training destabilises
-large models. The remedy here corrects by the age of each weight instead.
+The optimizer's slots of a grown weight are set to zero. Slots are recognised by their place and
+shape in the state, never by the class of the state. Adam's bias correction counts the steps of
+the whole run. So the first updates of a grown weight are up to 6.57 times too large (at the decays
+0.9 and 0.999). SMET (arXiv 2606.00888) names this as the reason why sparse training destabilises
+large models. The correction here counts the steps of each weight instead.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import jax.numpy as jnp
 import optax
 
 from dst.core.tree import flatten, is_dense_marker
-from dst.core.typing import Array
+from dst.core.typing import Array, OptState, Params, PyTree
 from dst.engine import masks
 from dst.engine.flat import Flat
 from dst.engine.state import SparsifyState
 from dst.rules.rule import Rule
 
 
-def reset(inner: optax.GradientTransformation, state: Any, where: Any) -> Any:
-    """Zeroes optimizer state at the given weights.
+def reset(inner: optax.GradientTransformation, state: OptState, where: PyTree) -> OptState:
+    """Sets optimizer state to zero at some weights.
 
     Args:
       inner: the optimizer that the state belongs to.
@@ -33,8 +33,8 @@ def reset(inner: optax.GradientTransformation, state: Any, where: Any) -> Any:
       where: tree like the parameters: bool arrays, ``optax.MaskedNode`` for dense leaves.
 
     Returns:
-      The state. Slots of another shape than the parameter (factored second moments, one value
-      per row) are left alone: no entry of theirs belongs to a single weight.
+      The new state. Slots of another shape than the parameter (factored second moments, one value
+      per row) do not change: none of their entries belongs to a single weight.
     """
 
     def slot(value: Any, fresh: Any) -> Any:
@@ -47,12 +47,14 @@ def reset(inner: optax.GradientTransformation, state: Any, where: Any) -> Any:
     return optax.tree.map_params(inner, slot, state, where, is_leaf=is_dense_marker)
 
 
-def adam_decays(inner: optax.GradientTransformationExtraArgs, params: Any) -> dict[str, Any]:
+def adam_decays(
+    inner: optax.GradientTransformationExtraArgs, params: Params
+) -> dict[str, tuple[float, float]]:
     """The decay rates ``(b1, b2)`` of every leaf that an Adam-like rule updates, by leaf path.
 
-    They are measured, since Optax keeps them in closures: two updates of a one-weight copy of
-    every leaf, the second with a zero gradient, multiply the moments by their decays. A state
-    counts as Adam's where it holds ``mu`` and ``nu`` that behave as first and second moment.
+    Optax keeps the rates in closures, so they are measured on a one-weight copy of every leaf. A
+    second update with a zero gradient multiplies each moment by its decay. A state counts as
+    Adam's where its ``mu`` and ``nu`` behave as first and second moment.
     """
     with jax.ensure_compile_time_eval():
         tiny = jax.tree.map(lambda x: jnp.zeros((1,) * x.ndim, jnp.float32), params)
@@ -65,7 +67,7 @@ def adam_decays(inner: optax.GradientTransformationExtraArgs, params: Any) -> di
             _, second = inner.update(nothing, first, tiny)
         except Exception:  # optimizers that need more than gradients, or other shapes
             return _assumed(jax.eval_shape(inner.init, params))
-        rates = {}
+        rates: dict[str, tuple[float, float]] = {}
         for before, after in zip(_adam_states(first), _adam_states(second), strict=True):
             mu, nu = _by_path(before.mu), _by_path(before.nu)
             for path in nu.keys() & mu.keys():
@@ -80,33 +82,36 @@ def adam_decays(inner: optax.GradientTransformationExtraArgs, params: Any) -> di
         return rates
 
 
-def _assumed(state: Any) -> dict[str, Any]:
+def _assumed(state: OptState) -> dict[str, tuple[float, float]]:
     return {path: (0.9, 0.999) for s in _adam_states(state) for path in _by_path(s.nu)}
 
 
-def _adam_states(state: Any) -> list[Any]:
+def _adam_states(state: OptState) -> list[Any]:
     def adam(node: Any) -> bool:
         return {"count", "mu", "nu"} <= set(getattr(node, "_fields", ()))
 
     return [node for node in jax.tree.leaves(state, is_leaf=adam) if adam(node)]
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
+def _by_path(tree: PyTree) -> dict[str, Any]:  # arrays, or their shapes
     paths, leaves, _ = flatten(tree)
     return dict(zip(paths, leaves, strict=True))
 
 
 def local_correction(steps: Array, count: Array, decays: Array) -> Array:
-    """The factor that replaces Adam's global bias correction by one of the weight's own age.
+    """The factor that turns Adam's global bias correction into one by the age of the weight.
 
     ``(1 - b1^t) / (1 - b1^j) * sqrt((1 - b2^j) / (1 - b2^t))`` for a weight in its ``j``-th
-    step when the optimizer does its ``t``-th. With it, constant gradients give updates of
-    constant size, as they do for weights that were there from the start.
+    step when the optimizer does its ``t``-th. Constant gradients then give updates of constant
+    size, as they do for weights that were active from the start.
 
     Args:
       steps: float32, j >= 1, of any shape.
       count: float32 scalar, t.
       decays: float32 (b1, b2).
+
+    Returns:
+      float32, of the shape of ``steps``.
     """
     # `exp` rather than `expm1` and powers: it is vectorised, and this runs on every weight in
     # every step. The relative error for j (1 - b2) = 0.001 is below 1e-4.
@@ -115,8 +120,10 @@ def local_correction(steps: Array, count: Array, decays: Array) -> Array:
     return whole_run * jnp.sqrt(1 - jnp.exp(log2 * steps)) / (1 - jnp.exp(log1 * steps))
 
 
-def decays(inner: Any, params: Any, rule: Rule, flat: Flat) -> Any:
-    """Decays of Adam-like rules, where recently grown weights exist and are to be corrected."""
+def decays(
+    inner: optax.GradientTransformationExtraArgs, params: Params, rule: Rule, flat: Flat
+) -> PyTree:
+    """Decays of Adam-like optimizers by leaf; ``MaskedNode`` where no update is corrected."""
     wanted = (
         rule.reset.cold_start == "local_count" and rule.which.grow is not None and bool(flat.plans)
     )
@@ -131,7 +138,7 @@ def decays(inner: Any, params: Any, rule: Rule, flat: Flat) -> Any:
 
 
 def scale(rule: Rule, flat: Flat, state: SparsifyState, updates: list[Array]) -> list[Array]:
-    """The updates of all sparse leaves, those of recently grown weights at their own scale."""
+    """The updates of all sparse leaves, corrected for recently grown weights."""
     reset = rule.reset
     if reset.cold_start == "off" or rule.which.grow is None:
         return updates

@@ -8,6 +8,7 @@ from typing import Any
 import optax
 
 from dst.core import tree
+from dst.core.typing import Array, Params, PyTree
 from dst.engine.plan import LeafPlan, Planner
 
 
@@ -20,7 +21,7 @@ class Flat:
       sparse_paths: their paths.
     """
 
-    def __init__(self, params: Any, planner: Planner):
+    def __init__(self, params: Params, planner: Planner):
         self.paths, self.leaves, self.treedef = tree.flatten(params)
         plan = planner.of(self.paths, self.leaves, params)
         self.at = [i for i, path in enumerate(self.paths) if path in plan.sparse]
@@ -28,7 +29,7 @@ class Flat:
         self.sparse = self.pick(self.leaves)
         self.sparse_paths = tuple(p.leaf.path for p in self.plans)
 
-    def leaves_of(self, nodes: Any) -> list[Any]:
+    def leaves_of(self, nodes: PyTree) -> list[Any]:
         """All leaves of a tree like the parameters, sparse and dense.
 
         Raises:
@@ -38,7 +39,7 @@ class Flat:
             return self.treedef.flatten_up_to(nodes)
         except ValueError as error:
             raise ValueError(
-                "the sparse state does not fit the parameters: it was made for another tree. "
+                "the sparse state does not fit the parameters: it belongs to another tree. "
                 f"Use the opt_state of tx.init(params). {error}"
             ) from error
 
@@ -46,12 +47,12 @@ class Flat:
         """The sparse ones of all leaves."""
         return [leaves[i] for i in self.at]
 
-    def of(self, nodes: Any) -> list[Any]:
+    def of(self, nodes: PyTree) -> list[Any]:
         """The sparse leaves of a tree like the parameters."""
         leaves = self.leaves_of(nodes)
         return [leaves[i] for i in self.at]
 
-    def masks(self, nodes: Any) -> list[Any]:
+    def masks(self, nodes: PyTree) -> list[Array]:
         """The sparse leaves of a mask tree, checked against the parameters."""
         masks = self.of(nodes)
         for plan, mask in zip(self.plans, masks, strict=True):
@@ -64,19 +65,19 @@ class Flat:
                 )
         return masks
 
-    def tree(self, values: Sequence[Any]) -> Any:
+    def tree(self, values: Sequence[PyTree]) -> PyTree:
         """A tree like the parameters: values at sparse leaves, ``MaskedNode`` at dense ones."""
         return self.rebuild([optax.MaskedNode()] * len(self.paths), values)
 
-    def map(self, function: Callable[[LeafPlan], Any]) -> Any:
+    def map(self, function: Callable[[LeafPlan], PyTree]) -> PyTree:
         """A tree like the parameters from a function of each sparse leaf's plan."""
         return self.tree([function(p) for p in self.plans])
 
-    def zip(self, function: Callable[..., Any], *columns: Sequence[Any]) -> Any:
+    def zip(self, function: Callable[..., PyTree], *columns: Sequence[Any]) -> PyTree:
         """A tree like the parameters from lists with one entry per sparse leaf."""
         return self.tree([function(*row) for row in zip(*columns, strict=True)])
 
-    def rebuild(self, leaves: Sequence[Any], values: Sequence[Any]) -> Any:
+    def rebuild(self, leaves: Sequence[Any], values: Sequence[PyTree]) -> PyTree:
         """A tree like the parameters from all leaves, the sparse ones replaced by values."""
         leaves = list(leaves)
         for i, value in zip(self.at, values, strict=True):

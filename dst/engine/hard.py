@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import optax
 
 from dst.core import checks
-from dst.core.typing import Array
+from dst.core.tree import Leaf
+from dst.core.typing import Array, ArrayLike, OptState, Params, PyTree
 from dst.engine import cold_start, initial_masks, masks, schedule_lookup
 from dst.engine.flat import Flat
 from dst.engine.hard_plan import plan_of
-from dst.engine.plan import Planner
+from dst.engine.plan import Plan, Planner
 from dst.engine.state import SparsifyState, TopologyLog, initial_state
 from dst.engine.topology import Change, drop_and_grow
 from dst.rules.accumulators import Accumulator, Observation
@@ -43,7 +44,7 @@ class HardMasks:
         rule: Rule,
         seed: int | Array,
         options: Mapping[str, Any],
-        initial: str | Mapping[str, Any] | None,
+        initial: str | Mapping[str, ArrayLike] | None,
     ):
         self.inner, self.rule, self.seed = inner, rule, seed
         self.update_weights = rule.reset.update_weights
@@ -53,10 +54,10 @@ class HardMasks:
         self.masks = self.initial if isinstance(self.initial, Mapping) else rule.start.masks
         self.plan = Planner(self._plan, options)
 
-    def _plan(self, leaves: Any) -> Any:
+    def _plan(self, leaves: Sequence[Leaf]) -> Plan:
         return plan_of(leaves, self.rule, self.masks if leaves else None)
 
-    def init(self, params: Any) -> SparsifyState:
+    def init(self, params: Params) -> SparsifyState:
         """The state before the first step."""
         flat, rule = Flat(params, self.plan), self.rule
         starts = initial_masks.chosen(flat, rule, self.seed, self.initial, self.masks)
@@ -81,12 +82,12 @@ class HardMasks:
 
     def update(
         self,
-        grads: Any,
+        grads: PyTree,
         state: SparsifyState,
-        params: Any,
+        params: Params,
         topology: bool | Array | None,
         extra: dict[str, Any],
-    ) -> tuple[Any, SparsifyState]:
+    ) -> tuple[PyTree, SparsifyState]:
         """One step: updates of the parameters, and the state after it."""
         flat = Flat(params, self.plan)
         step = _Step(self.inner, self.rule, flat, params, flat.leaves_of(grads), extra)
@@ -101,7 +102,7 @@ class HardMasks:
 
 
 class _Step(NamedTuple):
-    """What a step is made of, beside the state.
+    """What a step needs beside the state.
 
     Attributes:
       inner: the wrapped optimizer.
@@ -112,20 +113,20 @@ class _Step(NamedTuple):
       extra: arguments for the inner optimizer.
     """
 
-    inner: Any
+    inner: optax.GradientTransformationExtraArgs
     rule: Rule
     flat: Flat
-    params: Any
-    grads: list[Any]
+    params: Params
+    grads: list[Array]
     extra: dict[str, Any]
 
 
-def _float32(arrays: list[Any]) -> list[Array]:
+def _float32(arrays: Sequence[ArrayLike]) -> list[Array]:
     return [jnp.asarray(x, jnp.float32) for x in arrays]
 
 
 def _accumulated(step: _Step, accumulator: Accumulator, state: SparsifyState) -> SparsifyState:
-    """The state after the rule's accumulator has seen the gradients of this step."""
+    """The state with the gradients of this step in the rule's accumulator."""
     flat = step.flat
     left = schedule_lookup.steps_left(state.count, state.hyper)
     return state._replace(
@@ -141,14 +142,14 @@ def _accumulated(step: _Step, accumulator: Accumulator, state: SparsifyState) ->
     )
 
 
-def _plain(step: _Step, state: SparsifyState) -> tuple[Any, SparsifyState]:
+def _plain(step: _Step, state: SparsifyState) -> tuple[PyTree, SparsifyState]:
     """An optimizer step between topology steps."""
     active = [masks.active(m) for m in step.flat.masks(state.masks)]
     updates, inner_state = _inner_step(step, state, state.inner_state, active, active)
     return updates, state._replace(count=state.count + 1, inner_state=inner_state)
 
 
-def _changing(step: _Step, state: SparsifyState, static: bool) -> tuple[Any, SparsifyState]:
+def _changing(step: _Step, state: SparsifyState, static: bool) -> tuple[PyTree, SparsifyState]:
     """A topology step: new masks first, then the optimizer step, where the rule takes one."""
     flat, reset = step.flat, step.rule.reset
     mask_bytes = flat.masks(state.masks)
@@ -184,12 +185,16 @@ def _changing(step: _Step, state: SparsifyState, static: bool) -> tuple[Any, Spa
 
 
 def _inner_step(
-    step: _Step, state: SparsifyState, inner_state: Any, keep: list[Array], moving: list[Array]
-) -> tuple[Any, Any]:
+    step: _Step,
+    state: SparsifyState,
+    inner_state: OptState,
+    keep: list[Array],
+    moving: list[Array],
+) -> tuple[PyTree, OptState]:
     """The wrapped optimizer on masked gradients, its updates projected onto the mask.
 
     Args:
-      step: what the step is made of.
+      step: what the step needs.
       state: before the step.
       inner_state: of the wrapped optimizer.
       keep: weights that are active and keep their value, per sparse leaf.
@@ -209,8 +214,8 @@ def _inner_step(
     return flat.rebuild(leaves, list(map(_project, keep, flat.sparse, sparse))), inner_state
 
 
-def _projection_alone(step: _Step, state: SparsifyState, keep: list[Array], static: bool) -> Any:
-    """Updates of a topology step at which nothing moves: inactive weights go to zero."""
+def _projection_alone(step: _Step, state: SparsifyState, keep: list[Array], static: bool) -> PyTree:
+    """Updates of a topology step that only sets inactive weights to zero."""
     flat, zeros = step.flat, [jnp.zeros_like(p) for p in step.flat.leaves]
     if not static:  # both branches of a `cond` give the same types: those of the inner optimizer
         updates = jax.eval_shape(

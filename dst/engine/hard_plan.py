@@ -12,31 +12,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from dst.core.tree import Leaf
-from dst.engine.plan import LeafPlan, Plan, Targets, Usage, make
+from dst.core.typing import ArrayLike
+from dst.engine.build_plan import Targets, build_plan
+from dst.engine.plan import LeafPlan, Plan, Usage
 from dst.engine.usage import mean_sparsity
 from dst.rules.rule import Rule
 from dst.rules.scores import Connections, Score
 
 
-def plan_of(leaves: Sequence[Leaf], rule: Rule, masks: Mapping[str, Any] | None = None) -> Plan:
+def plan_of(
+    leaves: Sequence[Leaf], rule: Rule, masks: Mapping[str, ArrayLike] | None = None
+) -> Plan:
     """The plan of a rule for surveyed leaves.
 
     Args:
       leaves: of :func:`dst.core.tree.survey`.
       rule: with all durations in steps.
-      masks: connections to start from, by leaf path; see :func:`dst.engine.plan.make`.
+      masks: connections to start from, by leaf path; see :func:`dst.engine.build_plan.build_plan`.
 
     Raises:
-      ValueError: as :func:`dst.engine.plan.make`; masks for a rule that schedules its sparsity; a
-        drop fraction that rounds to nothing everywhere.
+      ValueError: as :func:`dst.engine.build_plan.build_plan`; masks for a rule that schedules its
+        sparsity; a drop fraction that rounds to nothing everywhere.
     """
     if masks is not None and rule.how_many.ramp is not None and rule.how_many.drop_to is None:
         raise ValueError(
-            "masks: the counts of given masks replace the allocation, but this method has a "
-            "schedule of its own for the sparsity. Leave `initial` out, or use a method that keeps "
-            "the sparsity."
+            "masks: their counts replace the allocation, but this method has a schedule of its own "
+            "for the sparsity. Leave `initial` out, or use a method that keeps the sparsity."
         )
-    plan = make(leaves, _targets(rule), masks)
+    plan = build_plan(leaves, _targets(rule), masks)
     _check_exchange(rule, plan.sparse)
     return replace(plan, usage=partial(_usage, rule, plan))
 
@@ -85,7 +88,7 @@ def _steps(rule: Rule) -> list[int]:
 
 
 def _check_exchange(rule: Rule, plans: Mapping[str, LeafPlan]) -> None:
-    """A drop fraction that rounds to nothing everywhere is a mistake that nobody would see."""
+    """Raises where the drop fraction rounds to nothing everywhere: training would hide it."""
     how_many, which = rule.how_many, rule.which
     if which.grow is None or rule.when is None or how_many.counts or which.keep or not plans:
         return
@@ -113,15 +116,15 @@ def _usage(rule: Rule, plan: Plan, steps: int) -> Usage:
     dense = _dense_gradients(rule, changes, steps)
     if not dense:
         return Usage(used, used)
-    # At those steps the gradients of inactive weights are needed too: the sparsity of the weights
-    # then in use does not count for them.
+    # Those steps need the gradients of inactive weights too. The sparsity of the weights in use at
+    # that step does not count for them.
     then = used if rule.which.accumulator is not None else mean_sparsity(plan, changes)
     return Usage(used, {path: max(s - dense * then[path], 0.0) for path, s in used.items()})
 
 
 def _turns(rule: Rule, plan: Plan, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """How many steps are taken with each row of the table of counts, the initial one first; and
-    how many topology steps start from it."""
+    """How many optimizer steps use each row of the table of counts, and how many topology steps
+    start from it. The initial counts are the first row."""
     rows = 1 + max((len(x.counts) for x in plan.sparse.values()), default=0)
     turns, changes = np.zeros(rows), np.zeros(rows)
     when, row, start = rule.when, 0, 0
@@ -130,7 +133,7 @@ def _turns(rule: Rule, plan: Plan, steps: int) -> tuple[np.ndarray, np.ndarray]:
         times = [] if last < when.first else list(range(when.first, last + 1, when.every))
         if times and last == when.last != times[-1]:
             times.append(last)
-        for count in times:  # the step at this count still uses the masks before
+        for count in times:  # this step still uses the old masks
             turns[row] += count + 1 - start
             changes[row] += 1
             row, start = min(row + 1, rows - 1), count + 1
@@ -149,7 +152,7 @@ def _dense_gradients(rule: Rule, changes: np.ndarray, steps: int) -> float:
 
 
 def reads_gradient(score: Score) -> bool:
-    """Whether a score depends on the gradient, of inactive weights too: tracing it tells."""
+    """Whether a score depends on the gradient: whether its trace reads it."""
     weight = jax.ShapeDtypeStruct((2, 2), jnp.float32)
     mask = jax.ShapeDtypeStruct((2, 2), jnp.bool_)
     key = jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,22 +11,26 @@ import numpy as np
 from jax.experimental.shard_alike import shard_alike
 
 from dst.core.selection import top_k_masks
-from dst.core.typing import Array
-from dst.engine import masks as mask_bits
+from dst.core.typing import Array, ArrayLike
 from dst.engine.flat import Flat
+from dst.engine.masks import keys
 from dst.rules.allocation import Global, allocator
 from dst.rules.counts import best_of_all
+from dst.rules.layout import Layout
 from dst.rules.rule import Rule
 from dst.rules.scores import COMPARABLE, Connections, uniform
-from dst.rules.structure import Layout
 
 
 def chosen(
-    flat: Flat, rule: Rule, seed: int | Array, initial: Any, masks: Mapping[str, Any] | None
+    flat: Flat,
+    rule: Rule,
+    seed: int | Array,
+    initial: str | Mapping[str, ArrayLike],
+    masks: Mapping[str, ArrayLike] | None,
 ) -> list[Array]:
-    """bool arrays, one per sparse leaf: random, by magnitude, or as given.
+    """bool arrays, one per sparse leaf: random, by magnitude, or the masks of the user.
 
-    Counts are those of the plan, exact in every group; where layers compete, their sum is.
+    Counts are those of the plan, exact in every group. Where layers compete, their sum is exact.
 
     Raises:
       ValueError: random connections under an allocation that ranks weights.
@@ -58,8 +61,7 @@ def chosen(
     return _draw(seed, weights, counts, initial, flat.sparse_paths, layouts)
 
 
-# Programs of the module, not of a call: dozens of parts compile as one, and once for all
-# transformations that differ in seed and sparsity only.
+# Jitted at module level: transformations that differ only in seed and sparsity compile once.
 @partial(jax.jit, static_argnames=("initial", "paths", "layouts"))
 def _draw(
     seed: Array,
@@ -69,11 +71,11 @@ def _draw(
     paths: tuple[str, ...],
     layouts: tuple[Layout, ...],
 ) -> list[Array]:
-    """Masks of so many units per group, at random or those with the largest weights."""
+    """Masks of ``counts`` units per group: random ones, or those with the largest weights."""
     if initial == "magnitude":
         scores = [jnp.abs(x.astype(jnp.float32)) for x in weights]
     else:
-        scores = list(map(uniform, mask_bits.keys(paths, seed, 0), weights))
+        scores = list(map(uniform, keys(paths, seed, 0), weights))
     pooled = [x.pool(s) for x, s in zip(layouts, scores, strict=True)]
     axes = [x.group_axes for x in layouts]
     units = top_k_masks(pooled, counts, [None] * len(pooled), axes)
@@ -89,8 +91,7 @@ def _compete(
     stacked: tuple[int, ...],
     layouts: tuple[Layout, ...],
 ) -> list[Array]:
-    """Masks of the best units of all leaves, by what they compete with before there are
-    gradients."""
+    """Masks of the best units of all leaves together; gradients count as zero."""
     scored = [
         layout.pool(
             COMPARABLE[allocation.score](
@@ -105,22 +106,22 @@ def _compete(
             )
         )
         for layout, w, key, axes in zip(
-            layouts, weights, mask_bits.keys(paths, jnp.uint32(0), 0), stacked, strict=True
+            layouts, weights, keys(paths, jnp.uint32(0), 0), stacked, strict=True
         )
     ]
     best = best_of_all(scored, layouts, units, allocation.min_active)
     return [x.spread(u, w) for x, u, w in zip(layouts, best, weights, strict=True)]
 
 
-def placed_like(mask: Array, leaf: Any) -> Array:
+def placed_like(mask: Array, leaf: ArrayLike) -> Array:
     """The mask, placed as its parameter is."""
     if isinstance(leaf, jax.core.Tracer):
         return shard_alike(mask, leaf)[0]
-    # Only what the user has placed is placed: committing more would compile the step twice.
+    # Committing an array that the user has not placed would compile the step twice.
     if not (isinstance(leaf, jax.Array) and leaf.committed):
         return mask
     if mask.is_fully_addressable and not leaf.is_fully_addressable:
-        # JAX 0.10.2 makes an array that cannot be saved of a local one that it puts on devices of
-        # several processes with one device each; of NumPy's it makes a good one.
+        # JAX 0.10.2 cannot save a local array after placing it on devices of several processes.
+        # It can save the same values placed from NumPy.
         return jax.device_put(np.asarray(mask), leaf.sharding)
     return jax.device_put(mask, leaf.sharding)

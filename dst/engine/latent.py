@@ -1,8 +1,8 @@
-"""Latent weights: gradients are pulled back to them, and the weights in use derived from them."""
+"""Latent weights: the optimizer trains them, and the weights in use are derived from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from jax import lax
 
 from dst.core.reductions import totals
 from dst.core.selection import top_k_masks
-from dst.core.typing import Array
+from dst.core.typing import Array, ArrayLike, Params, PyTree
 from dst.engine import cold_start, masks, schedule_lookup
 from dst.engine.flat import Flat
 from dst.engine.initial_masks import placed_like
@@ -56,7 +56,7 @@ class LatentWeights:
         rule: Latent,
         seed: int | Array,
         options: Mapping[str, Any],
-        initial: str | Mapping[str, Any] | None,
+        initial: str | Mapping[str, ArrayLike] | None,
     ):
         if initial not in (None, "magnitude"):
             raise ValueError(
@@ -67,7 +67,7 @@ class LatentWeights:
         self.plan = Planner(partial(plan_of, latent=rule), options)
         self._backward_plan = Planner(partial(backward_plan_of, latent=rule), options)
 
-    def init(self, params: Any) -> SparsifyState:
+    def init(self, params: Params) -> SparsifyState:
         """The state before the first step."""
         rule, flat = self.rule, Flat(params, self.plan)
         seed, begin = jnp.asarray(self.seed, jnp.uint32), jnp.zeros([], jnp.int32)
@@ -79,7 +79,7 @@ class LatentWeights:
         first = [p.counts[0, 1] for p in flat.plans]
         chosen = _narrowed(rule, self._choose(flat, latent, first), begin)
         support = _support(rule, chosen.active, begin)
-        # Buffers of their own: the state may be donated, and the parameters are the caller's.
+        # Copies: the state may be donated, and the parameters belong to the caller.
         variables = jax.tree.map(jnp.copy, _variables(rule, flat, latent, fixed, chosen))
         placed = map(placed_like, map(masks.first_masks, support), flat.sparse)
         return initial_state(
@@ -93,12 +93,12 @@ class LatentWeights:
 
     def update(
         self,
-        grads: Any,
+        grads: PyTree,
         state: SparsifyState,
-        params: Any,
+        params: Params,
         topology: bool | Array | None,
         extra: dict[str, Any],
-    ) -> tuple[Any, SparsifyState]:
+    ) -> tuple[PyTree, SparsifyState]:
         """One step: updates of the parameters, and the state after it."""
         rule, flat = self.rule, Flat(params, self.plan)
         before = _latent_leaves(rule, flat, state, flat.pick(leaves := flat.leaves_of(grads)))
@@ -130,7 +130,7 @@ class LatentWeights:
             inner_state = cold_start.reset(self.inner, inner_state, outside)
         support = _support(rule, chosen.active, count)
         changes = [
-            # Where parameters are the variables, `w - p + p` would round what the optimizer gives.
+            # Where the parameters are the latent weights, `w - p + p` would round the update.
             jnp.where(s, rule.weight(x) - p if rule.keep_latent else u, -p)
             for s, x, p, u in zip(
                 support,
@@ -156,7 +156,7 @@ class LatentWeights:
             inner_state=inner_state,
         )
 
-    def _choose(self, flat: Flat, latent: list[Array], counts: list[Any]) -> Chosen:
+    def _choose(self, flat: Flat, latent: list[Array], counts: Sequence[ArrayLike]) -> Chosen:
         """The connections of highest score, and the larger set that gradients reach."""
         active = _best(self.rule, latent, flat, counts)
         if self.rule.backward_sparsity is None:
@@ -200,8 +200,8 @@ def _moved(
 
 def _variables(
     rule: Latent, flat: Flat, latent: list[Array], fixed: list[Array], chosen: Chosen
-) -> Any:
-    """What the state keeps of every leaf beside its mask: nothing that the mask says already."""
+) -> PyTree:
+    """What the state keeps of every leaf beside its mask; nothing that follows from the mask."""
     kept = {
         "latent": latent if rule.keep_latent else None,
         "fixed": None if rule.fix is None else fixed,
@@ -212,8 +212,10 @@ def _variables(
     return flat.tree([{k: v[i] for k, v in columns.items()} for i in range(len(flat.plans))])
 
 
-def _best(rule: Latent, latent: list[Array], flat: Flat, counts: list[Any]) -> list[Array]:
-    """Masks of the connections of highest score, so many units per group."""
+def _best(
+    rule: Latent, latent: list[Array], flat: Flat, counts: Sequence[ArrayLike]
+) -> list[Array]:
+    """Masks of the ``counts`` units of highest score per group."""
     layouts = [p.layout for p in flat.plans]
     pooled = [x.pool(rule.score(v)) for x, v in zip(layouts, latent, strict=True)]
     wanted = [x.per_group(n) for n, x in zip(counts, layouts, strict=True)]
@@ -224,7 +226,7 @@ def _best(rule: Latent, latent: list[Array], flat: Flat, counts: list[Any]) -> l
 
 
 def _narrowed(rule: Latent, chosen: Chosen, count: Array) -> Chosen:
-    """The larger set becomes the active one where exploration has ended."""
+    """The connections, with gradients for active ones alone where exploration has ended."""
     if rule.narrow_from is None:
         return chosen
     narrow = count >= rule.narrow_from
@@ -262,7 +264,7 @@ def _log(
     counts: list[Array],
     topology: bool | Array | None,
 ) -> TopologyLog:
-    """What this step has chosen; the log before, where it chose nothing."""
+    """The log after this step; unchanged where the step chose no connections."""
     before = state.topology
 
     def chose() -> TopologyLog:

@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 
 from dst.core.tree import Leaf
-from dst.engine.plan import Plan, Targets, Usage, make
+from dst.engine.build_plan import Targets, build_plan
+from dst.engine.plan import Plan, Usage
 from dst.engine.usage import mean_sparsity, sparsity_at_end
 from dst.rules.latent import Latent
 
@@ -18,16 +19,16 @@ def plan_of(leaves: Sequence[Leaf], latent: Latent) -> Plan:
     """The plan of a method for surveyed leaves: row ``k`` has the counts of stage ``k``.
 
     Raises:
-      ValueError: as :func:`dst.engine.plan.make`.
+      ValueError: as :func:`dst.engine.build_plan.build_plan`.
     """
-    plan = make(leaves, _targets(latent, latent.sparsity))
+    plan = build_plan(leaves, _targets(latent, latent.sparsity))
     return replace(plan, usage=partial(_usage, latent, plan))
 
 
 def backward_plan_of(leaves: Sequence[Leaf], latent: Latent) -> Plan:
     """The plan of the larger set that gradients reach; of the active one where there is none."""
     sparsity = latent.backward_sparsity
-    return make(leaves, _targets(latent, latent.sparsity if sparsity is None else sparsity))
+    return build_plan(leaves, _targets(latent, latent.sparsity if sparsity is None else sparsity))
 
 
 def _targets(latent: Latent, sparsity: float) -> Targets:

@@ -16,21 +16,21 @@ from dst.engine.plan import LeafPlan
 ACTIVE = np.uint8(1)
 EXPLORED = np.uint8(2)
 AGE_SHIFT = np.uint8(2)
-OLD = np.uint8(63)  # ages are six bits; at this age a weight counts as old as the network
+OLD = np.uint8(63)  # the largest age in six bits: such weights need no correction
 
 
 def active(mask: Array) -> Array:
-    """bool: which weights a mask byte says are active."""
+    """bool, of the shape of ``mask``: which weights are active."""
     return (mask & ACTIVE) != 0
 
 
 def explored(mask: Array) -> Array:
-    """bool: which weights were ever active."""
+    """bool, of the shape of ``mask``: which weights were ever active."""
     return (mask & EXPLORED) != 0
 
 
 def age(mask: Array) -> Array:
-    """uint8: topology steps since a weight was grown; 63 and more read 63."""
+    """uint8, at most 63: topology steps since a weight was grown."""
     return mask >> AGE_SHIFT
 
 
@@ -54,6 +54,6 @@ def count_active(plan: LeafPlan, chosen: Array) -> Array:
 
 
 def keys(paths: Sequence[str], seed: Array, draw: Array | int) -> list[Array]:
-    """One key per leaf; independent of devices, of other leaves and of the default PRNG."""
+    """One PRNG key per leaf. It depends on the path, the seed and the draw, on nothing else."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), draw)
     return [jax.random.fold_in(key, zlib.crc32(path.encode())) for path in paths]

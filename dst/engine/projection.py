@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from dst.core import tree
+from dst.core.typing import OptState, Params
 from dst.engine.masks import active
 from dst.engine.state import masks_by_path
 
 
-def apply_masks(params: Any, opt_state: Any) -> Any:
+def apply_masks(params: Params, opt_state: OptState) -> Params:
     """Parameters with their inactive weights set to zero.
 
-    Once after ``tx.init``, and on averages of parameters before they are evaluated. A forgotten
-    call mends itself at the first update; only the first forward pass is dense then.
+    Call it once after ``tx.init``, and on averages of parameters before they are evaluated.
+    Without the first call only the first forward pass is dense: the first update applies the masks.
 
     Args:
-      params: the tree that the masks were made for, or one of the same paths and shapes.
+      params: the tree of ``tx.init(params)``, or one of the same paths and shapes.
       opt_state: state of an optimizer that contains :func:`dst.sparsify`.
+
+    Returns:
+      A tree of the same shapes and dtypes.
 
     Raises:
       ValueError: no sparse state, or a mask without parameter.

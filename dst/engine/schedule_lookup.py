@@ -1,9 +1,9 @@
-"""Where in its schedule a run is, from the counts in its state: traced integers only."""
+"""Where a run is in its schedule. All inputs are traced integers of its state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,11 @@ from dst.core.typing import Array
 from dst.engine.state import Hyper, SparsifyState
 from dst.rules.schedule import FOREVER
 
+T = TypeVar("T")
+
 
 def fires(count: Array, hyper: Hyper) -> Array:
-    """bool: whether the update after ``count`` updates is a topology step."""
+    """bool scalar: whether the update after ``count`` updates is a topology step."""
     on_grid = (count - hyper.first) % hyper.every == 0
     return (count >= hyper.first) & (count <= hyper.last) & (on_grid | (count == hyper.last))
 
@@ -24,16 +26,16 @@ def fires(count: Array, hyper: Hyper) -> Array:
 def branch(
     topology: bool | Array | None,
     state: SparsifyState,
-    changing: Callable[[], Any],
-    plain: Callable[[], Any],
-) -> Any:
+    changing: Callable[[], T],
+    plain: Callable[[], T],
+) -> T:
     """The result of ``changing`` at topology steps, of ``plain`` between them.
 
     Args:
       topology: a Python bool decides while tracing, an array under ``lax.cond``; None asks the
         schedule in the state.
       state: before the step.
-      changing, plain: give results of the same types.
+      changing, plain: functions whose results have the same types.
     """
     if topology is None:
         topology = fires(state.count, state.hyper)
@@ -43,7 +45,7 @@ def branch(
 
 
 def row(table: Array, count: Array, hyper: Hyper) -> Array:
-    """The entry of the last topology step that was scheduled until now."""
+    """The row of a table for the latest topology step; the first row before there was one."""
     rows = table.shape[0]
     index = jnp.clip((count - hyper.first) // hyper.every, 0, rows - 1)
     index = jnp.where(count >= hyper.last, rows - 1, index)
@@ -51,7 +53,7 @@ def row(table: Array, count: Array, hyper: Hyper) -> Array:
 
 
 def longer(hyper: Hyper, rows: int) -> Hyper:
-    """The same schedule in tables of at least so many rows: the last one, again and again."""
+    """The same schedule in tables of at least ``rows`` rows: the last row is repeated."""
 
     def padded(table: Array) -> Array:
         more = max(rows - len(table), 0)
@@ -61,7 +63,7 @@ def longer(hyper: Hyper, rows: int) -> Hyper:
 
 
 def steps_left(count: Array, hyper: Hyper) -> Array:
-    """int32 updates until the next topology step, 0 at one; 2^31 - 1 after the last."""
+    """int32 updates until the next topology step: 0 at one, 2^31 - 1 after the last."""
     ahead = (hyper.first - count) % hyper.every
     next_ = jnp.where(count < hyper.first, hyper.first, count + ahead)
     next_ = jnp.where(count <= hyper.last, jnp.minimum(next_, hyper.last), FOREVER)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import optax
 
 from dst.core import tree
-from dst.core.typing import Array
+from dst.core.typing import Array, ArrayLike, Params, PyTree
 from dst.engine.hard import HardMasks
 from dst.engine.latent import LatentWeights
 from dst.engine.plan import Plan, Planner
@@ -22,31 +22,33 @@ class Implementation(Protocol):
 
     There are two: :class:`dst.engine.hard.HardMasks` for rules that switch the weights
     themselves, :class:`dst.engine.latent.LatentWeights` for rules that derive them from other
-    variables. Nobody outside of ``engine/`` asks which one it holds.
+    variables. Only ``engine/`` knows which one is in use.
 
     Attributes:
-      rule: with all durations in optimizer steps.
       update_weights: whether the inner optimizer takes a step at topology steps.
       selects_every_step: whether masks may change at other steps than topology steps.
-      plan: ``plan(params)`` is the start table; its ``usage(steps)`` gives the cost phases.
+      plan: ``plan(params)`` is the start table; its ``usage(steps)`` has mean sparsities.
     """
 
-    rule: Any
     update_weights: bool
     selects_every_step: bool
     plan: Planner
 
-    def init(self, params: Any) -> SparsifyState:
+    @property
+    def rule(self) -> Rule | Latent:
+        """The rule, with all durations in optimizer steps."""
+
+    def init(self, params: Params) -> SparsifyState:
         """The state before the first step."""
 
     def update(
         self,
-        grads: Any,
+        grads: PyTree,
         state: SparsifyState,
-        params: Any,
+        params: Params,
         topology: bool | Array | None,
         extra: dict[str, Any],
-    ) -> tuple[Any, SparsifyState]:
+    ) -> tuple[PyTree, SparsifyState]:
         """One step: updates of the parameters, and the state after it."""
 
 
@@ -61,7 +63,7 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
     """
 
     rule: Rule | Latent
-    plan: Callable[[Any], Plan]
+    plan: Callable[[Params], Plan]
     update_weights: bool
     selects_every_step: bool
 
@@ -80,34 +82,34 @@ def sparsify(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     stacked: Mapping[str, int] | None = None,
     axes: Mapping[str, str] | None = None,
-    initial: str | Mapping[str, Any] | None = None,
+    initial: str | Mapping[str, ArrayLike] | None = None,
 ) -> SparseTransformation:
     """Wraps an optimizer so that it trains a sparse network.
 
-    After every ``optax.apply_updates`` off-mask weights are exactly ``0.0``: the update there
-    is ``-p``, and ``p + (-p)`` is zero for every finite ``p``. Gradients and moments of
-    inactive weights are kept at zero; at topology steps connections are dropped and grown.
+    Inactive weights are exactly ``0.0`` after every ``optax.apply_updates``: their update is
+    ``-p``, and ``p + (-p)`` is zero for every finite ``p``. Their gradients and moments stay zero.
+    Topology steps drop and grow connections.
 
     Use it outermost. ``optax.MultiSteps``, ``apply_if_finite`` and ``partition`` may go around
-    it; whatever rewrites updates (``scale``, ``lookahead``, ``schedule_free``, SAM) goes inside.
-    Averages of parameters pass through :func:`apply_masks` before evaluation.
+    it. What rewrites updates (``scale``, ``lookahead``, ``schedule_free``, SAM) goes inside.
+    Apply :func:`apply_masks` to averages of parameters before you evaluate them.
 
     Args:
       inner: any Optax optimizer.
-      method: :class:`dst.RigL`, ... or a :class:`Rule`.
+      method: :class:`dst.RigL`, ..., a :class:`dst.Rule` or a :class:`dst.Latent`.
       seed: of every random choice. Equal seeds give equal masks on every device layout.
       steps: length of training in optimizer updates; resolves percentages such as ``"75%"``.
       select: which leaves are sparse; see :func:`dst.core.tree.survey`.
       overrides: settings per leaf pattern.
       stacked: leading axes that enumerate layers, per leaf pattern.
       axes: meaning of kernel axes, per leaf pattern.
-      initial: ``"random"``, ``"magnitude"`` (start from a dense checkpoint) or masks by leaf
-        path, whose counts replace the allocation. None: what the method says, mostly random.
+      initial: ``"random"``, ``"magnitude"`` (start from a dense checkpoint) or bool masks by leaf
+        path, whose counts replace the allocation. None: the default of the method, mostly random.
 
     Returns:
-      A transformation. ``update`` takes ``topology``: ``None`` decides by the count of updates
-      under ``lax.cond``; a Python ``True`` or ``False`` decides while tracing, so that the hot
-      step holds no selection at all.
+      A transformation. Its ``update`` takes ``topology``. ``None`` decides by the count of
+      updates under ``lax.cond``. A Python ``True`` or ``False`` decides while tracing, so that a
+      plain step compiles without selection.
 
     Raises:
       ValueError: from ``init`` or here, naming the leaf or argument at fault.
@@ -131,13 +133,13 @@ def sparsify(
         run = LatentWeights(inner, rule, seed, options, initial)
 
     def update(
-        grads: Any,
+        grads: PyTree,
         state: SparsifyState,
-        params: Any = None,
+        params: Params | None = None,
         *,
         topology: bool | Array | None = None,
         **extra: Any,
-    ) -> tuple[Any, SparsifyState]:
+    ) -> tuple[PyTree, SparsifyState]:
         if params is None:
             raise ValueError(
                 "sparsify needs the parameters: call tx.update(grads, opt_state, params). "

@@ -1,4 +1,4 @@
-"""State of a sparse transformation, and the flat view of trees that goes with it."""
+"""The state of a sparse transformation, and how to get it out of an optimizer state."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import optax
 
 from dst.core import tree
-from dst.core.typing import Array
+from dst.core.typing import Array, ArrayLike, OptState, PyTree
 from dst.engine.flat import Flat
 from dst.engine.masks import active, count_active
 from dst.rules.schedule import UpdateSchedule
 
 
 class Hyper(NamedTuple):
-    """What a sweep may batch; ``update`` reads it here, never from a closure.
+    """Numbers that differ between batched trials; ``update`` reads them here.
 
     Attributes:
       seed: uint32.
@@ -33,9 +33,9 @@ class Hyper(NamedTuple):
     first: Array
     every: Array
     last: Array
-    counts: Any
+    counts: PyTree
     shares: Array
-    decays: Any
+    decays: PyTree
 
 
 class TopologyLog(NamedTuple):
@@ -45,8 +45,8 @@ class TopologyLog(NamedTuple):
       done: int32 number of topology steps.
       at: int32 count at which the last one was.
       spacing: int32 updates between the last two.
-      scheduled: int32 active weights per sparse leaf (and stacked slice) that the schedule gave
-        at the last topology step, or at the start.
+      scheduled: int32 active weights per sparse leaf (and stacked slice), as scheduled for the
+        last topology step, or for the start.
       dropped, grown: int32 per sparse leaf (and stacked slice), at the last topology step.
       unscored: int32 per sparse leaf: NaN scores at the last topology step.
     """
@@ -54,10 +54,10 @@ class TopologyLog(NamedTuple):
     done: Array
     at: Array
     spacing: Array
-    scheduled: Any
-    dropped: Any
-    grown: Any
-    unscored: Any
+    scheduled: PyTree
+    dropped: PyTree
+    grown: PyTree
+    unscored: PyTree
 
 
 class SparsifyState(NamedTuple):
@@ -69,7 +69,7 @@ class SparsifyState(NamedTuple):
       masks: uint8 per sparse weight: bit 0 active, bit 1 explored, bits 2 to 7 the age in
         topology steps, 63 at most.
       active: int32 active weights per sparse leaf (and stacked slice).
-      hyper: what a sweep may batch.
+      hyper: numbers that differ between batched trials.
       topology: what topology steps have done.
       variables: what the method keeps per sparse leaf beside the mask: accumulated gradients,
         latent weights; ``MaskedNode`` where it keeps nothing.
@@ -77,12 +77,12 @@ class SparsifyState(NamedTuple):
     """
 
     count: Array  # type: ignore[assignment]  # as in Optax's states
-    masks: Any
-    active: Any
+    masks: PyTree
+    active: PyTree
     hyper: Hyper
     topology: TopologyLog
-    variables: Any
-    inner_state: Any
+    variables: PyTree
+    inner_state: OptState
 
 
 def initial_state(
@@ -91,10 +91,10 @@ def initial_state(
     seed: int | Array,
     mask_bytes: Sequence[Array],
     *,
-    variables: Any,
-    inner_state: Any,
+    variables: PyTree,
+    inner_state: OptState,
     shares: np.ndarray | None = None,
-    decays: Any = None,
+    decays: PyTree | None = None,
 ) -> SparsifyState:
     """The state before the first step.
 
@@ -109,10 +109,10 @@ def initial_state(
     steps = (1, 1, 0) if when is None else (when.first, when.every, when.last)
     first, every, last = (jnp.asarray(n, jnp.int32) for n in steps)
 
-    def count() -> Any:
+    def count() -> PyTree:
         return flat.zip(count_active, flat.plans, [active(m) for m in mask_bytes])
 
-    def zeros() -> Any:  # buffers of their own: a donated state must not hold one twice
+    def zeros() -> PyTree:  # new buffers: a donated state must not contain one twice
         return flat.map(lambda p: jnp.zeros(p.layout.counts, jnp.int32))
 
     return SparsifyState(
@@ -124,7 +124,7 @@ def initial_state(
             first=first,
             every=every,
             last=last,
-            # `asarray` would leave it off the mesh, and the step would be compiled twice.
+            # `asarray` would not place it on the mesh, and the step would compile twice.
             counts=flat.map(lambda p: jnp.array(p.counts, jnp.int32)),
             shares=jnp.array(np.zeros(1, np.uint32) if shares is None else shares),
             decays=flat.map(lambda p: optax.MaskedNode()) if decays is None else decays,
@@ -143,8 +143,8 @@ def initial_state(
     )
 
 
-def find(opt_state: Any) -> list[SparsifyState]:
-    """All sparse states in an optimizer state, however deep.
+def sparse_states(opt_state: OptState) -> list[SparsifyState]:
+    """All sparse states in an optimizer state, at any depth.
 
     Raises:
       ValueError: there is none.
@@ -158,7 +158,7 @@ def find(opt_state: Any) -> list[SparsifyState]:
     return states
 
 
-def _walk(opt_state: Any) -> Iterator[SparsifyState]:
+def _walk(opt_state: OptState) -> Iterator[SparsifyState]:
     def sparse(node: Any) -> bool:
         return isinstance(node, SparsifyState)
 
@@ -168,12 +168,14 @@ def _walk(opt_state: Any) -> Iterator[SparsifyState]:
             yield from _walk(node.inner_state)
 
 
-def by_path(nodes: Any) -> dict[str, Any]:
+def by_path(nodes: PyTree) -> dict[str, Any]:
     """The sparse leaves of a tree like the parameters, by leaf path."""
     paths, leaves, _ = tree.flatten(nodes)
     return dict(zip(paths, leaves, strict=True))
 
 
-def masks_by_path(opt_state: Any) -> dict[str, Any]:
+def masks_by_path(opt_state: OptState) -> dict[str, ArrayLike]:
     """Mask bytes of every sparse leaf, of all sparse states, by leaf path."""
-    return {path: m for state in find(opt_state) for path, m in by_path(state.masks).items()}
+    return {
+        path: m for state in sparse_states(opt_state) for path, m in by_path(state.masks).items()
+    }

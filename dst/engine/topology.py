@@ -10,7 +10,7 @@ from dst.core.reductions import totals
 from dst.core.selection import top_k_masks
 from dst.core.typing import Array, Bool, Int
 from dst.rules.counts import TopologyInputs, counts
-from dst.rules.structure import Layout
+from dst.rules.layout import Layout
 
 
 class Change(NamedTuple):
@@ -18,8 +18,8 @@ class Change(NamedTuple):
 
     Attributes:
       active: the new mask.
-      reset: weights that start at zero with zero moments: new connections and, where regrown
-        ones are zeroed, those too.
+      reset: weights that start at zero with zero moments: new connections, and regrown ones where
+        the rule zeroes them.
       dropped: connections that were active and are not, per stacked slice.
       grown: connections that were not active and are, per stacked slice.
       unscored: NaN scores among the candidates of the leaf; they are never chosen.
@@ -57,7 +57,7 @@ def drop_and_grow(inputs: TopologyInputs) -> list[Change]:
         if rule.how_many.ramp is None or which.grow is None or regrow_value == "zero":
             kept = top_k_masks(drop_scores, stay, before, axes)
         else:
-            # Where the target count falls, pruning comes first: what it takes has lost its value.
+            # Where the target count falls, pruning comes first: pruned weights lose their value.
             target = [x.per_group(n) for (_, n), x in zip(number, layouts, strict=True)]
             both = top_k_masks(drop_scores * 2, stay + target, before * 2, axes * 2)
             kept, survivors = both[: len(leaves)], both[len(leaves) :]
@@ -65,7 +65,7 @@ def drop_and_grow(inputs: TopologyInputs) -> list[Change]:
     after, chosen = kept, [jnp.zeros_like(k) for k in kept]
     if which.grow is not None:
         blocked = kept if which.regrow == "allow" else before
-        # A connection that stayed must not be grown again, whichever way the rest is blocked.
+        # Connections that were kept are never candidates, whatever else is blocked.
         eligible = [~(b | k) for b, k in zip(blocked, kept, strict=True)]
         grow_scores = [x.pool(which.grow(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
         nans = [a + b for a, b in zip(nans, _nans(grow_scores, eligible), strict=True)]

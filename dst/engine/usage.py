@@ -1,4 +1,4 @@
-"""Averages over the rows of a plan: how sparse a run is, before it starts."""
+"""How sparse a run will be on average, from the rows of its plan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def mean_sparsity(plan: Plan, weights: np.ndarray) -> dict[str, float]:
     means = {}
     for path, leaf in plan.sparse.items():
         active = _active(leaf)
-        # Tables without change have one row however many topology steps there are.
+        # A table whose counts never change has one row, whatever the number of topology steps.
         active = np.concatenate([active, np.full(len(weights) - len(active), active[-1])])
         means[path] = 1 - float(weights @ active / weights.sum()) / leaf.leaf.size
     return means

@@ -14,8 +14,8 @@ from dst.core import checks, tree
 from dst.core.typing import Array
 from dst.engine.plan import Plan
 from dst.flops import origins
-from dst.flops import tally as tracing
-from dst.inspect import metrics as view
+from dst.flops.tally import tally
+from dst.inspect.metrics import masks
 
 CONVENTIONS = ("mac", "mac2", "micronet")
 
@@ -155,19 +155,19 @@ class Costs:
         """What ``steps`` optimizer updates cost on average, as the plan schedules them.
 
         A step costs three forward passes at the sparsity of that step. The weight gradient is
-        dense at topology steps of rules whose grow score reads gradients, at the steps that an
-        accumulator needs, and at all steps of latent-weight methods but for those that say which
-        gradients they need. RigL's paper counts one topology step in ``dT + 1``; its
-        code and this library take one in ``every``: its formula is that of ``every = dT + 1`` and
-        topology until the end.
+        dense at topology steps whose grow score reads gradients, and at steps that an accumulator
+        needs. Latent-weight methods need dense gradients at all steps, unless gradients reach a
+        smaller set. RigL's paper counts one topology step in ``dT + 1``; its code and this library
+        take one in ``every``. Its formula is that of ``every = dT + 1`` and topology until the
+        end.
 
         Args:
           plan: of ``tx.plan(params)``.
           steps: of training.
           convention: as in :meth:`forward`.
 
-        Budget that a method moves between layers by what it sees in training (SNFS) is counted
-        where the plan starts it.
+        A method may move budget between layers during training (SNFS). It is counted in the
+        layers in which the plan starts it.
         """
         checks.integer("steps", steps, at_least=1)
         # Costs are linear in the densities, so averages over steps go through them.
@@ -188,7 +188,7 @@ class Costs:
         """
         whole = max(self.forward(), 1.0)
         cost = jnp.ones([], jnp.float32)
-        for path, mask in view.masks(opt_state).items():
+        for path, mask in masks(opt_state).items():
             inactive = 1 - jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32) / mask.size
             cost -= inactive * (self.leaves[path].macs / whole)
         return {"forward_cost": cost}
@@ -205,9 +205,8 @@ class Costs:
 
         Args:
           sparsity: by leaf path; leaves that are missing are dense.
-          convention: ``micronet`` counts leaves that are consumed in products and one bias of 4
-            bytes per output feature, as if every norm were folded into one; the others count all
-            leaves as they are.
+          convention: ``micronet`` counts leaves that are consumed in products, and one bias of 4
+            bytes per output feature, into which norms are folded. The others count all leaves.
         """
         checks.one_of("convention", convention, CONVENTIONS)
         density = self._density(sparsity)
@@ -255,20 +254,20 @@ def trace(forward: Callable[..., Any], params: Any, *inputs: Any, **options: Any
       (32, 8.0)
     """
     program = jax.make_jaxpr(lambda p, *x: forward(p, *x, **options))(params, *inputs)
-    found = tracing.tally(program, params)
+    total = tally(program, params)
     paths, leaves, _ = tree.flatten(params)
     return Costs(
         leaves={
             path: LeafCost(
                 path=path,
                 shape=tuple(leaf.shape),
-                macs=round(found.macs[path]),
-                outputs=round(found.outputs[path]),
-                channels=round(found.channels[path]),
-                uses=tuple(sorted(found.uses[path])),
+                macs=round(total.macs[path]),
+                outputs=round(total.outputs[path]),
+                channels=round(total.channels[path]),
+                uses=tuple(sorted(total.uses[path])),
             )
             for path, leaf in zip(paths, leaves, strict=True)
         },
-        free=round(found.free),
-        notes=tuple(sorted(found.notes)),
+        free=round(total.free),
+        notes=tuple(sorted(total.notes)),
     )

@@ -37,7 +37,7 @@ def work(eqn: JaxprEqn) -> tuple[Fraction, tuple[int, int]]:
 
 
 def shards(eqn: JaxprEqn) -> int:
-    """How many devices share the work of a ``shard_map``, whose body sees one part of it."""
+    """How many devices share the work of a ``shard_map``, whose body computes one part of it."""
     used: set[str] = set()
     for specs in (eqn.params.get("in_specs", ()), eqn.params.get("out_specs", ())):
         for spec in specs:

@@ -1,8 +1,8 @@
 """Which products of a forward pass consume which parameter: a walk over its jaxpr.
 
-Every value is followed back to where it comes from. A value that a parameter leaf turns into
-without losing its zeros (a reshape, a cast, a scale, a mask) still *is* that leaf; where such a
-value meets data in a matrix product or a convolution, the multiply-adds belong to the leaf.
+Every value has an origin. A reshape, a cast, a scale or a mask of a parameter leaf keeps its
+zeros, so its origin is that leaf. Where such a value meets data in a matrix product or a
+convolution, the multiply-adds belong to the leaf.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class _Walk:
         return [one] * results, cost
 
     def without_data(self, eqn: JaxprEqn, name: str, inputs: list[Origin], cost: Tally) -> Origin:
-        """The origin of what an operation makes of parameters and constants."""
+        """The origin of the result of an operation on parameters and constants."""
         lost = Computed(frozenset().union(*map(paths_of, inputs)), name)
         weights = [x for x in inputs if isinstance(x, Weights)]
         if name in _KEEPS_ZEROS:
@@ -253,7 +253,7 @@ def _is_zero(value: ArrayLike) -> bool:
 
 
 def _join(first: list[Origin], second: list[Origin], cost: Tally) -> list[Origin]:
-    """What values are that come from one of two places."""
+    """The origins of values that come from one of two places."""
     joined: list[Origin] = []
     for a, b in zip(first, second, strict=True):
         paths = paths_of(a) | paths_of(b)

@@ -9,8 +9,8 @@ import numpy as np
 
 from dst.core import checks, tree
 from dst.core.typing import OptState, Params
-from dst.engine import masks as mask_bits
-from dst.engine import state as states
+from dst.engine.masks import ACTIVE, AGE_SHIFT, EXPLORED, OLD
+from dst.engine.state import by_path, masks_by_path, sparse_states
 
 _SHOWN = 8  # indices in the text
 
@@ -74,7 +74,7 @@ class Explanation:
             )
         if self.smallest_kept is not None:
             lines.append(f"smallest weight kept: {self.smallest_kept:.4g}")
-        names = {int(mask_bits.OLD): f"{mask_bits.OLD} or more, or from the start"}
+        names = {int(OLD): f"{OLD} or more, or from the start"}
         ages = (f"{names.get(age, age)}: {n}" for age, n in self.ages.items())
         lines.append(f"active by age in topology steps: {'; '.join(ages)}")
         for text, indices in (
@@ -127,20 +127,20 @@ def explain(
     Checked against: NumPy on the masks before and after a step, tests/inspect/test_explain.py.
     """
     checks.integer("most", most, at_least=0)
-    state_of = {p: s for s in states.find(opt_state) for p in states.by_path(s.masks)}
+    state_of = {p: s for s in sparse_states(opt_state) for p in by_path(s.masks)}
     checks.one_of("path", path, state_of)
     state = state_of[path]
-    byte = np.asarray(states.by_path(state.masks)[path])
-    active, explored = (byte & mask_bits.ACTIVE) != 0, (byte & mask_bits.EXPLORED) != 0
-    age = byte >> mask_bits.AGE_SHIFT
+    byte = np.asarray(by_path(state.masks)[path])
+    active, explored = (byte & ACTIVE) != 0, (byte & EXPLORED) != 0
+    age = byte >> AGE_SHIFT
     log = state.topology
     done = int(log.done)
 
     fresh = active & (age == 0)
     dropped_at = None
     if before is not None:
-        earlier = np.asarray(states.masks_by_path(before)[path])
-        was = (earlier & mask_bits.ACTIVE) != 0
+        earlier = np.asarray(masks_by_path(before)[path])
+        was = (earlier & ACTIVE) != 0
         dropped_at, fresh = _indices(was & ~active, most), active & ~was
     kept = active & ~fresh
     smallest = None
@@ -163,8 +163,8 @@ def explain(
         explored=float(explored.mean()),
         steps=done,
         at=int(log.at) if done else None,
-        dropped=int(np.sum(states.by_path(log.dropped)[path])),
-        grown=int(np.sum(states.by_path(log.grown)[path])),
+        dropped=int(np.sum(by_path(log.dropped)[path])),
+        grown=int(np.sum(by_path(log.grown)[path])),
         dropped_at=dropped_at,
         grown_at=_indices(fresh, most),
         ages=dict(zip(ages.tolist(), counts.tolist(), strict=True)),

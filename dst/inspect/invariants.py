@@ -8,8 +8,8 @@ import numpy as np
 
 from dst.core import tree
 from dst.core.typing import Array, OptState, Params
-from dst.engine import masks as mask_bits
-from dst.engine import state as states
+from dst.engine.masks import active
+from dst.engine.state import SparsifyState, by_path, sparse_states
 
 
 class InvariantError(ValueError):
@@ -19,7 +19,7 @@ class InvariantError(ValueError):
 def check_invariants(opt_state: OptState, params: Params) -> None:
     """Raises when a sparse run is not what it should be; on the host, between steps.
 
-    Checks that off-mask weights are exactly zero, that masks hold as many active weights as the
+    Checks that off-mask weights are exactly zero, that masks have as many active weights as the
     state counts and the schedule says, that every scheduled topology step took place, and that no
     score was NaN.
 
@@ -33,24 +33,24 @@ def check_invariants(opt_state: OptState, params: Params) -> None:
     paths, leaves, _ = tree.flatten(params)
     weights = dict(zip(paths, leaves, strict=True))
     problems: list[str] = []
-    for state in states.find(opt_state):
+    for state in sparse_states(opt_state):
         problems += _zeros(state, weights) + _counts(state) + _steps(state)
         problems += [
             f"{path}: {int(n)} scores were NaN at the last topology step"
-            for path, n in states.by_path(state.topology.unscored).items()
+            for path, n in by_path(state.topology.unscored).items()
             if int(n)
         ]
     if problems:
         raise InvariantError("\n".join(problems))
 
 
-def _zeros(state: states.SparsifyState, weights: dict[str, Array]) -> list[str]:
+def _zeros(state: SparsifyState, weights: dict[str, Array]) -> list[str]:
     problems = []
-    for path, mask in states.by_path(state.masks).items():
+    for path, mask in by_path(state.masks).items():
         if path not in weights:
             problems.append(f"{path}: has a mask but no parameter")
             continue
-        off = jnp.where(mask_bits.active(mask), 0, jnp.abs(weights[path].astype(jnp.float32)))
+        off = jnp.where(active(mask), 0, jnp.abs(weights[path].astype(jnp.float32)))
         worst = float(jnp.max(off, initial=0.0))
         if worst != 0:
             problems.append(
@@ -61,22 +61,22 @@ def _zeros(state: states.SparsifyState, weights: dict[str, Array]) -> list[str]:
     return problems
 
 
-def _counts(state: states.SparsifyState) -> list[str]:
-    recorded = states.by_path(jax.device_get(state.active))
-    of_schedule = states.by_path(jax.device_get(state.topology.scheduled))
+def _counts(state: SparsifyState) -> list[str]:
+    recorded = by_path(jax.device_get(state.active))
+    of_schedule = by_path(jax.device_get(state.topology.scheduled))
     problems = []
-    for path, mask in states.by_path(state.masks).items():
+    for path, mask in by_path(state.masks).items():
         stated, scheduled = np.asarray(recorded[path]), np.asarray(of_schedule[path])
         axes = tuple(range(stated.ndim, mask.ndim))
-        active = np.asarray(mask_bits.active(mask)).sum(axes)
-        if (active != stated).any():
-            problems.append(f"{path}: {active} weights are active, the state counts {stated}")
+        counted = np.asarray(active(mask)).sum(axes)
+        if (counted != stated).any():
+            problems.append(f"{path}: {counted} weights are active, the state counts {stated}")
         if (stated != scheduled).any():
             problems.append(f"{path}: {stated} weights are active, the schedule says {scheduled}")
     return problems
 
 
-def _steps(state: states.SparsifyState) -> list[str]:
+def _steps(state: SparsifyState) -> list[str]:
     hyper, log = jax.device_get((state.hyper, state.topology))
     first, every, last = int(hyper.first), int(hyper.every), int(hyper.last)
     newest = min(int(state.count) - 1, last)

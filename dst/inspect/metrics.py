@@ -1,4 +1,4 @@
-"""What a sparse state holds: masks, metrics, tables, comparisons."""
+"""What a sparse state contains: masks, metrics, tables, comparisons."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from dst.core import tree
 from dst.core.text import aligned
 from dst.core.typing import Array, ArrayLike, OptState, Params
-from dst.engine import masks as mask_bits
-from dst.engine import state as states
+from dst.engine.masks import ACTIVE, EXPLORED, active
+from dst.engine.state import by_path, masks_by_path, sparse_states
 
 
 def masks(opt_state: OptState) -> dict[str, Array]:
@@ -24,12 +24,12 @@ def masks(opt_state: OptState) -> dict[str, Array]:
     Raises:
       ValueError: no sparse state in it.
     """
-    return {path: mask_bits.active(m) for path, m in states.masks_by_path(opt_state).items()}
+    return {path: active(m) for path, m in masks_by_path(opt_state).items()}
 
 
 def explored(opt_state: OptState) -> dict[str, Array]:
     """bool: which connections were ever active, by leaf path (ITOP's set)."""
-    return {path: mask_bits.explored(m) for path, m in states.masks_by_path(opt_state).items()}
+    return {path: (m & EXPLORED) != 0 for path, m in masks_by_path(opt_state).items()}
 
 
 def metrics(opt_state: OptState, params: Params | None = None) -> dict[str, Array]:
@@ -45,12 +45,12 @@ def metrics(opt_state: OptState, params: Params | None = None) -> dict[str, Arra
       ``unscored`` (NaN scores there), ``sparsity_model``, and ``sparsity/<path>``,
       ``explored/<path>``, ``dropped/<path>``, ``grown/<path>`` per layer.
     """
-    stored = states.masks_by_path(opt_state)
+    stored = masks_by_path(opt_state)
     sizes = {path: m.size for path, m in stored.items()}
     total = max(sum(sizes.values()), 1)
-    active = {path: jnp.sum(mask_bits.active(m), dtype=jnp.int32) for path, m in stored.items()}
-    tried = {path: jnp.sum(mask_bits.explored(m), dtype=jnp.int32) for path, m in stored.items()}
-    logs = [s.topology for s in states.find(opt_state)]
+    used = {path: jnp.sum(active(m), dtype=jnp.int32) for path, m in stored.items()}
+    tried = {path: jnp.sum(m, dtype=jnp.int32) for path, m in explored(opt_state).items()}
+    logs = [s.topology for s in sparse_states(opt_state)]
     zero = jnp.zeros([], jnp.int32)
 
     def share(counts: Mapping[str, Array], of: int) -> Array:
@@ -59,24 +59,22 @@ def metrics(opt_state: OptState, params: Params | None = None) -> dict[str, Arra
         )
 
     result = {
-        "sparsity": 1.0 - share(active, total) if stored else jnp.zeros([], jnp.float32),
+        "sparsity": 1.0 - share(used, total) if stored else jnp.zeros([], jnp.float32),
         "explored": share(tried, total),
         "topology_steps": sum((jnp.asarray(x.done) for x in logs), zero),
     }
     for name in ("dropped", "grown", "unscored"):
-        per_leaf = {
-            p: jnp.sum(n) for x in logs for p, n in states.by_path(getattr(x, name)).items()
-        }
+        per_leaf = {p: jnp.sum(n) for x in logs for p, n in by_path(getattr(x, name)).items()}
         result[name] = sum(per_leaf.values(), zero)
         if name != "unscored":
             result |= {f"{name}/{path}": n for path, n in per_leaf.items()}
     for path in stored:
-        result[f"sparsity/{path}"] = 1.0 - active[path].astype(jnp.float32) / sizes[path]
+        result[f"sparsity/{path}"] = 1.0 - used[path].astype(jnp.float32) / sizes[path]
         result[f"explored/{path}"] = tried[path].astype(jnp.float32) / sizes[path]
     if params is not None:
         _, leaves, _ = tree.flatten(params)
         whole = max(sum(x.size for x in leaves), 1)
-        inactive = total - sum(active.values(), zero) if stored else zero
+        inactive = total - sum(used.values(), zero) if stored else zero
         result["sparsity_model"] = inactive.astype(jnp.float32) / whole
     return result
 
@@ -108,10 +106,10 @@ class Row:
 
 def rows(opt_state: OptState, params: Params) -> list[Row]:
     """One row per leaf, in the order of the tree; integers, on the host."""
-    stored = states.masks_by_path(opt_state)
-    logs = [s.topology for s in states.find(opt_state)]
-    dropped = {p: n for x in logs for p, n in states.by_path(x.dropped).items()}
-    grown = {p: n for x in logs for p, n in states.by_path(x.grown).items()}
+    stored = masks_by_path(opt_state)
+    logs = [s.topology for s in sparse_states(opt_state)]
+    dropped = {p: n for x in logs for p, n in by_path(x.dropped).items()}
+    grown = {p: n for x in logs for p, n in by_path(x.grown).items()}
     result = []
     paths, leaves, _ = tree.flatten(params)
     for path, leaf in zip(paths, leaves, strict=True):
@@ -125,8 +123,8 @@ def rows(opt_state: OptState, params: Params) -> list[Row]:
                 path,
                 shape,
                 size,
-                active=int(((mask & mask_bits.ACTIVE) != 0).sum()),
-                explored=float(((mask & mask_bits.EXPLORED) != 0).mean()),
+                active=int(((mask & ACTIVE) != 0).sum()),
+                explored=float(((mask & EXPLORED) != 0).mean()),
                 dropped=int(np.sum(dropped[path])),
                 grown=int(np.sum(grown[path])),
             )

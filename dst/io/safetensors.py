@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from dst.core import tree
 from dst.core.files import whole
+from dst.core.typing import ArrayLike, Params
 
 
-def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Any]) -> None:
+def save_masks(path: str | os.PathLike[str], masks: Mapping[str, ArrayLike]) -> None:
     """Writes bool masks by leaf path to a ``safetensors`` file, whole or not at all.
 
     Args:
@@ -24,7 +24,7 @@ def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Any]) -> None:
       masks: bool arrays by leaf path, as :func:`dst.masks` returns them.
 
     Raises:
-      ValueError: something that is no bool array.
+      ValueError: a mask that is no bool array.
     """
     arrays = {}
     for name, mask in masks.items():
@@ -40,16 +40,18 @@ def load_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: a file that holds no masks.
+      ValueError: a file with arrays that are no masks.
     """
     arrays = _read(path, "mask")
     for name, array in arrays.items():
         if array.dtype != bool:
-            raise ValueError(f"{path} holds {name!r} of type {array.dtype}, expected bool masks.")
+            raise ValueError(
+                f"{path} contains {name!r} of type {array.dtype}, expected bool masks."
+            )
     return arrays
 
 
-def save_weights(path: str | os.PathLike[str], params: Any) -> None:
+def save_weights(path: str | os.PathLike[str], params: Params) -> None:
     """Writes the parameters by leaf path to a ``safetensors`` file, whole or not at all.
 
     Args:
@@ -71,7 +73,7 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return _read(path, "weight")
 
 
-def replaced(params: Any, weights: Mapping[str, np.ndarray]) -> Any:
+def replaced(params: Params, weights: Mapping[str, np.ndarray]) -> Params:
     """A tree like ``params`` whose leaves are the weights of the same path.
 
     Args:

@@ -20,10 +20,10 @@ _HINT = "AC/DC alternates every 5 of 100 epochs, from epoch 10 to the last compr
 class ACDC:
     """Compresses to the weights of largest magnitude, decompresses to all, and ends sparse.
 
-    After a dense warm-up until ``start``, phases of ``every`` steps alternate: in a sparse one
-    only the largest weights are active; in a dense one all are, those that were pruned from 0,
-    and all moments start anew. The phase that begins at ``stop`` is sparse, the one before it
-    dense (twice as long where the parity needs it).
+    After a dense warm-up until ``start``, phases of ``every`` steps alternate. In a sparse phase
+    only the largest weights are active. In a dense phase all are: pruned weights start at 0, and
+    all moments at zero. The phase that begins at ``stop`` is sparse, the one before it dense
+    (twice as long where the parity needs it).
 
     Args:
       sparsity: of the sparse phases, in [0, 1).
@@ -48,7 +48,7 @@ class ACDC:
     ::test_an_acdc_cycle_worked_by_hand.
     Differs from the code: exact counts, where ties at its threshold are lost; at a decompression
     the step itself moves nothing, so that every weight starts with a whole moment; a layer of
-    which nothing was pruned goes on as before.
+    which nothing was pruned trains as before.
     """
 
     sparsity: Sparsity

@@ -12,7 +12,7 @@ from dst.rules.structure import NM
 class ASP:
     """Keeps the ``n`` largest of every ``m`` consecutive weights along the input axis, once.
 
-    Start from a trained network: the mask is that of the weights that ``init`` is given.
+    Start from a trained network: ``init`` computes the mask from its parameters.
 
     Args:
       n, m: the pattern.

@@ -1,4 +1,4 @@
-"""Training at masks that come from elsewhere: given, or carried by the model."""
+"""Training at masks that come from elsewhere: from the user, or from the model."""
 
 from __future__ import annotations
 

@@ -18,8 +18,10 @@ _HINT = "GraNet prunes every 1000 steps (4000 on ImageNet) for the first part of
 @named("granet")
 @method
 class GraNet:
-    """At each topology step prunes by magnitude over all layers down to a cubic schedule, then
-    exchanges a share of every layer's smallest weights for those of largest gradient.
+    """Prunes by magnitude over all layers, then regrows by gradient, at each topology step.
+
+    Pruning follows a cubic schedule. Then every layer exchanges a share of its smallest weights
+    for those of largest gradient.
 
     Args:
       sparsity: at the end of pruning, in [0, 1).

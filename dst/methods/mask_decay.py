@@ -22,8 +22,8 @@ class MaskDecay:
     """Dense weights outside the N:M mask count with a factor that goes from 1 to 0 (MdGf).
 
     The weights in use are ``w (mask + D(t) (1 - mask))``; gradients go straight to ``w``. ``D``
-    is 1 until ``start``, then ``1 - beta t`` (``linear``) or ``exp(-beta t)``, and 0 from ``stop``
-    on, from where the parameters are exactly N:M.
+    is 1 until ``start``, then ``1 - beta t`` (``linear``) or ``exp(-beta t)``. From ``stop`` on it
+    is 0, and the parameters are exactly N:M.
 
     Args:
       n, m: the pattern.

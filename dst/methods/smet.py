@@ -25,8 +25,10 @@ SMET = {
 @named("smet")
 @preset(SET, SMET)
 def smet(sparsity: float, **changes: Any) -> SET:
-    """SET with SMET's settings: f from 0.2 to 0.005 over the run, dT = 100, no connection comes
-    straight back, and updates of grown weights scale with ``min(age / 100, 1)``.
+    """SET with SMET's settings: f from 0.2 to 0.005 over the run, dT = 100.
+
+    No connection grows back at the step that drops it. Updates of grown weights scale with
+    ``min(age / 100, 1)``.
 
     ``structure=dst.Block(h, w)`` gives its block form.
 

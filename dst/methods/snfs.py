@@ -20,7 +20,7 @@ _HINT = "SNFS prunes and regrows at the end of every epoch: give every=<steps of
 @method
 class SNFS:
     """Sparse momentum: drops the smallest weights, grows where the momentum of the dense gradient
-    is largest, and gives each layer a share of what was dropped.
+    is largest, and moves connections between layers.
 
     ``m = beta m + g`` over raw gradients; a layer's share of the regrowth is the mean ``|m|`` of
     its active weights over the sum of these means.

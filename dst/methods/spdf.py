@@ -18,8 +18,8 @@ _HINT = "SPDF lifts its masks where fine-tuning begins, which only you know."
 class SPDF:
     """A random mask that never changes until ``lift``; from then on every weight is active.
 
-    Weights that were pruned enter at 0; all moments start anew, corrected by their own age where
-    the optimizer is Adam-like, as if the optimizer were a new one.
+    Pruned weights start at 0. All moments start at zero, as in a new optimizer: under Adam-like
+    optimizers the bias correction counts from ``lift``.
 
     Args:
       sparsity: of the selected weights before, in [0, 1); the paper's are 0.5 and 0.75.

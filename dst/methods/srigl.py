@@ -23,10 +23,9 @@ class SRigL:
     """RigL in which all active neurons of a layer have equally many inputs, and neurons with few
     salient weights are ablated.
 
-    A weight is salient where it is among the weights of the layer that magnitude keeps, or among
-    as many of largest gradient as are dropped. A neuron with fewer than ``gamma`` times its fan-in
-    of them is ablated; the layer's budget is shared by the others, which grow by ``|dL/dw|``.
-    Ablated neurons can come back.
+    With k dropped weights in a layer, salient are those that magnitude keeps, and the k of largest
+    gradient. A neuron with fewer salient weights than ``gamma`` times its fan-in is ablated. The
+    other neurons share the layer's budget, and grow by ``|dL/dw|``. Ablated neurons can come back.
 
     Args:
       sparsity: of the selected weights, in [0, 1).

@@ -20,8 +20,8 @@ _STAGES = 100
 class TopKWeights:
     """After every step of the optimizer on all weights, only the k largest of a matrix stay.
 
-    Inactive weights are zero at every step and must win their place in a single one; moments
-    are dense. Selection runs at each step.
+    Inactive weights start every step at zero, so one step must bring them among the k largest.
+    Moments are dense. Selection runs at each step.
 
     Args:
       sparsity: of the selected weights, in [0, 1).
@@ -39,7 +39,7 @@ class TopKWeights:
       (arXiv 2511.13653).
 
     Checked against: the statement of the rule (k largest per matrix after every AdamW step); the
-    rest from memory. Not built: the authors' least number of weights per neuron.
+    rest from memory. Missing: the authors' least number of weights per neuron.
     """
 
     sparsity: Sparsity

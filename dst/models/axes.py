@@ -1,4 +1,4 @@
-"""Names of the axes of weights, given where the weights are made.
+"""Names of the axes of weights, set where the weights are created.
 
 A mesh of devices splits axes by their names; dst/train/distributed/mesh.py says which.
 """
@@ -21,5 +21,5 @@ def axis_names(*axes: str | None) -> dict[str, Any]:
       >>> layer.kernel.get_metadata("out_sharding")
       ('embed', 'mlp')
     """
-    # By default Flax places a variable with names as it is made, and demands a mesh for it.
+    # By default Flax places a variable with names when it is created, and demands a mesh for it.
     return {"out_sharding": axes, "eager_sharding": False}

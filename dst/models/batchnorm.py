@@ -75,10 +75,10 @@ def norm(channels: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
 def recalibrate(model: nnx.Module, batches: Iterable[Any]) -> None:
     """Sets the running statistics of all batch norms to those of the weights as they are.
 
-    Running averages remember the weights, and the connections, of many steps ago. After masks
-    have changed, and before an evaluation, they are computed anew: over all ``batches``, mean and
-    variance are those of the union of the batches, each normalized by its own statistics on the
-    way, as in training. Modes of the model stay as they are.
+    Running averages depend on the weights, and the connections, of many steps ago. Call this after
+    masks have changed, and before an evaluation. Mean and variance become those of the union of
+    all ``batches``. On the way each batch is normalized by its own statistics, as in training.
+    Modes of the model do not change.
 
     Args:
       model: changed in place.

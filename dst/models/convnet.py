@@ -26,7 +26,7 @@ class ConvNet(nnx.Module):
       rngs: of the initial weights.
 
     Raises:
-      ValueError: more poolings than the image has room for.
+      ValueError: the image is too small for so many poolings.
 
     Example:
       >>> import jax.numpy as jnp
@@ -46,10 +46,10 @@ class ConvNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         height, width, depth = shape
-        room = min(height, width).bit_length() - 1
-        if len(channels) > room:
+        most = min(height, width).bit_length() - 1
+        if len(channels) > most:
             raise ValueError(
-                f"channels must name at most {room} convolutions for images of {height} x {width} "
+                f"channels must name at most {most} convolutions for images of {height} x {width} "
                 f"pixels, which each of them halves, got {list(channels)}."
             )
         depths = [depth, *channels]

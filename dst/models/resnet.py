@@ -64,14 +64,14 @@ def _blocks(
     block: type[Bottleneck] | type[Basic], stages: Sequence[int], width: int, rngs: nnx.Rngs
 ) -> list[nnx.Module]:
     """All blocks: every stage but the first halves the image, and doubles the width."""
-    found: list[nnx.Module] = []
+    blocks: list[nnx.Module] = []
     channels = width
     for stage, depth in enumerate(stages):
         for i in range(depth):
             stride = 2 if stage and not i else 1
-            found.append(block(channels, width << stage, stride, rngs=rngs))
+            blocks.append(block(channels, width << stage, stride, rngs=rngs))
             channels = block.expansion * width << stage
-    return found
+    return blocks
 
 
 @named("resnet50")

@@ -73,19 +73,19 @@ class WideResNet(nnx.Module):
         widen: Positive = 2,
         rngs: nnx.Rngs,
     ):
-        blocks, rest = divmod(depth - 4, 6)
-        if rest or blocks < 1:
+        per_stage, rest = divmod(depth - 4, 6)
+        if rest or per_stage < 1:
             raise ValueError(
                 f"depth must be 4 more than a multiple of 6 (10, 16, 22, 28, 40), got {depth}."
             )
         self.stem = _conv(shape[-1], 16, 3, 1, rngs, (None, "channels"))
-        found, channels = [], 16
+        blocks, channels = [], 16
         for stage in range(3):
-            for i in range(blocks):
+            for i in range(per_stage):
                 outputs, stride = 16 * widen << stage, 2 if stage and not i else 1
-                found.append(Block(channels, outputs, stride, rngs=rngs))
+                blocks.append(Block(channels, outputs, stride, rngs=rngs))
                 channels = outputs
-        self.block = nnx.List(found)
+        self.block = nnx.List(blocks)
         self.norm = norm(channels, rngs)
         last = axis_names("channels", None)
         self.out = nnx.Linear(channels, classes, kernel_metadata=last, rngs=rngs)

@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from dst.core.tree import Select
-from dst.core.typing import Array
+from dst.core.typing import Array, Params
 from dst.engine.projection import apply_masks
 from dst.engine.sparsify import sparsify
 from dst.inspect.metrics import masks
@@ -20,7 +20,7 @@ _WEIGHTS = Unstructured()
 
 
 def prune(
-    params: Any,
+    params: Params,
     sparsity: float,
     *,
     allocation: str | Allocator = "uniform",
@@ -29,7 +29,7 @@ def prune(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     stacked: Mapping[str, int] | None = None,
     axes: Mapping[str, str] | None = None,
-) -> tuple[Any, dict[str, Array]]:
+) -> tuple[Params, dict[str, Array]]:
     """Sets the smallest weights to zero, once; counts are exact, ties keep the lower index.
 
     Args:
@@ -42,7 +42,7 @@ def prune(
 
     Returns:
       The pruned parameters, of the same tree, dtypes and placement, and bool masks by leaf path.
-      To train on at these masks, give them to ``dst.FromMasks``.
+      To continue training with these masks, pass them to ``dst.FromMasks``.
 
     Raises:
       ValueError: as :func:`dst.sparsify`, naming the leaf or argument at fault.

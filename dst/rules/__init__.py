@@ -1,1 +1,1 @@
-"""What a method is made of: rule, scores, schedules, allocation, structure, counts."""
+"""The parts of a method: rule, scores, schedules, allocation, structure, counts."""

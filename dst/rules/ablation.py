@@ -1,4 +1,4 @@
-"""SRigL's counts: equally many inputs for every neuron that stays, none for the others."""
+"""SRigL's counts: the same number of inputs for every active neuron, none for ablated ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from dst.core.selection import top_k_masks
 from dst.core.tree import matches
 from dst.core.typing import Array
 from dst.rules.counts import TopologyInputs, exchanged
+from dst.rules.layout import Layout
 from dst.rules.rule import Counts
-from dst.rules.structure import Layout
 
 
 def ablation(gamma: float, gamma_of: str, output: str | None) -> Counts:
-    """Connections per neuron; arguments as in :class:`dst.SRigL`. A layer is a leaf, or a slice
-    of its stacked axes."""
+    """Counts of connections per neuron; arguments as in :class:`dst.SRigL`.
+
+    A layer is a leaf, or a slice of its stacked axes.
+    """
 
     def counts(inputs: TopologyInputs) -> list[tuple[Array, Array]]:
         pattern = inputs.paths[-1] if output is None else output
@@ -80,7 +82,7 @@ def _fan_in(layout: Layout) -> tuple[int, ...]:
 def _layer_counts(
     inputs: TopologyInputs, weight: list[Array], active: list[Array]
 ) -> tuple[list[Array], list[Array]]:
-    """Per layer: how many weights magnitude keeps (no zeros among them), how many are dropped."""
+    """Per layer: how many non-zero weights magnitude keeps, and how many are dropped."""
     kept, dropped = [], []
     for x, w, a in zip(inputs.layouts, weight, active, strict=True):
         n, used = totals([a, a & (w > 0)], tuple(range(len(x.counts), a.ndim)))
@@ -92,7 +94,7 @@ def _layer_counts(
 def _enough(
     inputs: TopologyInputs, saliency: list[Array], stacks: list[tuple[int, ...]]
 ) -> list[Array]:
-    """The saliency that leaves as many neurons as a layer's budget needs, at the least."""
+    """The highest saliency threshold that leaves as many neurons as a layer's budget needs."""
     needed = [
         total * jnp.int32(x.weights_per_count) // x.units + 1
         for x, total in zip(inputs.layouts, inputs.total, strict=True)

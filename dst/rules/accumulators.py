@@ -1,23 +1,23 @@
-"""Accumulators: what a rule collects of the raw gradients from step to step."""
+"""Accumulators: what a rule sums up of the raw gradients over steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from dst.core.typing import Array
+from dst.core.typing import Array, PyTree
 
 
 class Observation(NamedTuple):
-    """What an accumulator sees of one leaf at every step.
+    """The inputs of an accumulator: one leaf at one step.
 
     Attributes:
       grad: the raw (dense) gradient, float32.
       weight: float32; exactly 0 where inactive.
       active: the mask.
-      steps_left: int32 updates until the next topology step; 0 at one; 2^31 - 1 after the last.
+      steps_left: int32 updates until the next topology step: 0 at one, 2^31 - 1 after the last.
     """
 
     grad: Array
@@ -27,24 +27,28 @@ class Observation(NamedTuple):
 
 
 class Accumulator(NamedTuple):
-    """What a rule collects, per leaf.
+    """How a rule sums up raw gradients, per leaf.
 
     Attributes:
-      init: from the weight (float32) to arrays of its shape, derived from it so that they are
-        sharded alike.
-      observe: ``(accumulated, Observation) -> accumulated``, in every step, before a topology
-        step reads it.
-      window: how many steps up to and with a topology step need the gradient of inactive
-        weights; None: all steps do. The cost of training follows from it.
+      init: from the weight (float32) to a pytree of arrays of its shape. Compute them from the
+        weight, so that they have its sharding.
+      observe: ``(accumulated, Observation) -> accumulated``, called in every step, before a
+        topology step reads the result.
+      window: how many steps, the topology step included, need the gradient of inactive weights.
+        None: all steps do. The cost of training follows from it.
     """
 
-    init: Callable[[Array], Any]
-    observe: Callable[[Any, Observation], Any]
+    init: Callable[[Array], PyTree]
+    observe: Callable[[PyTree, Observation], PyTree]
     window: int | None = None
 
 
 def momentum(beta: float) -> Accumulator:
-    """``m = beta m + g`` of the raw gradient: dense, where the optimizer's own is zero off-mask."""
+    """``m = beta m + g`` of the raw gradient, also where the optimizer's momentum is zero.
+
+    Args:
+      beta: in [0, 1).
+    """
 
     def observe(accumulated: Array, now: Observation) -> Array:
         return jnp.float32(beta) * accumulated + now.grad
@@ -53,7 +57,11 @@ def momentum(beta: float) -> Accumulator:
 
 
 def window(steps: int) -> Accumulator:
-    """The mean raw gradient over the last ``steps`` steps up to and with the topology step."""
+    """The mean raw gradient over the last ``steps`` steps, the topology step included.
+
+    Args:
+      steps: at least 1.
+    """
 
     def observe(accumulated: Array, now: Observation) -> Array:
         inside = now.steps_left < steps

@@ -1,4 +1,4 @@
-"""From one global sparsity to a sparsity per layer. Host arithmetic on shapes, exact fractions."""
+"""From one global sparsity to a sparsity per layer, in exact fractions on the host."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import SupportsFloat
 
 from dst.core import checks
 from dst.core.tree import matches
@@ -16,12 +16,12 @@ from dst.rules.schedule import exact
 
 @dataclass(frozen=True)
 class Layer:
-    """What an allocation may know of a leaf.
+    """The inputs of an allocation: one leaf.
 
     Attributes:
       shape: ``(*window, inputs, outputs)`` of one layer, several axes merged to one each.
       layers: how many layers of this shape the leaf stacks.
-      sparsity: fixed by an override; the layer is then outside the budget.
+      sparsity: fixed by an override, in [0, 1); the layer is then outside the budget.
     """
 
     shape: tuple[int, ...]
@@ -41,9 +41,9 @@ class Allocation:
     Attributes:
       sparsity: exact fractions by leaf path.
       epsilon: the common factor of ER and ERK; None for others.
-      saturated: paths that ER or ERK leaves dense because their share exceeds all they have.
-      before: weights of layers that come before a leaf and share one budget with it; counts are
-        differences of the budget's, so that they add up to it exactly.
+      saturated: paths that ER or ERK leaves dense, because their share exceeds their size.
+      before: number of weights before a leaf, where layers share one budget. Counts are differences
+        of the cumulative budget, so that they add up to it exactly.
     """
 
     sparsity: Mapping[str, Fraction]
@@ -55,7 +55,7 @@ class Allocation:
 Allocator = Callable[[Mapping[str, Layer], float], Allocation]
 
 
-def zeros(size: int, sparsity: Any) -> int:
+def zeros(size: int, sparsity: SupportsFloat) -> int:
     """Inactive weights of a layer: ``floor(sparsity * size)``, in exact arithmetic.
 
     >>> zeros(90, 0.7)
@@ -70,7 +70,7 @@ class Uniform:
 
     Args:
       dense: pattern of layers that stay dense (the first convolution, in the uniform runs of
-        RigL's paper). None: no layer is.
+        RigL's paper). None: no layer does.
       compensate: whether the others become sparser, so that the whole has the global sparsity
         (SRigL's code); RigL's code does not compensate.
 
@@ -113,8 +113,8 @@ class Uniform:
 class ErdosRenyi:
     """Density proportional to ``(sum of dimensions / product of dimensions) ** power``.
 
-    A layer whose share would exceed all its weights becomes dense and the others share what
-    remains; layers that tie saturate together.
+    A layer whose share would exceed its size becomes dense. The others share the rest of the
+    budget. Layers that tie become dense together.
 
     Args:
       kernel: whether the window of convolutions takes part (ERK) or not (ER).
@@ -146,13 +146,13 @@ class ErdosRenyi:
             if largest * epsilon <= 1:
                 break
             dense += [p for p in open_ if raw[p] == largest]
-        found = {}
+        per_layer = {}
         for p, x in layers.items():
             if x.sparsity is not None:
-                found[p] = exact(x.sparsity)
+                per_layer[p] = exact(x.sparsity)
             else:
-                found[p] = Fraction(0) if p in dense else 1 - epsilon * raw[p]
-        return Allocation(found, epsilon, tuple(dense))
+                per_layer[p] = Fraction(0) if p in dense else 1 - epsilon * raw[p]
+        return Allocation(per_layer, epsilon, tuple(dense))
 
     def _raw(self, shape: tuple[int, ...]) -> Fraction:
         dims = shape if self.kernel else shape[-2:]
@@ -164,8 +164,8 @@ class ErdosRenyi:
 class Global:
     """All layers share one budget, for which their weights compete at every topology step.
 
-    Sparsity per layer is then an outcome. The ``min_active`` best units of each layer
-    stay, so none can be emptied.
+    Sparsity per layer is then an outcome. The ``min_active`` best units of each layer stay
+    active, so no layer becomes empty.
 
     Args:
       score: what competes, of :data:`dst.rules.scores.COMPARABLE`: ``magnitude``, ``lamp`` or
@@ -209,7 +209,11 @@ ALLOCATIONS: dict[str, Allocator] = {
 
 
 def allocator(allocation: str | Allocator) -> Allocator:
-    """The allocator of a name, or the one that was given."""
+    """The allocator with this name; an allocator is returned unchanged.
+
+    Raises:
+      ValueError: an unknown name.
+    """
     if callable(allocation):
         return allocation
     checks.one_of("allocation", allocation, ALLOCATIONS)

@@ -12,24 +12,24 @@ from jax import lax
 from dst.core.selection import top_k_masks, top_k_masks_together
 from dst.core.typing import Array
 from dst.rules.allocation import Global, allocator
+from dst.rules.layout import Layout
 from dst.rules.rule import Rule
 from dst.rules.scores import COMPARABLE, Connections
-from dst.rules.structure import Layout
 
-_ONE = 2**31  # shares are fixed-point numbers: unsigned, this is 1.0
+_ONE = 2**31  # the fixed-point number that stands for 1.0
 
 
 class TopologyInputs(NamedTuple):
-    """What a topology step knows of all leaves.
+    """The inputs of a topology step: all leaves.
 
     Attributes:
-      leaves: what scores look at.
+      leaves: the inputs of scores.
       layouts: how the structure reads each leaf.
       paths: leaf paths.
       kept: int32 units per group that the count table lets survive, of shape ``layout.counts``.
       total: the same, active afterwards.
       share: uint32, the drop fraction of this step in units of 2^-31.
-      rule: whose step it is.
+      rule: of the method.
     """
 
     leaves: Sequence[Connections]
@@ -42,7 +42,7 @@ class TopologyInputs(NamedTuple):
 
 
 def counts(inputs: TopologyInputs) -> list[tuple[Array, Array]]:
-    """int32 units per group of every leaf: those that survive dropping, those active at the end."""
+    """int32 units per group of every leaf: how many survive dropping, how many are active after."""
     how_many = inputs.rule.how_many
     if how_many.counts is not None:
         return how_many.counts(inputs)
@@ -54,7 +54,7 @@ def counts(inputs: TopologyInputs) -> list[tuple[Array, Array]]:
 
 
 def compete(allocation: Global, inputs: TopologyInputs) -> list[Array]:
-    """The best units of all layers together, as masks of units; active ones come first."""
+    """The best units of all layers together, as bool masks of units; active units come first."""
     units = [x.units_of(leaf.active) for x, leaf in zip(inputs.layouts, inputs.leaves, strict=True)]
     scored = [
         jnp.where(active, x.pool(COMPARABLE[allocation.score](leaf)), -1.0)
@@ -67,8 +67,10 @@ def compete(allocation: Global, inputs: TopologyInputs) -> list[Array]:
 def best_of_all(
     scored: Sequence[Array], layouts: Sequence[Layout], k: Array | int, min_active: int
 ) -> list[Array]:
-    """Masks of the ``k`` best units of all leaves, the ``min_active`` best of each slice among
-    them."""
+    """bool masks of the ``k`` best units of all leaves.
+
+    The ``min_active`` best units of each slice are always among them.
+    """
     axes = [x.group_axes for x in layouts]
     safe = top_k_masks(scored, [min_active] * len(scored), [None] * len(scored), axes)
     reserved = sum(jnp.sum(s, dtype=jnp.int32) for s in safe)
@@ -90,14 +92,16 @@ def fixed_point(fraction: float) -> np.uint32:
 
 
 def exchanged(active: Array, share: Array, rounding: str) -> Array:
-    """``active * share`` as an integer, exact on every device; the traced twin of
-    :meth:`dst.Rule.exchanged`.
+    """``active * share`` as an integer, exact on every device: :meth:`dst.Rule.exchanged`, traced.
 
     Args:
       active: int32, not negative.
       share: uint32 in units of 2^-31.
-      rounding: ``floor``, ``ceil`` or ``round``; products within 1e-6 of a whole number, or
-        within the resolution of the share, are whole.
+      rounding: ``floor``, ``ceil`` or ``round``. Products within 1e-6 of a whole number, or within
+        the resolution of the share, count as whole.
+
+    Returns:
+      int32, of the shape of ``active``.
     """
     n, low_half = active.astype(jnp.uint32), jnp.uint32(0xFFFF)
     n_high, n_low = n >> 16, n & low_half
@@ -119,19 +123,22 @@ def exchanged(active: Array, share: Array, rounding: str) -> Array:
 
 
 def apportion(amount: Array, share: Array, soft: Array, hard: Array) -> Array:
-    """Integers that add up to ``amount``: in proportion to ``share`` where they fit.
+    """Integers that add up to ``amount``, in proportion to ``share`` up to limits.
 
-    What exceeds the soft limits is spread equally over the layers that are below them; the
-    remainder over the hard ones.
+    What exceeds the soft limits is spread equally over the layers below them. What still
+    remains is spread over the layers below the hard limits.
 
     Args:
       amount: int32, at most the sum of ``hard``.
-      share: float32 [layers], adding up to 1.
-      soft, hard: int32 [layers].
+      share: float32 ``[layers]``, with the sum 1.
+      soft, hard: int32 ``[layers]``, limits.
+
+    Returns:
+      int32 ``[layers]``.
     """
     scaled = jnp.floor(share * jnp.float32(2.0**31 * (1 - 1e-5))).astype(jnp.uint32)
     counts = jnp.minimum(exchanged(jnp.broadcast_to(amount, soft.shape), scaled, "floor"), soft)
-    # Rounding up within the tolerance may give one too many; the largest gives it up.
+    # Rounding up within the tolerance may yield one too many: the largest count loses it.
     over = jnp.maximum(jnp.sum(counts) - amount, 0)
     counts = jnp.where(jnp.arange(len(counts)) == jnp.argmax(counts), counts - over, counts)
 

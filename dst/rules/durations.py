@@ -1,4 +1,4 @@
-"""The schedules that drop-and-grow methods share, from their fields."""
+"""Schedules and checks that several drop-and-grow methods share."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from dst.rules.structure import Unstructured
 
 
 def drop_schedule(method: Any, steps: int | None, hint: str) -> Schedule:
-    """The drop fraction over time: it reaches its end where topology stops changing.
+    """The drop fraction as a schedule; it reaches its end where topology stops changing.
 
     Args:
       method: with the fields ``drop_fraction``, ``end_drop_fraction``, ``decay`` and ``stop``.
       steps: length of training in optimizer steps, where known.
       hint: what the paper says, for messages.
+
+    Returns:
+      A schedule of the optimizer step, with values in [0, 1].
 
     Raises:
       ValueError: a decay without an end.
@@ -33,7 +36,14 @@ def drop_schedule(method: Any, steps: int | None, hint: str) -> Schedule:
 
 
 def by_gradient(accumulate: int, every: int) -> tuple[Score, Accumulator | None]:
-    """Growth by the gradient of one step, or by the mean gradient of the last ``accumulate``.
+    """Growth by the gradient of one step, or by the mean gradient of the last steps.
+
+    Args:
+      accumulate: how many steps; at least 1.
+      every: steps between topology steps.
+
+    Returns:
+      The grow score, and the accumulator that it needs.
 
     Raises:
       ValueError: more steps than lie between topology steps.
@@ -49,7 +59,12 @@ def by_gradient(accumulate: int, every: int) -> tuple[Score, Accumulator | None]
 
 
 def require_unstructured(method: Any, why: str) -> None:
-    """Raises where a method cannot work with the structure it was given."""
+    """Raises ValueError unless the structure of a method is unstructured.
+
+    Args:
+      method: with the field ``structure``.
+      why: what the method does that needs single weights, for the message.
+    """
     if method.structure != Unstructured():
         raise ValueError(
             f"{type(method).__name__} {why}, so it cannot be used with {method.structure}. "

@@ -16,7 +16,7 @@ class Check(NamedTuple):
     """The range of a field, as metadata of its annotation.
 
     Attributes:
-      check: ``(name, value)``; raises ValueError unless the value is in the range.
+      check: ``check(name, value)`` raises ValueError unless the value is in the range.
       schema: the same range in JSON Schema's words, as pairs.
     """
 

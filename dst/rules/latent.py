@@ -1,4 +1,4 @@
-"""Latent: what a method is made of whose weights are derived from other variables."""
+"""Latent: the parts of a method whose weights are derived from other variables."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dst.rules.structure import Structure, Unstructured
 
 
 class LatentLeaf(NamedTuple):
-    """What the functions of a latent method see of one leaf. Arrays have its shape.
+    """The inputs of the functions of a latent method: one leaf. Arrays have its shape.
 
     Attributes:
       latent: float32, what the optimizer trains.
-      fixed: float32, what never changes; the latent variables where a method has no such thing.
+      fixed: float32, variables that never change; the latent ones where a method has none.
       active: bool, the connections that the structure and the counts choose.
-      backward: bool, the larger set that gradients reach; every weight where a method names none.
+      backward: bool, the larger set that gradients reach; all weights where a method has no set.
       grad: float32, the gradient with respect to the weights in use.
       softness: float32 scalar, 0 for hard masks.
     """
@@ -55,9 +55,9 @@ def straight_through(leaf: LatentLeaf) -> Array:
 class Latent:
     """A method whose parameters are ``weight(latent)``: exactly sparse, without forward hook.
 
-    Every update: the gradient with respect to the weights in use becomes one for the latent
-    variables, the wrapped optimizer moves those, connections are chosen from them, and the
-    parameters are set to their new weights.
+    Every update has four parts. The gradient with respect to the weights in use becomes one for
+    the latent variables. The wrapped optimizer moves them. Connections are chosen by their scores.
+    The parameters are set to the new weights.
 
     Attributes:
       sparsity, structure: as in :class:`dst.Rule`.
@@ -69,18 +69,18 @@ class Latent:
       gradient: for the latent variables.
       keep_latent: whether latent variables are kept from step to step; False: they are the
         parameters, so that inactive ones start every step at zero.
-      backward_sparsity: of the larger set that gradients reach; outside of it nothing moves and
-        moments are zero. None: everything is reached.
+      backward_sparsity: of the larger set that gradients reach, in [0, sparsity]. Outside of it
+        nothing moves and moments are zero. None: gradients reach every weight.
       narrow_from: count from which the larger set is the active one; None: never.
       train_dense: whether leaves without mask are trained.
       when: steps at which connections are chosen; None: every step.
       stages, ramp: from the count ``stages[k]`` on, each layer has the share ``ramp(k + 1)`` of
-        its sparsity, and ``ramp(0)`` before; no stages: all of it, always.
-      softness: schedule of the optimizer step: while it is positive all weights are in use, and
-        ``weight`` sees it.
+        its sparsity, and ``ramp(0)`` before. Without stages it always has all of it.
+      softness: schedule of the optimizer step, an input of ``weight``. While it is positive all
+        weights are in use.
     """
 
-    # What a trainer may ask of a rule of either kind.
+    # A trainer reads this from rules of either kind.
     keeps_inactive_values: ClassVar[bool] = True
 
     sparsity: float

@@ -51,7 +51,7 @@ def method(cls: type[T]) -> type[T]:
             fields.check(name, hint, getattr(self, name))
         try:
             self.rule()
-        except Unresolved:  # the rest can be checked at some length of training
+        except Unresolved:  # everything else can be checked at some length of training
             with suppress(Unresolved, NeverFires):
                 self.rule(_SOME_LENGTH)
 

@@ -18,7 +18,10 @@ def cubic(final: float, start: int, end: int, initial: float = 0.0) -> Schedule:
     """``final + (initial - final) (1 - x)^3``, x from 0 at ``start`` to 1 at ``end``.
 
     The sparsity of gradual magnitude pruning (arXiv 1710.01878, equation 1). On the host the
-    result is an exact fraction of the decimal numbers that were given.
+    result is an exact fraction: 0.9 stands for 9/10.
+
+    Raises:
+      NeverFires: ``end`` lies before ``start``.
     """
 
     def curve(x: Any) -> Any:
@@ -71,7 +74,7 @@ CURVES = {"cubic": cubic, "linear": ramp, "geometric": geometric}
 
 
 def share_of(sparsity_at: Schedule, final: float) -> Schedule:
-    """A sparsity schedule as the share of the final sparsity that it reaches, exact on the host."""
+    """A sparsity schedule divided by the final sparsity; exact on the host."""
 
     def share(count: Any) -> Any:
         if final == 0:
@@ -82,7 +85,7 @@ def share_of(sparsity_at: Schedule, final: float) -> Schedule:
 
 
 def below(name: str, first: float, final: float) -> None:
-    """Raises where the first sparsity of a ramp exceeds its final one."""
+    """Raises ValueError where the first sparsity of a ramp exceeds its final one."""
     if first > final:
         raise ValueError(
             f"{name} {first} exceeds the final sparsity {final}: pruned weights do not come back. "
@@ -93,12 +96,13 @@ def below(name: str, first: float, final: float) -> None:
 def compute_window(
     sparsity: float, curve: str, first: float = 0.25, last: float = 0.75
 ) -> tuple[float, float]:
-    """The fractions of all steps at which shares ``first`` and ``last`` of the compute are spent.
+    """The fractions of all steps after which shares of the training compute are spent.
 
     Args:
       sparsity: at the end, in [0, 1).
-      curve: of the pruning between the two.
-      first, last: of the compute, which goes with the number of active weights.
+      curve: of the pruning between the two: ``cubic``, ``linear`` or ``geometric``.
+      first, last: shares of the compute, in [0, 1]; a step costs in proportion to its active
+        weights.
     """
     checks.fraction("sparsity", sparsity, below_one=True)
     if sparsity == 0:

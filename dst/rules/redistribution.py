@@ -1,4 +1,4 @@
-"""SNFS's counts: layers share what was dropped by the momentum of their active weights."""
+"""SNFS's counts: layers grow in proportion to the mean momentum of their active weights."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def redistribution(inputs: TopologyInputs) -> list[tuple[Array, Array]]:
         mean.append(total / jnp.maximum(n, 1).astype(jnp.float32))
     sizes, n, means = map(jnp.concatenate, (size, active, mean))
     zeros = sizes - n
-    # Of equal layers every order of addition gives the same sum: a few numbers, not sharded.
+    # One number per layer, not sharded: no mesh changes the order of this addition.
     share = means / jnp.maximum(jnp.sum(means), jnp.float32(1e-30))
 
     dropped = exchanged(n, inputs.share, inputs.rule.how_many.rounding)
-    # Layers that are nearly dense and want to grow exchange no more than they have zeros for.
+    # Nearly dense layers with a large share drop no more than the zeros that they can fill.
     sparsity = zeros.astype(jnp.float32) / sizes.astype(jnp.float32)
     few = jnp.floor(sparsity * n.astype(jnp.float32)).astype(jnp.int32)
     full = (sparsity < 0.2) & (share > 1.0 / len(n))

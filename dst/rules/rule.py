@@ -1,7 +1,7 @@
-"""Rule: what a drop-and-grow method is made of, grouped by question.
+"""Rule: the parts of a drop-and-grow method, grouped by question.
 
-*When* does topology change, *how many* connections change, *which* ones, what is *reset* where
-they do, and from what does training *start*?
+*When* does topology change? *How many* connections change, and *which* ones? What is *reset*
+where they change? From what does training *start*?
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from dst.core import checks
-from dst.core.typing import Array
+from dst.core.typing import Array, ArrayLike
 from dst.rules import scores
 from dst.rules.accumulators import Accumulator
 from dst.rules.allocation import Allocator, allocator
@@ -22,8 +22,8 @@ from dst.rules.structure import Structure, Unstructured
 
 INITIAL = ("random", "magnitude")
 
-# From what is known at a topology step (dst.rules.counts.TopologyInputs) to the int32 units per
-# group that survive dropping and that are active afterwards, for every leaf.
+# Takes dst.rules.counts.TopologyInputs. Returns int32 units per group for every leaf: those that
+# survive dropping, and those that are active afterwards.
 Counts = Callable[[Any], list[tuple[Array, Array]]]
 
 
@@ -33,13 +33,13 @@ class HowMany:
 
     Attributes:
       allocation: ``"erk"``, ``"er"``, ``"uniform"`` or an allocator.
-      fraction: schedule of the optimizer step: share of active units that is dropped.
+      fraction: schedule of the optimizer step: share of active units that is dropped, in [0, 1].
       rounding: of ``n * fraction``.
       ramp: schedule of the optimizer step: share, in [0, 1], of each layer's final sparsity that
         is reached. None: 1 throughout.
       drop_to: schedule of the optimizer step: share of each layer's sparsity that dropping
         reaches; growth then returns to ``ramp``. Replaces ``fraction`` (MEST).
-      counts: replaces the table of counts where a method moves connections between layers or
+      counts: replaces the table of counts, where a method moves connections between layers or
         groups.
     """
 
@@ -62,10 +62,10 @@ class Which:
     Attributes:
       drop: score by which active units stay.
       grow: score by which inactive units are activated; None: nothing grows.
-      keep: replaces ``drop`` and the drop fraction where a paper's choice is no top-k: which
-        weights stay, as a mask.
+      keep: returns which weights stay, as a mask. It replaces ``drop`` and the drop fraction
+        where a paper's choice is no top-k.
       regrow: whether a unit dropped at this step may grow back at the same step.
-      accumulator: what the scores collect of the raw gradients, from step to step.
+      accumulator: sums up raw gradients over steps for the scores.
     """
 
     drop: scores.Score = scores.magnitude
@@ -80,19 +80,20 @@ class Which:
 
 @dataclass(frozen=True)
 class Reset:
-    """What starts again where connections change.
+    """What starts from zero where connections change.
 
     Attributes:
       regrow_value: of a unit that is dropped and grows back at one step: ``"keep"`` its own, or
-        ``"zero"`` (moments then too). Where a ramp lowers the target count, only those within the
-        new count keep theirs: pruning comes first, and what it takes is gone (GraNet).
-      moments: whose optimizer moments start at zero where connections are grown: those of the
-        ``"grown"`` weights, or of ``"all"`` weights (AC/DC, SPDF), none of which moves at that
-        step then.
+        ``"zero"`` (moments then too). Where a ramp lowers the target count, pruning comes first:
+        only units within the new count keep their value (GraNet).
+      moments: which optimizer moments start at zero where connections are grown: those of the
+        ``"grown"`` weights, or of ``"all"`` weights (AC/DC, SPDF). With ``"all"`` no weight moves
+        at that step.
       update_weights: whether the other weights take an optimizer step at a topology step.
-      cold_start: what recently grown weights get under Adam-like optimizers, whose bias correction
-        counts globally: ``"local_count"`` corrects by the age of the weight, a number of steps
-        ``W`` scales updates by ``min(age / W, 1)``, ``"off"`` leaves the up to 6.6-fold updates.
+      cold_start: updates of recently grown weights under Adam-like optimizers, whose bias
+        correction counts globally. ``"local_count"`` corrects by the age of the weight. A number
+        of steps ``W`` scales updates by ``min(age / W, 1)``. ``"off"`` changes nothing: updates
+        are up to 6.6 times too large.
     """
 
     regrow_value: RegrowValue = "keep"
@@ -116,12 +117,12 @@ class Start:
     Attributes:
       connections: ``"random"``, or those of largest ``"magnitude"``; used where
         :func:`dst.sparsify` gets no ``initial``.
-      masks: connections by leaf path; their counts replace the allocation.
+      masks: bool arrays by leaf path; their counts replace the allocation.
       allocation: of the sparsity at the start, where it is another one than later.
     """
 
     connections: Literal["random", "magnitude"] = "random"
-    masks: Mapping[str, Any] | None = None
+    masks: Mapping[str, ArrayLike] | None = None
     allocation: str | Allocator | None = None
 
     def __post_init__(self) -> None:
@@ -134,21 +135,22 @@ class Start:
 class Rule:
     """One drop-and-grow rule, with every duration in optimizer steps.
 
-    At a topology step, per group: of the ``n`` active units the best ``n - round(n * fraction)``
-    by ``drop`` stay, never more than the target count; then the best of the others by ``grow``
-    fill up to the target count. Grown weights start at zero with zero moments.
+    A topology step has two parts, per group. Of the ``n`` active units the best
+    ``n - round(n * fraction)`` by ``drop`` stay, never more than the target count. Then the best
+    other units by ``grow`` fill up to the target count. Grown weights start at zero with zero
+    moments.
 
     Attributes:
       sparsity: global sparsity in [0, 1); 0 means that nothing is masked.
       structure: the unit that is switched, and the group in which counts are exact.
       when: topology steps; None: never (static).
-      how_many: per layer, over time and at a topology step.
-      which: connections are dropped and grown.
-      reset: of values, moments and update sizes where connections change.
+      how_many: connections per layer, over time and at a topology step.
+      which: connections that are dropped and grown.
+      reset: values, moments and update sizes where connections change.
       start: connections at the start.
     """
 
-    keeps_inactive_values: ClassVar[bool] = False  # dropped weights are gone
+    keeps_inactive_values: ClassVar[bool] = False  # dropped weights become zero
 
     sparsity: float
     structure: Structure = Unstructured()
@@ -179,7 +181,7 @@ class Rule:
     def exchanged(self, active: int, count: int) -> int:
         """Units of a group of ``active`` that are dropped at a step: ``round(active * fraction)``.
 
-        The tolerance of 1e-6 keeps products that are whole numbers whole: 90 * 0.7 is 63.
+        The tolerance is 1e-6, so that 90 * 0.7 is 63.
         """
         share = float(self.how_many.fraction(count))
         checks.fraction(f"drop fraction at step {count}", share)

@@ -1,7 +1,7 @@
 """When topology changes (``UpdateSchedule``), and how much (schedules of a step).
 
-Schedules are Optax schedules: functions of a step. Given a Python integer they compute on the
-host in double or exact arithmetic: count tables are computed from them.
+Schedules are Optax schedules: functions of a step. For a Python integer they compute on the host,
+in double precision or exactly. Tables of counts are computed that way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, SupportsFloat
 
 import jax.numpy as jnp
 import numpy as np
@@ -63,8 +63,8 @@ def linear(value: float, steps: int, end: float = 0.0) -> Schedule:
     return schedule
 
 
-def exact(value: Any) -> Fraction:
-    """The fraction that a decimal number stands for: 0.9 is 9/10, not the nearest double."""
+def exact(value: SupportsFloat) -> Fraction:
+    """A decimal number as a fraction: 0.9 is 9/10, not the nearest double."""
     return value if isinstance(value, Fraction) else Fraction(repr(float(value)))
 
 
@@ -73,7 +73,7 @@ class NeverFires(ValueError):
 
 
 class Unresolved(ValueError):
-    """A rule cannot be built yet: the length of training, an interval or masks are missing."""
+    """A rule lacks something: the length of training, an interval or masks."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,10 @@ class UpdateSchedule:
     Attributes:
       first: count of the first topology step.
       every: distance in optimizer steps.
-      last: count of the last one; part of the set even when off the grid. ``FOREVER``: no end.
+      last: count of the last one, on the grid of ``every`` or not. ``FOREVER``: no end.
+
+    Raises:
+      NeverFires: ``last`` lies before ``first``.
     """
 
     first: int
@@ -106,7 +109,7 @@ class UpdateSchedule:
         return (count - self.first) % self.every == 0 or count == self.last
 
     def steps(self) -> list[int]:
-        """All topology steps; only for schedules that end."""
+        """The counts of all topology steps, for schedules that end."""
         steps = list(range(self.first, self.last + 1, self.every))
         return steps if steps[-1] == self.last else [*steps, self.last]
 
@@ -117,7 +120,7 @@ class UpdateSchedule:
 
 
 def duration(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a number of steps or a percentage such as ``"75%"``."""
+    """Raises ValueError unless ``value`` is a number of steps or a percentage as ``"75%"``."""
     if isinstance(value, str):
         try:
             share = float(value.removesuffix("%")) if value.endswith("%") else math.nan
@@ -138,6 +141,10 @@ def resolve(name: str, value: Duration, steps: int | None, hint: str) -> int:
       value: steps, or a percentage of ``steps``.
       steps: length of training in optimizer steps, where known.
       hint: what the paper says, for the message when a percentage cannot be resolved.
+
+    Raises:
+      Unresolved: a percentage, and no length of training.
+      ValueError: neither steps nor a percentage.
     """
     duration(name, value)
     if not isinstance(value, str):
@@ -151,8 +158,13 @@ def resolve(name: str, value: Duration, steps: int | None, hint: str) -> int:
 
 
 def window(start: Duration, stop: Duration, steps: int | None, hint: str) -> tuple[int, int]:
-    """The optimizer steps at which a phase begins and ends; arguments as for
-    :func:`update_schedule`."""
+    """The optimizer steps at which a phase begins and ends.
+
+    Arguments are those of :func:`update_schedule`.
+
+    Raises:
+      NeverFires: the phase does not begin before it ends.
+    """
     first, last = resolve("start", start, steps, hint), resolve("stop", stop, steps, hint)
     if first >= last:
         raise NeverFires(
@@ -173,7 +185,7 @@ def update_schedule(
     """The update schedule of a method: from ``start`` to before ``stop``.
 
     Args:
-      every: interval; steps or percent. None: only the user knows it.
+      every: interval; steps or percent. None: not known, an error.
       start: first topology step; None: after one interval, so never at step 0.
       stop: topology steps lie before it; None: no end.
       steps: length of training, where known.

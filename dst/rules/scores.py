@@ -1,19 +1,19 @@
-"""Scores: one number per weight that ranks connections. One leaf in, one leaf out."""
+"""Scores: one number per weight that ranks connections. A score takes one leaf."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dst.core.typing import Array, Bool, Float
+from dst.core.typing import Array, Bool, Float, PyTree
 
 
 class Connections(NamedTuple):
-    """What a score may look at, for one leaf.
+    """The inputs of a score: one leaf.
 
     Attributes:
       weight: parameters, float32; exactly 0 where inactive.
@@ -22,7 +22,7 @@ class Connections(NamedTuple):
       explored: connections that were ever active.
       key: a PRNG key of this leaf and this step.
       stacked: leading axes that enumerate layers.
-      accumulated: what the rule's accumulator holds for this leaf, where it has one.
+      accumulated: the value of the rule's accumulator for this leaf; None without one.
     """
 
     weight: Float[Array, "*shape"]
@@ -31,7 +31,7 @@ class Connections(NamedTuple):
     explored: Bool[Array, "*shape"]
     key: Array
     stacked: int = 0
-    accumulated: Any = None
+    accumulated: PyTree = None
 
 
 Score = Callable[[Connections], Array]
@@ -43,13 +43,15 @@ def magnitude(leaf: Connections) -> Array:
 
 
 def gradient(leaf: Connections) -> Array:
-    """``|dL/dw|``: the grow score of RigL; dense, so inactive connections have one too."""
+    """``|dL/dw|``: the grow score of RigL, also of inactive connections."""
     return jnp.abs(leaf.grad)
 
 
 def saliency(leaf: Connections) -> Array:
-    """``|w dL/dw|``: the score of SNIP (arXiv 1810.02340), before its normalisation by the sum
-    over all weights, which changes no rank."""
+    """``|w dL/dw|``: the score of SNIP (arXiv 1810.02340).
+
+    SNIP also divides by the sum over all weights, which changes no rank.
+    """
     return jnp.abs(leaf.weight * leaf.grad)
 
 
@@ -62,8 +64,9 @@ def importance(gradient_weight: float) -> Score:
 def lamp(leaf: Connections) -> Array:
     """LAMP: ``w^2`` over the sum of all squares in the layer that are not smaller.
 
-    Comparable between layers; the largest weight of each has score 1. The one score that sorts,
-    so that a sharded layer is gathered for it. Equal weights count in the order of their index.
+    Scores of different layers can be compared: the largest weight of each layer has score 1. This
+    is the only score that sorts, so it gathers a sharded layer. Among equal weights a later index
+    has the larger score.
 
     Source: Lee et al. 2021 (arXiv 2010.07611).
     Checked against: jaeho-lee/layer-adaptive-sparsity at 94e53b1, tools/pruners.py;
@@ -95,17 +98,17 @@ def accumulated(leaf: Connections) -> Array:
 
 
 def random_unexplored(leaf: Connections) -> Array:
-    """Random, but connections that were never active come first (ITOP's ``random_unfired``)."""
+    """Random; connections that were never active come first (ITOP's ``random_unfired``)."""
     return uniform(leaf.key, leaf.weight) + jnp.where(leaf.explored, 0.0, 1.0)
 
 
 def uniform(key: Array, like: Array) -> Array:
-    """float32 uniforms in [0, 1) in the shape, and on explicit meshes the sharding, of an array."""
+    """float32 uniforms in [0, 1) of the shape of an array; on explicit meshes also its sharding."""
     sharding = getattr(jax.typeof(like), "sharding", None)
     explicit = sharding is not None and bool(getattr(sharding.mesh, "explicit_axes", ()))
     if explicit:
         drawn = jax.random.uniform(key, like.shape, jnp.float32, out_sharding=sharding)
     else:
         drawn = jax.random.uniform(key, like.shape, jnp.float32)
-    # The barrier: or the compiler draws again for everyone who looks at the numbers.
+    # Without the barrier the compiler may draw the numbers again for each of their uses.
     return lax.optimization_barrier(drawn)

@@ -1,4 +1,4 @@
-"""SET's choice in the words of its paper: positive and negative weights are dropped apart."""
+"""SET's choice as its text describes it: positive and negative weights are dropped apart."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ from dst.rules.scores import Connections
 
 
 def keep_by_sign(drop_fraction: float) -> Callable[[Connections], Array]:
-    """Which active weights stay: all but a fraction of each sign, those closest to zero.
+    """Keeps all active weights but a fraction of each sign: those closest to zero are dropped.
 
     Counts are exact: ``floor(n * fraction)`` in integers, for fractions of up to four decimals.
     A weight that is exactly zero counts as positive.
+
+    Args:
+      drop_fraction: of each sign, in [0, 1].
+
+    Returns:
+      From the inputs of a score to the bool mask of the weights that stay.
+
+    Raises:
+      ValueError: a fraction outside of [0, 1].
     """
     share: Fraction = exact(drop_fraction).limit_denominator(10_000)
     checks.fraction("drop_fraction", drop_fraction)

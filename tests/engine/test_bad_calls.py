@@ -210,7 +210,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_wrong_call_says_what_was_found_and_what_to_do(name):
+def test_a_wrong_call_says_what_it_got_and_what_to_do(name):
     assert_says(*CALLS[name])
 
 
@@ -220,9 +220,9 @@ def assert_says(call, parts):
         call()
     message, place = str(caught.value), 0
     for part in parts:
-        found = message.find(part, place)
-        assert found >= 0, f"{part!r} is missing, or too early, in: {message}"
-        place = found
+        at = message.find(part, place)
+        assert at >= 0, f"{part!r} is missing, or too early, in: {message}"
+        place = at
 
 
 def test_a_wrong_call_leaves_no_file_behind(tmp_path):

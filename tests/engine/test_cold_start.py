@@ -12,8 +12,8 @@ import optax.contrib
 import pytest
 
 import dst
-from dst.engine import cold_start as moments
-from dst.engine import masks as states
+from dst.engine import cold_start
+from dst.engine.masks import active, age, explored, first_masks, next_masks
 from tests.runs import initial_params
 
 ADAM = {"b1": 0.9, "b2": 0.999}
@@ -38,32 +38,32 @@ NOT_ADAM_LIKE = {
 
 
 @pytest.mark.parametrize("name", ADAM_LIKE)
-def test_decays_of_adam_like_rules_are_found(name):
-    found = moments.adam_decays(ADAM_LIKE[name], initial_params())
-    assert found.keys() == PATHS
-    for b1, b2 in found.values():
+def test_decays_of_adam_like_rules_are_measured(name):
+    decays = cold_start.adam_decays(ADAM_LIKE[name], initial_params())
+    assert decays.keys() == PATHS
+    for b1, b2 in decays.values():
         assert b1 == pytest.approx(0.9, abs=1e-6) and b2 == pytest.approx(0.999, abs=1e-6)
 
 
 @pytest.mark.parametrize(("b1", "b2"), [(0.9, 0.95), (0.5, 0.98), (0.95, 0.9999)])
 def test_decays_are_those_that_were_chosen(b1, b2):
-    found = moments.adam_decays(optax.adamw(3.0, b1=b1, b2=b2), initial_params())
-    for decays in found.values():
+    rates = cold_start.adam_decays(optax.adamw(3.0, b1=b1, b2=b2), initial_params())
+    for decays in rates.values():
         np.testing.assert_allclose(decays, (b1, b2), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NOT_ADAM_LIKE)
-def test_no_decays_are_found_where_the_rule_is_not_adams(name):
-    assert moments.adam_decays(NOT_ADAM_LIKE[name], initial_params()) == {}
+def test_no_decays_are_measured_where_the_rule_is_not_adams(name):
+    assert cold_start.adam_decays(NOT_ADAM_LIKE[name], initial_params()) == {}
 
 
 def test_each_part_of_a_partition_has_its_own_decays():
     labels = {"hidden": {"kernel": "a", "bias": "c"}, "out": {"kernel": "b", "bias": "c"}}
     parts = {"a": optax.adam(1e-3), "b": optax.adam(1e-3, b2=0.95), "c": optax.sgd(1e-3)}
-    found = moments.adam_decays(optax.partition(parts, labels), initial_params())
-    assert found.keys() == {"hidden/kernel", "out/kernel"}
-    np.testing.assert_allclose(found["hidden/kernel"], (0.9, 0.999), rtol=1e-5)
-    np.testing.assert_allclose(found["out/kernel"], (0.9, 0.95), rtol=1e-5)
+    decays = cold_start.adam_decays(optax.partition(parts, labels), initial_params())
+    assert decays.keys() == {"hidden/kernel", "out/kernel"}
+    np.testing.assert_allclose(decays["hidden/kernel"], (0.9, 0.999), rtol=1e-5)
+    np.testing.assert_allclose(decays["out/kernel"], (0.9, 0.95), rtol=1e-5)
 
 
 SLOTS = {
@@ -93,16 +93,16 @@ def test_every_slot_of_a_parameters_shape_is_zeroed(name):
         "hidden": {"kernel": jnp.arange(128).reshape(8, 16) % 3 == 0, "bias": optax.MaskedNode()},
         "out": {"kernel": optax.MaskedNode(), "bias": optax.MaskedNode()},
     }
-    after = moments.reset(inner, state, where)
+    after = cold_start.reset(inner, state, where)
     assert jax.tree.structure(after) == jax.tree.structure(state)
-    seen = 0
+    checked = 0
     for value in jax.tree.leaves(after):
         if value.shape == (8, 16):
-            seen += 1
+            checked += 1
             np.testing.assert_array_equal(value, ~where["hidden"]["kernel"])
         else:
             assert bool(jnp.all(value == 1)), "a slot of another parameter was touched"
-    assert seen == slots
+    assert checked == slots
 
 
 def test_factored_slots_are_left_alone():
@@ -116,7 +116,7 @@ def test_factored_slots_are_left_alone():
         {"hidden": kernels, "out": kernels},
     )
     for before, after in zip(
-        jax.tree.leaves(state), jax.tree.leaves(moments.reset(inner, state, where)), strict=True
+        jax.tree.leaves(state), jax.tree.leaves(cold_start.reset(inner, state, where)), strict=True
     ):
         np.testing.assert_array_equal(after, before)
 
@@ -144,12 +144,12 @@ def multipliers(method: dst.RigL, count: int = 5000) -> np.ndarray:
     updates, state = step(grads, state, params, topology=True)
     params = optax.apply_updates(params, updates)
     assert bool(dst.masks(state)["w"][1, 0]) and float(params["w"][1, 0]) == 0
-    found = []
+    sizes = []
     for _ in range(STEPS):
         updates, state = step(ones, state, params, topology=False)
         params = optax.apply_updates(params, updates)
-        found.append(-float(updates["w"][1, 0]))
-    return np.array(found)
+        sizes.append(-float(updates["w"][1, 0]))
+    return np.array(sizes)
 
 
 def rigl(**changes) -> dst.RigL:
@@ -164,11 +164,11 @@ def global_correction(steps: np.ndarray, count: int) -> np.ndarray:
 
 
 def test_adam_moves_a_grown_weight_several_learning_rates_without_the_remedy():
-    found = multipliers(rigl(cold_start="off", update_weights=True))
+    factors = multipliers(rigl(cold_start="off", update_weights=True))
     # P1, at a global count of 5000.
-    np.testing.assert_allclose(found[:5], [3.1516, 4.2353, 4.9336, 5.4234, 5.7777], atol=2e-3)
+    np.testing.assert_allclose(factors[:5], [3.1516, 4.2353, 4.9336, 5.4234, 5.7777], atol=2e-3)
     steps = np.arange(1, STEPS + 1)
-    np.testing.assert_allclose(found, global_correction(steps, 5000 + 1 + steps), rtol=1e-4)
+    np.testing.assert_allclose(factors, global_correction(steps, 5000 + 1 + steps), rtol=1e-4)
     # Where the correction has vanished: 3.162, 4.250, ... and 6.569 at the twelfth step.
     late = multipliers(rigl(cold_start="off", update_weights=True), count=10**6)
     np.testing.assert_allclose(late[[0, 1, 4, 9]], [3.162, 4.250, 5.797, 6.528], atol=1e-3)
@@ -178,14 +178,14 @@ def test_adam_moves_a_grown_weight_several_learning_rates_without_the_remedy():
 @pytest.mark.parametrize("update_weights", [True, False])
 @pytest.mark.parametrize("count", [100, 5000, 10**6])
 def test_with_the_local_count_a_grown_weight_moves_one_learning_rate(count, update_weights):
-    found = multipliers(rigl(update_weights=update_weights), count=count)
-    np.testing.assert_allclose(found, np.ones(STEPS), atol=1e-4)
+    factors = multipliers(rigl(update_weights=update_weights), count=count)
+    np.testing.assert_allclose(factors, np.ones(STEPS), atol=1e-4)
 
 
 def test_the_warm_up_scales_what_the_global_count_gives():
     """P1: with a factor of min(j / 100, 1) on top."""
-    found = multipliers(rigl(cold_start=100, update_weights=True))
-    np.testing.assert_allclose(found[:5], [0.0315, 0.0847, 0.1480, 0.2169, 0.2889], atol=2e-4)
+    factors = multipliers(rigl(cold_start=100, update_weights=True))
+    np.testing.assert_allclose(factors[:5], [0.0315, 0.0847, 0.1480, 0.2169, 0.2889], atol=2e-4)
 
 
 def test_the_warm_up_serves_optimizers_that_are_not_adams():
@@ -197,14 +197,14 @@ def test_the_warm_up_serves_optimizers_that_are_not_adams():
     grads = {"w": jnp.array([[1.0, 1.0], [9.0, 0.0]])}
     updates, state = tx.update(grads, state, params, topology=True)
     params = optax.apply_updates(params, updates)
-    found = []
+    sizes = []
     for _ in range(6):
         updates, state = tx.update(
             jax.tree.map(jnp.ones_like, params), state, params, topology=False
         )
         params = optax.apply_updates(params, updates)
-        found.append(-float(updates["w"][1, 0]))
-    np.testing.assert_allclose(found, [0.25, 0.5, 0.75, 1, 1, 1])
+        sizes.append(-float(updates["w"][1, 0]))
+    np.testing.assert_allclose(sizes, [0.25, 0.5, 0.75, 1, 1, 1])
 
 
 def test_weights_that_were_there_from_the_start_are_not_corrected():
@@ -217,21 +217,21 @@ def test_weights_that_were_there_from_the_start_are_not_corrected():
     for _ in range(3):
         updates, state = tx.update(grads, state, params, topology=False)
         expected, bare = inner.update(grads, bare, params)
-        found, wanted = updates["hidden"]["kernel"], expected["hidden"]["kernel"]
-        np.testing.assert_array_equal(found[mask], wanted[mask])
+        actual, wanted = updates["hidden"]["kernel"], expected["hidden"]["kernel"]
+        np.testing.assert_array_equal(actual[mask], wanted[mask])
 
 
 def test_a_regrown_weight_is_as_old_as_its_last_growth():
-    mask = states.first_masks(jnp.array([True, False, True, False]))
-    assert states.age(mask).tolist() == [63] * 4
+    mask = first_masks(jnp.array([True, False, True, False]))
+    assert age(mask).tolist() == [63] * 4
     grown = jnp.array([True, True, False, False])
-    mask = states.next_masks(mask, grown, jnp.array([False, True, False, False]))
-    assert states.age(mask).tolist() == [63, 0, 63, 63]
-    assert states.active(mask).tolist() == grown.tolist()
-    assert states.explored(mask).tolist() == [True, True, True, False]
+    mask = next_masks(mask, grown, jnp.array([False, True, False, False]))
+    assert age(mask).tolist() == [63, 0, 63, 63]
+    assert active(mask).tolist() == grown.tolist()
+    assert explored(mask).tolist() == [True, True, True, False]
     for _ in range(70):
-        mask = states.next_masks(mask, grown, jnp.zeros(4, bool))
-    assert states.age(mask).tolist() == [63] * 4
+        mask = next_masks(mask, grown, jnp.zeros(4, bool))
+    assert age(mask).tolist() == [63] * 4
 
 
 def test_the_local_count_outlives_several_topology_steps():
@@ -241,7 +241,7 @@ def test_the_local_count_outlives_several_topology_steps():
     tx = dst.sparsify(inner, rigl(every=5), initial={"w": params["w"] != 0})
     state = tx.init(params)
     step = jax.jit(tx.update, static_argnames="topology")
-    ones, found = jnp.ones((2, 2)), []
+    ones, sizes = jnp.ones((2, 2)), []
     for count in range(26):
         fires = tx.fires(count)
         # Weight (1, 0) grows at the first topology step, and nothing changes at later ones.
@@ -253,9 +253,9 @@ def test_the_local_count_outlives_several_topology_steps():
         updates, state = step({"w": wanted}, state, params, topology=fires)
         params = optax.apply_updates(params, updates)
         if count > 5 and not fires:
-            found.append(-float(updates["w"][1, 0]) / 1e-3)
+            sizes.append(-float(updates["w"][1, 0]) / 1e-3)
     assert int(state.topology.done) == 5
-    np.testing.assert_allclose(found, np.ones(len(found)), atol=1e-4)
+    np.testing.assert_allclose(sizes, np.ones(len(sizes)), atol=1e-4)
 
 
 @pytest.mark.parametrize("method", [dst.RigL, dst.SET, dst.Reset])

@@ -39,7 +39,7 @@ class Case:
     method: Callable[[int], Any]
     active: Callable[[int, int], dict[str, int]]
     changes: bool = True
-    holds: Callable[[dict[str, int], dict[str, int]], bool] = operator.eq  # found, expected
+    holds: Callable[[dict[str, int], dict[str, int]], bool] = operator.eq  # actual, expected
 
 
 def settings(steps: int) -> dict[str, Any]:
@@ -76,15 +76,15 @@ METHODS = {
 # First-rank methods with masks. Where connections move between layers, their sum is what stays.
 
 
-def same_sum(found: dict[str, int], expected: dict[str, int]) -> bool:
+def same_sum(actual: dict[str, int], expected: dict[str, int]) -> bool:
     """Whether as many are active in all layers together."""
-    return sum(found.values()) == sum(expected.values())
+    return sum(actual.values()) == sum(expected.values())
 
 
-def nearly(found: dict[str, int], expected: dict[str, int]) -> bool:
+def nearly(actual: dict[str, int], expected: dict[str, int]) -> bool:
     """Whether a layer's budget is spent but for less than one weight per neuron."""
     neurons = {path: shape[1] for path, shape in SHAPES.items()}
-    return all(n - neurons[path] < found[path] <= n for path, n in expected.items())
+    return all(n - neurons[path] < actual[path] <= n for path, n in expected.items())
 
 
 def dense_in(*intervals: range) -> Callable[[int, int], dict[str, int]]:
@@ -200,18 +200,18 @@ def run_cell(container: str, method: str, inner: str, updates: int, options: Any
         for micro in range(updates * accumulate):
             count, rest = divmod(micro, accumulate)
             emits = rest == accumulate - 1
-            seen = run.step(bool(emits and rule.fires(count)))
+            measured = run.step(bool(emits and rule.fires(count)))
             done += emits and rule.fires(count)
-            history.append((count + emits, done, seen))
+            history.append((count + emits, done, measured))
             if micro + 1 == warm_until:
                 warm = compiled.count
         assert compiled.count == warm, "a step was compiled a third time"
 
-    for count, due, seen in jax.device_get(history):
-        assert seen["off"] == 0.0
+    for count, steps, measured in jax.device_get(history):
+        assert measured["off"] == 0.0
         expected = case.active(count - 1, updates)
-        assert case.holds(seen["active"], expected), (seen["active"], expected)
-        assert seen["done"] == due
+        assert case.holds(measured["active"], expected), (measured["active"], expected)
+        assert measured["done"] == steps
     assert (done > 0) == case.changes
     run.check()
 

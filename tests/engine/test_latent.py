@@ -65,9 +65,9 @@ def test_parameters_are_the_weights_in_use_within_one_rounding_over_300_steps(na
         worst, off = jnp.float32(0), jnp.float32(0)
         for path in ("hidden", "out"):
             old, now = params[path]["kernel"], new[path]["kernel"]
-            due = weights_in_use(after, path, name)
-            scale = jnp.maximum(jnp.maximum(jnp.abs(old), jnp.abs(due)), 1e-30)
-            worst = jnp.maximum(worst, jnp.max(jnp.abs(now - due) / scale))
+            target = weights_in_use(after, path, name)
+            scale = jnp.maximum(jnp.maximum(jnp.abs(old), jnp.abs(target)), 1e-30)
+            worst = jnp.maximum(worst, jnp.max(jnp.abs(now - target) / scale))
             mask = dst.masks(after)[f"{path}/kernel"]
             off = jnp.maximum(off, jnp.max(jnp.where(mask, 0, jnp.abs(now))))
         return (new, after), (worst, off)
@@ -130,23 +130,25 @@ def test_structure_decay_passes_through_the_golden_stages(n, m, kept):
     method = dst.StructureDecay(n, m, start=2, stop=2 + 2 * gaps)
     tx = quick(dst.sparsify(optax.sgd(0.0), method))
     params, state = begin(tx, {"w": jax.random.normal(jax.random.key(0), (m, 3))})
-    seen = []
+    per_group = []
     for _ in range(4 + 2 * gaps):
-        seen.append(set(np.asarray(dst.masks(state)["w"]).sum(0).tolist()))
+        per_group.append(set(np.asarray(dst.masks(state)["w"]).sum(0).tolist()))
         updates, state = tx.update(params, state, params)
         params = optax.apply_updates(params, updates)
-    assert seen == [{m}] * 3 + [{k} for k in kept for _ in range(2)][: len(seen) - 3]
+    expected = [{m}] * 3 + [{k} for k in kept for _ in range(2)]
+    assert per_group == expected[: len(per_group)]
 
 
 def test_top_kast_equals_the_golden():
     """Both sets, both penalties, and the weights after one step of SGD."""
     tx = quick(dst.sparsify(optax.sgd(0.1), dst.TopKAST(0.75, 0.5, penalty=0.01)))
     params, state = begin(tx, {"w": jnp.asarray(THETA)})
-    inside, wide = np.asarray(dst.masks(state)["w"]), np.asarray(state.variables["w"]["backward"])
+    inside = np.asarray(dst.masks(state)["w"])
+    larger = np.asarray(state.variables["w"]["backward"])
     assert set(zip(*np.nonzero(inside), strict=True)) == {(0, 0), (0, 3), (1, 2)}
-    assert set(zip(*np.nonzero(wide & ~inside), strict=True)) == {(1, 1), (2, 0), (2, 3)}
+    assert set(zip(*np.nonzero(larger & ~inside), strict=True)) == {(1, 1), (2, 0), (2, 3)}
     for power, total in ((np.abs(THETA), 5.6), (THETA**2 / 2, 1.27)):
-        assert power[inside].sum() + power[wide & ~inside].sum() / 0.25 == pytest.approx(total)
+        assert power[inside].sum() + power[larger & ~inside].sum() / 0.25 == pytest.approx(total)
     _, state = tx.update({"w": G}, state, params)
     expected = THETA.copy()
     moved = {(0, 0): 0.4985, (0, 3): 0.8012, (1, 1): 0.2938}
@@ -155,7 +157,7 @@ def test_top_kast_equals_the_golden():
         expected[at] = value
     latent = np.asarray(state.variables["w"]["latent"])
     np.testing.assert_allclose(latent, expected, atol=5e-5)
-    np.testing.assert_array_equal(latent[~wide], THETA[~wide])
+    np.testing.assert_array_equal(latent[~larger], THETA[~larger])
 
 
 def test_top_kast_leaves_everything_outside_the_larger_set_alone():
@@ -170,13 +172,13 @@ def test_top_kast_leaves_everything_outside_the_larger_set_alone():
         for path, shape in SHAPES.items():
             name = path.split("/")[0]
             old, new = (s.variables[name]["kernel"] for s in (before, state))
-            inside, wide = np.asarray(dst.masks(state)[path]), np.asarray(new["backward"])
-            assert inside.sum() == np.prod(shape) // 4 and not (inside & ~wide).any()
-            assert wide.sum() == (inside.sum() if count >= 8 else np.prod(shape) // 2)
+            inside, larger = np.asarray(dst.masks(state)[path]), np.asarray(new["backward"])
+            assert inside.sum() == np.prod(shape) // 4 and not (inside & ~larger).any()
+            assert larger.sum() == (inside.sum() if count >= 8 else np.prod(shape) // 2)
             changed = np.asarray(old["latent"]) != np.asarray(new["latent"])
             assert changed.any() and not (changed & ~np.asarray(old["backward"])).any()
             for slot in (state.inner_state[0].mu, state.inner_state[0].nu):
-                assert not np.asarray(slot[name]["kernel"])[~wide].any()
+                assert not np.asarray(slot[name]["kernel"])[~larger].any()
     assert int(state.topology.done) == 3
     dst.check_invariants(state, params)
 
@@ -249,10 +251,10 @@ def test_top_k_weights_equal_a_plain_loop_bit_for_bit(anneal):
     shared = jax.jit(inner.update, compiler_options=QUICK)
     tx = dst.sparsify(optax.GradientTransformation(inner.init, shared), tx.rule)
     for count in range(10):
-        due = 0.75 if not anneal else 0.75 * min(count / anneal, 1)
+        sparsity = 0.75 if not anneal else 0.75 * min(count / anneal, 1)
         raw = grads(plain)
         moved, plain_state = shared(raw, plain_state, plain)
-        plain = keep_largest(jax.tree.map(lambda p, u: p + np.asarray(u), plain, moved), due)
+        plain = keep_largest(jax.tree.map(lambda p, u: p + np.asarray(u), plain, moved), sparsity)
         updates, state = tx.update(raw, state, params)
         params = optax.apply_updates(params, updates)
         for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(params), strict=True):
@@ -352,10 +354,10 @@ def test_bfloat16_parameters_are_the_rounded_weights_in_use(name):
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
     for path in ("hidden", "out"):
-        due = np.asarray(weights_in_use(state, path, name))
-        found = params[path]["kernel"]
-        assert found.dtype == jnp.bfloat16
-        np.testing.assert_allclose(found.astype(jnp.float32), due, rtol=2.0**-8)
+        expected = np.asarray(weights_in_use(state, path, name))
+        weights = params[path]["kernel"]
+        assert weights.dtype == jnp.bfloat16
+        np.testing.assert_allclose(weights.astype(jnp.float32), expected, rtol=2.0**-8)
         assert state.variables[path]["kernel"]["latent"].dtype == jnp.float32
     dst.check_invariants(state, params)
 
@@ -415,9 +417,9 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_wrong_calls_of_latent_methods_say_what_to_do(name):
     call, parts = CALLS[name]
-    with pytest.raises(ValueError) as found:
+    with pytest.raises(ValueError) as error:
         call()
-    text, at = str(found.value), 0
+    text, at = str(error.value), 0
     for part in parts:
         assert part in text[at:], text
         at = text.index(part, at)

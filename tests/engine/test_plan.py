@@ -13,8 +13,8 @@ import dst
 from dst.core.tree import survey
 from dst.engine.hard_plan import plan_of
 from dst.rules.allocation import Allocation
+from dst.rules.layout import Layout
 from dst.rules.rule import HowMany, Rule
-from dst.rules.structure import Layout
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -229,13 +229,13 @@ def test_masks_that_do_not_fit_are_an_error(masks, message):
         planned(Rule(0.0), masks=masks)
 
 
-def test_given_masks_replace_the_allocation():
+def test_initial_masks_replace_the_allocation():
     mask = np.arange(40).reshape(8, 5) % 3 == 0
     plan = planned(Rule(0.9), masks={"head/kernel": mask})
     assert list(plan.sparse) == ["head/kernel"]
     assert int(plan.sparse["head/kernel"].initial) == mask.sum()
     why = {x.path: x.why for x in plan.leaves}
-    assert (why["head/kernel"], why["tiny"]) == ("mask given", "no mask given")
+    assert (why["head/kernel"], why["tiny"]) == ("has a mask", "has no mask")
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, 90, float("nan"), True, "0.9", None])
@@ -245,6 +245,6 @@ def test_a_sparsity_outside_zero_to_one_is_an_error(method, sparsity):
         method(sparsity=sparsity)
 
 
-def test_a_percentage_given_as_sparsity_is_explained():
+def test_a_percentage_as_sparsity_is_explained():
     with pytest.raises(ValueError, match=r"got 90. Did you mean 0.9\?"):
         dst.RigL(sparsity=90)

@@ -49,7 +49,7 @@ def placed(values, mesh, spec):
     return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, spec)), values)
 
 
-def begun(tx, params):
+def started(tx, params):
     def begin(params):
         opt_state = tx.init(params)
         return dst.apply_masks(params, opt_state), opt_state
@@ -65,7 +65,7 @@ def topology_step(tx):
 def on_one_device(method):
     """Mask bytes after a topology step of all sizes on one device."""
     tx = dst.sparsify(optax.adam(1e-2), METHODS[method], seed=3)
-    params, opt_state = begun(tx, tree(SIZES, 0))
+    params, opt_state = started(tx, tree(SIZES, 0))
     _, opt_state = topology_step(tx)(tree(SIZES, 1), opt_state, params)
     return jax.tree.map(np.asarray, opt_state.masks)
 
@@ -75,7 +75,7 @@ def test_masks_keep_their_sharding_and_equal_those_of_one_device(method, spec, k
     mesh, expected = mesh_of(kind), on_one_device(method)
     tx = dst.sparsify(optax.adam(1e-2), METHODS[method], seed=3)
     with jax.set_mesh(mesh):
-        params, opt_state = begun(tx, placed(tree(SIZES, 0), mesh, SPECS[spec]))
+        params, opt_state = started(tx, placed(tree(SIZES, 0), mesh, SPECS[spec]))
         grads = placed(tree(SIZES, 1), mesh, SPECS[spec])
         program = topology_step(tx).lower(grads, opt_state, params).compile()
         _, after = program(grads, opt_state, params)
@@ -124,7 +124,7 @@ MORE_CASES = [
 def stages_on_one_device(method, sizes):
     """Mask bytes at the start and after a topology step on one device."""
     tx = dst.sparsify(optax.adam(1e-2), METHODS[method], seed=3)
-    params, opt_state = begun(tx, tree(sizes, 0))
+    params, opt_state = started(tx, tree(sizes, 0))
     _, after = topology_step(tx)(tree(sizes, 1), opt_state, params)
     return [jax.tree.map(np.asarray, s.masks) for s in (opt_state, after)]
 
@@ -134,7 +134,7 @@ def program_on_a_mesh(method, spec, kind, sizes):
     mesh, expected = mesh_of(kind), stages_on_one_device(method, sizes)
     tx = dst.sparsify(optax.adam(1e-2), METHODS[method], seed=3)
     with jax.set_mesh(mesh):
-        params, opt_state = begun(tx, placed(tree(sizes, 0), mesh, SPECS[spec]))
+        params, opt_state = started(tx, placed(tree(sizes, 0), mesh, SPECS[spec]))
         grads = placed(tree(sizes, 1), mesh, SPECS[spec])
         program = topology_step(tx).lower(grads, opt_state, params).compile()
         _, after = program(grads, opt_state, params)
@@ -189,7 +189,7 @@ def test_masks_do_not_depend_on_the_default_generator(method):
         tx = dst.sparsify(optax.adam(1e-2), METHODS[method], seed=3)
         with jax.default_prng_impl("threefry2x32"):
             weights, gradients = tree(SIZES, 0), tree(SIZES, 1)
-        params, opt_state = begun(tx, placed(weights, mesh, SPECS["both"]))
+        params, opt_state = started(tx, placed(weights, mesh, SPECS["both"]))
         grads = placed(gradients, mesh, SPECS["both"])
         _, opt_state = topology_step(tx)(grads, opt_state, params)
     for path, mask in opt_state.masks.items():
@@ -204,7 +204,7 @@ def test_masks_of_a_sharded_vmap_equal_one_run_at_a_time():
     runs, expected = [], []
     for seed in seeds:
         tx = dst.sparsify(optax.adam(1e-2), METHODS["set"], seed=seed)
-        params, opt_state = begun(tx, tree(shapes, seed))
+        params, opt_state = started(tx, tree(shapes, seed))
         runs.append((tree(shapes, 10 + seed), opt_state, params))
         expected.append(topology_step(tx)(*runs[-1])[1].masks)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *runs)
@@ -217,9 +217,9 @@ def test_masks_of_a_sharded_vmap_equal_one_run_at_a_time():
         jax.vmap(lambda g, s, p: tx.update(g, s, p, topology=True)), compiler_options=QUICK
     )
     with jax.set_mesh(mesh):
-        _, found = step(*jax.tree.map(place, stacked))
+        _, state = step(*jax.tree.map(place, stacked))
     for seed in seeds:
-        for path, mask in found.masks.items():
+        for path, mask in state.masks.items():
             np.testing.assert_array_equal(np.asarray(mask[seed]), expected[seed][path])
 
 
@@ -246,19 +246,19 @@ def executed_collectives(text):
     ],
 )
 def test_collectives_do_not_grow_with_the_number_of_leaves(method, kind, many):
-    found = {}
+    executed = {}
     for leaves in (2, many):
         mesh = mesh_of(kind)
         shapes = [(8, 8)] * leaves
         tx = dst.sparsify(optax.sgd(1e-2, momentum=0.9), METHODS[method])
         with jax.set_mesh(mesh):
-            params, opt_state = begun(tx, placed(tree(shapes, 0), mesh, SPECS["both"]))
+            params, opt_state = started(tx, placed(tree(shapes, 0), mesh, SPECS["both"]))
             grads = placed(tree(shapes, 1), mesh, SPECS["both"])
             text = topology_step(tx).lower(grads, opt_state, params).compile().as_text()
-        found[leaves] = executed_collectives(text)
+        executed[leaves] = executed_collectives(text)
         assert "known_trip_count" in text
-    print(f"{method}, {kind} axes: executed all-reduces by number of leaves: {found}")
-    assert 0 < found[many] <= found[2]
+    print(f"{method}, {kind} axes: executed all-reduces by number of leaves: {executed}")
+    assert 0 < executed[many] <= executed[2]
 
 
 @pytest.mark.parametrize("kind", [pytest.param("auto", marks=pytest.mark.evidence), "explicit"])

@@ -13,7 +13,7 @@ import optax.contrib
 import pytest
 
 import dst
-from dst.engine import state as states
+from dst.engine.state import sparse_states
 from tests.runs import QUICK, DictRun, X, compilations, error, forward, initial_params, quick
 
 RIGL = dst.RigL(0.75, allocation="uniform", every=4, stop=100)
@@ -52,9 +52,9 @@ def train(tx, steps, flags=True, params=None):
     return params, state
 
 
-def assert_equal_trees(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+def assert_equal_trees(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 # Exact zeros
@@ -179,9 +179,9 @@ def test_a_weight_dropped_and_grown_at_once_keeps_its_value_or_starts_at_zero(re
     updates, state = tx.update(
         {"w": jnp.array([[9.0, 0.0, 0.0, 1.0]])}, state, params, topology=True
     )
-    found = optax.apply_updates(params, updates)["w"]
+    weights = optax.apply_updates(params, updates)["w"]
     assert dst.masks(state)["w"].tolist() == [[True, True, True, False]]
-    np.testing.assert_array_equal(found, [[0.5 if regrown == "keep" else 0.0, 2.0, 3.0, 0.0]])
+    np.testing.assert_array_equal(weights, [[0.5 if regrown == "keep" else 0.0, 2.0, 3.0, 0.0]])
 
 
 def test_kept_weights_with_zero_score_stay():
@@ -208,16 +208,16 @@ def test_counts_are_those_of_the_schedule_at_every_step():
     tx = dst.sparsify(optax.sgd(0.1), method)
     params, state = start(tx)
     step = stepper(tx)
-    due = iter(tx.plan(params).sparse["hidden/kernel"].counts[:, 1].tolist())
-    expected, seen = 128, []
+    counts = iter(tx.plan(params).sparse["hidden/kernel"].counts[:, 1].tolist())
+    expected, history = 128, []
     for count in range(13):
         params, state = step(params, state, topology=tx.fires(count))
-        expected = next(due) if count in (2, 5, 8, 10) else expected
+        expected = next(counts) if count in (2, 5, 8, 10) else expected
         assert int(dst.masks(state)["hidden/kernel"].sum()) == expected
         assert int(state.active["hidden"]["kernel"]) == expected
-        seen.append(expected)
+        history.append(expected)
     # floor(s 128) of s = 0, .9 (1 - (5/8)^3), .9 (1 - (2/8)^3), .9
-    assert seen[2:] == [128, 128, 128, 41, 41, 41, 15, 15, 13, 13, 13]
+    assert history[2:] == [128, 128, 128, 41, 41, 41, 15, 15, 13, 13, 13]
     dst.check_invariants(state, params)
 
 
@@ -378,14 +378,14 @@ def test_a_run_may_start_from_the_largest_weights_of_a_checkpoint():
 
 
 def test_a_run_may_start_from_masks_whose_counts_it_keeps():
-    given = {"hidden/kernel": np.random.default_rng(0).random((8, 16)) < 0.4}
-    tx = dst.sparsify(optax.sgd(0.1), SET, initial=given)
+    initial = {"hidden/kernel": np.random.default_rng(0).random((8, 16)) < 0.4}
+    tx = dst.sparsify(optax.sgd(0.1), SET, initial=initial)
     params, state = start(tx)
-    np.testing.assert_array_equal(dst.masks(state)["hidden/kernel"], given["hidden/kernel"])
-    assert dst.masks(state).keys() == given.keys(), "leaves without a mask are dense"
+    np.testing.assert_array_equal(dst.masks(state)["hidden/kernel"], initial["hidden/kernel"])
+    assert dst.masks(state).keys() == initial.keys(), "leaves without a mask are dense"
     params, state = train(tx, 9)
-    assert int(dst.masks(state)["hidden/kernel"].sum()) == int(given["hidden/kernel"].sum())
-    assert not np.array_equal(dst.masks(state)["hidden/kernel"], given["hidden/kernel"])
+    assert int(dst.masks(state)["hidden/kernel"].sum()) == int(initial["hidden/kernel"].sum())
+    assert not np.array_equal(dst.masks(state)["hidden/kernel"], initial["hidden/kernel"])
 
 
 def test_random_connections_differ_by_seed_and_by_leaf():
@@ -541,17 +541,17 @@ def multi_steps_run(flags, updates=9, every=3):
 
 def test_every_topology_step_takes_place_under_multi_steps_by_the_count():
     params, state = multi_steps_run(lambda tx, count, rest: None)
-    assert int(states.find(state)[0].topology.done) == 2
+    assert int(sparse_states(state)[0].topology.done) == 2
     dst.check_invariants(state, params)
 
 
 def test_every_topology_step_takes_place_under_multi_steps_with_the_flag():
     params, state = multi_steps_run(lambda tx, count, rest: rest == 1 and tx.fires(count))
-    assert int(states.find(state)[0].topology.done) == 2
+    assert int(sparse_states(state)[0].topology.done) == 2
     dst.check_invariants(state, params)
 
 
-def test_a_flag_lost_inside_multi_steps_is_found():
+def test_a_flag_lost_inside_multi_steps_is_reported():
     params, state = multi_steps_run(lambda tx, count, rest: rest == 0 and tx.fires(count))
     with pytest.raises(dst.InvariantError, match="2 topology steps were scheduled in 9 updates, 0"):
         dst.check_invariants(state, params)
@@ -577,7 +577,7 @@ def test_updates_that_are_not_finite_are_held_back_around_it():
         grads = jax.tree.map(lambda x, v=value: jnp.full_like(x, v), params)
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
-    assert int(states.find(state)[0].count) == 2
+    assert int(sparse_states(state)[0].count) == 2
     dst.check_invariants(state, params)
 
 
@@ -588,11 +588,11 @@ def test_hyperparameters_may_be_injected_around_a_factory_of_scalars():
     for _ in range(6):
         updates, state = tx.update(jax.grad(loss)(params), state, params)
         params = optax.apply_updates(params, updates)
-    assert int(states.find(state)[0].topology.done) == 1
+    assert int(sparse_states(state)[0].topology.done) == 1
     dst.check_invariants(state, params)
 
 
-def test_several_sparse_states_are_found_and_merged():
+def test_several_sparse_states_are_collected_and_merged():
     parts = {
         "a": dst.sparsify(optax.sgd(0.1), dst.Static(0.5)),
         "b": dst.sparsify(optax.adam(0.1), dst.RigL(0.75, every=1, stop=10)),
@@ -620,13 +620,13 @@ def outside(wrapper):
     ],
     ids=["scale", "noise", "clip"],
 )
-def test_what_rewrites_updates_outside_is_found(wrapper):
+def test_what_rewrites_updates_outside_is_reported(wrapper):
     state, params = outside(wrapper)
     with pytest.raises(dst.InvariantError, match="put dst.sparsify outermost"):
         dst.check_invariants(state, params)
 
 
-def test_lookahead_outside_is_found():
+def test_lookahead_outside_is_reported():
     fast = dst.sparsify(optax.sgd(0.5), SET)
     tx = optax.lookahead(fast, sync_period=3, slow_step_size=0.5)
     params = optax.LookaheadParams.init_synced(initial_params())

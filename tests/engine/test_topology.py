@@ -13,14 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dst.core.tree import Leaf
-from dst.engine import masks as state
+from dst.engine.masks import active, age, explored, first_masks, next_masks
 from dst.engine.topology import drop_and_grow
 from dst.methods.set import keep_by_sign
 from dst.rules import scores
 from dst.rules.counts import TopologyInputs
+from dst.rules.layout import Layout
 from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.scores import Connections
-from dst.rules.structure import Layout, Unstructured
+from dst.rules.structure import Unstructured
 from tests.reference import selection as twin
 from tests.reference.canonical import LADDER, G, M, U, W
 from tests.reference.exchange import Layer
@@ -55,18 +56,18 @@ def program(step: Rule, layout: Layout):
 def exchange(weight, grad, mask, kept, total, step, layout=None):
     weight = jnp.asarray(weight, jnp.float32)
     run = program(step, layout or plain(weight.shape))
-    found = run(
+    changes = run(
         weight,
         jnp.asarray(grad, jnp.float32),
         jnp.asarray(mask, bool),
         jnp.asarray(kept, jnp.int32),
         jnp.asarray(total, jnp.int32),
     )
-    return jax.tree.map(np.asarray, found)
+    return jax.tree.map(np.asarray, changes)
 
 
 def moved(weight, change):
-    """Weights after the exchange: zero where inactive and where they start anew."""
+    """Weights after the exchange: zero where inactive and where they are reset."""
     return np.where(change.active & ~change.reset, np.asarray(weight, np.float32), 0)
 
 
@@ -254,25 +255,25 @@ def test_nan_scores_are_counted_and_never_win():
 def test_explored_connections_are_the_union_of_all_masks():
     """R_s .583333, .75, .833333."""
     masks = [M, np.array(_FORBID, bool), np.array([[1, 1, 0, 1], [1, 1, 1, 0], [0, 1, 0, 0]], bool)]
-    seen = state.first_masks(jnp.asarray(masks[0]))
-    counts = [int(state.explored(seen).sum())]
+    mask_bytes = first_masks(jnp.asarray(masks[0]))
+    counts = [int(explored(mask_bytes).sum())]
     for mask in masks[1:]:
-        seen = state.next_masks(seen, jnp.asarray(mask), jnp.asarray(mask & ~masks[0]))
-        np.testing.assert_array_equal(state.active(seen), mask)
-        counts.append(int(state.explored(seen).sum()))
+        mask_bytes = next_masks(mask_bytes, jnp.asarray(mask), jnp.asarray(mask & ~masks[0]))
+        np.testing.assert_array_equal(active(mask_bytes), mask)
+        counts.append(int(explored(mask_bytes).sum()))
     assert counts == [7, 9, 10]
     assert [n / 12 for n in counts] == pytest.approx([0.583333, 0.75, 0.833333], abs=1e-6)
 
 
 def test_ages_count_topology_steps_since_a_weight_was_grown():
     always, never = jnp.array([True, True]), jnp.array([False, False])
-    mask = state.first_masks(jnp.array([True, False]))
-    mask = state.next_masks(mask, always, jnp.array([False, True]))
-    assert state.age(mask).tolist() == [63, 0]
+    mask = first_masks(jnp.array([True, False]))
+    mask = next_masks(mask, always, jnp.array([False, True]))
+    assert age(mask).tolist() == [63, 0]
     for _ in range(70):
-        mask = state.next_masks(mask, always, never)
-    assert state.age(mask).tolist() == [63, 63]
-    assert state.active(mask).all() and state.explored(mask).all()
+        mask = next_masks(mask, always, never)
+    assert age(mask).tolist() == [63, 63]
+    assert active(mask).all() and explored(mask).all()
 
 
 # Invariants of every drop-and-grow
@@ -303,8 +304,8 @@ def test_every_exchange_keeps_the_invariants(choice, weights, grads, mask, share
     grown = twin.best(slope, candidates, n - kept)
     np.testing.assert_array_equal(after, keep | grown)
 
-    room = n - kept <= candidates.sum()
-    assert after.sum() == (n if room else kept + candidates.sum())  # I1
+    enough = n - kept <= candidates.sum()
+    assert after.sum() == (n if enough else kept + candidates.sum())  # I1
     assert not (keep & ~mask).any() and not (keep & ~after).any()  # I2
     assert not (keep & grown).any()  # I3
     new = moved(weights, change)
@@ -324,9 +325,9 @@ def test_every_exchange_keeps_the_invariants(choice, weights, grads, mask, share
     assert int(change.grown) == (after & ~mask).sum()
     fresh = grown if choice[1] == "zero" else grown & ~mask
     np.testing.assert_array_equal(change.reset, fresh)
-    old = state.first_masks(jnp.asarray(mask))
-    seen = state.explored(state.next_masks(old, jnp.asarray(after), jnp.asarray(fresh)))
-    np.testing.assert_array_equal(seen, mask | after)  # I12
+    old = first_masks(jnp.asarray(mask))
+    tried = explored(next_masks(old, jnp.asarray(after), jnp.asarray(fresh)))
+    np.testing.assert_array_equal(tried, mask | after)  # I12
 
 
 @pytest.mark.parametrize("choice", list(RULES), ids="-".join)
@@ -369,8 +370,8 @@ def test_many_leaves_at_once_equal_one_at_a_time():
             TopologyInputs(connections, layouts, list("abc"), *counts, jnp.uint32(0), rule())
         )
 
-    found = together([tuple(map(jnp.asarray, leaf)) for leaf in leaves])
-    for change, (w, g, m), k, n in zip(found, leaves, kept, total, strict=True):
+    changes = together([tuple(map(jnp.asarray, leaf)) for leaf in leaves])
+    for change, (w, g, m), k, n in zip(changes, leaves, kept, total, strict=True):
         np.testing.assert_array_equal(change.active, exchange(w, g, m, k, n, rule()).active)
 
 

@@ -29,7 +29,7 @@ def shape(*lengths, dtype=jnp.float32):
 
 
 def traced(forward, *inputs, **leaves):
-    """Costs of a forward function of parameters given by shape."""
+    """Costs of a forward function of parameters of these shapes."""
     return flops.trace(
         forward, {name: shape(*lengths) for name, lengths in leaves.items()}, *inputs
     )
@@ -314,7 +314,7 @@ def test_costs_relative_to_dense_are_those_of_a_loop_over_steps():
     assert cost.dense == costs.step()
 
 
-def test_scores_that_read_the_gradient_are_found_by_tracing():
+def test_scores_that_read_the_gradient_are_recognised_by_tracing():
     assert reads_gradient(dst.rules.scores.gradient)
     assert reads_gradient(lambda leaf: jnp.abs(leaf.weight) + jnp.abs(leaf.grad))
     for score in (

@@ -128,7 +128,7 @@ CALLS = {
         lambda: forced(dst.SRigL(0.5, output="heads/kernl", every=1, stop=9)),
         ["output", "'heads/kernl'", "mean 'heads/kernel'", "hidden/kernel"],
     ),
-    "epochs that nobody told": (
+    "an interval that nobody specified": (
         lambda: dst.SNFS(0.5).rule(steps=100),
         ["every is missing", "end of every epoch", "every="],
     ),

@@ -21,7 +21,7 @@ from dst.rules.scores import Connections, gradient, lamp, saliency
 from tests.runs import QUICK
 
 
-def begun(method, params, **options):
+def started(method, params, **options):
     """Transformation, masked parameters and state."""
     inner = options.pop("inner", optax.sgd(0.0))
     tx = dst.sparsify(inner, method, **options)
@@ -49,7 +49,7 @@ def test_snfs_gives_each_layer_its_share_of_the_regrowth():
     """Two layers of 100 active weights, mean momenta .02 and .06, half exchanged."""
     shape = (20, 20)
     method = dst.SNFS(0.75, drop_fraction=0.5, decay="constant", every=1, start=0, stop=9)
-    tx, params, state = begun(method, {"a": np.ones(shape), "b": np.ones(shape)})
+    tx, params, state = started(method, {"a": np.ones(shape), "b": np.ones(shape)})
     grads = {"a": np.full(shape, 0.02), "b": np.full(shape, 0.06)}
     params, state = stepped(tx, grads, state, params)
     assert {name: int(n) for name, n in state.active.items()} == {"a": 75, "b": 125}
@@ -74,7 +74,7 @@ def test_a_granet_step_worked_by_hand():
     method = dst.GraNet(0.4, decay="constant", every=1, start=0, prune_stop=0, stop=9)
     weights = {"a": [[0.9, -0.3, 0.2, 0.6]], "b": [[0.1, -0.5, 0.05, 0.7, -0.15, 0.25]]}
     slopes = {"a": [[0.1, 0.9, 0.2, 0.3]], "b": [[0.5, 0.1, 0.8, 0.2, 0.6, 0.05]]}
-    tx, params, state = begun(method, weights)
+    tx, params, state = started(method, weights)
     assert bits(state) == {"a": [[1] * 4], "b": [[1] * 6]}
     params, state = stepped(tx, slopes, state, params)
     assert bits(state) == {"a": [[1, 1, 0, 1]], "b": [[0, 0, 1, 1, 1, 0]]}
@@ -87,7 +87,7 @@ def test_snip_keeps_the_connections_to_which_the_loss_is_sensitive():
     """Nothing else happens in that step, and nothing changes afterwards."""
     x, y = jnp.array([[1.0, 1], [2, -1]]), jnp.array([[0.0, 1], [1, 0]])
     weights = {"w": [[1, -2], [0.5, 3]]}
-    tx, params, state = begun(dst.SNIP(0.5), weights, inner=optax.sgd(0.1))
+    tx, params, state = started(dst.SNIP(0.5), weights, inner=optax.sgd(0.1))
     grads = jax.grad(lambda p: jnp.sum((x @ p["w"] - y) ** 2) / 4)(params)
     np.testing.assert_allclose(grads["w"], [[1.25, -7], [0.5, 3.5]], atol=1e-5)
     leaf = Connections(params["w"], grads["w"], *[jnp.ones((2, 2), bool)] * 2, jax.random.key(0))
@@ -121,7 +121,7 @@ def test_lamp_scores_are_shares_of_what_is_not_smaller():
 def test_four_of_seven_weights_of_two_layers(allocation, expected):
     """The layer of small weights keeps one under global magnitude, two under LAMP."""
     method = dst.Static(0.43, allocation=allocation)
-    assert bits(begun(method, WEIGHTS, initial="magnitude")[2]) == expected
+    assert bits(started(method, WEIGHTS, initial="magnitude")[2]) == expected
 
 
 # Methods of one layer
@@ -131,7 +131,7 @@ def test_accumulated_gradients_are_averaged_before_their_magnitude_is_taken():
     """As in calgaryml/condensed-sparsity: the last four steps, with the topology step's own; the
     first is outside."""
     method = dst.RigL(0.5, drop_fraction=0.9, decay="constant", accumulate=4, every=4, stop=9)
-    tx, params, state = begun(method, {"w": np.ones((2, 2))})
+    tx, params, state = started(method, {"w": np.ones((2, 2))})
     for g in ([9, 9], [1, -1], [-1, -1], [1, -1], [-1, 0.2]):
         fires = bool(tx.fires(int(state.count)))
         params, state = stepped(tx, {"w": [g, g]}, state, params, fires)
@@ -158,7 +158,7 @@ def test_mest_ranks_by_magnitude_and_gradient_together():
     w = np.where(e % 2 == 0, (e - 9.5) / 10, 0).reshape(4, 5)
     kept = np.array([[1, 0, 1, 0, 1], [0, 1, 0, 0, 0], [0, 0, 1, 0, 1], [0, 1, 0, 1, 0]], bool)
     method = dst.MEST(0.5, extra=(0.1, 0.0), stages=(8,), gradient_weight=0.5, every=2)
-    tx, params, state = begun(method, {"w": w}, initial={"w": w != 0})
+    tx, params, state = started(method, {"w": w}, initial={"w": w != 0})
     params, state = stepped(tx, {"w": np.cos(e).reshape(4, 5)}, state, params)
     mask = np.asarray(dst.masks(state)["w"])
     assert mask.sum() == 10 and (mask & kept).sum() == 8
@@ -176,11 +176,11 @@ def test_acdc_alternates_as_on_imagenet():
 
 
 def test_an_acdc_cycle_worked_by_hand():
-    """What was pruned comes back from zero, and momentum starts anew."""
+    """Pruned weights come back from zero, and all momentum starts at zero."""
     g = {"w": [[0.05, 0.02, -0.1, 0.3, 0.1, 0]]}
     method = dst.ACDC(0.5, every=1, start=0, stop=4)
     inner = optax.sgd(0.5, momentum=0.9)
-    tx, params, state = begun(method, {"w": [[0.9, -0.1, 0.4, 0.05, -0.6, 0.2]]}, inner=inner)
+    tx, params, state = started(method, {"w": [[0.9, -0.1, 0.4, 0.05, -0.6, 0.2]]}, inner=inner)
     params, state = stepped(tx, g, state, params)
     assert bits(state)["w"] == [[1, 0, 1, 0, 1, 0]]
     sparse = [[0.875, 0, 0.45, 0, -0.65, 0]]
@@ -200,28 +200,28 @@ def test_an_srigl_step_worked_by_hand():
         0.5, gamma=0.5, drop_fraction=0.25, decay="constant", allocation="uniform", every=1, stop=9
     )
     masks = {"a": (w != 0).T, "z": (w != 0).T}
-    tx, params, state = begun(method, {"a": w.T, "z": w.T}, initial=masks)
+    tx, params, state = started(method, {"a": w.T, "z": w.T}, initial=masks)
     params, state = stepped(tx, {"a": g.T, "z": g.T}, state, params)
-    found = np.asarray(dst.masks(state)["a"]).T.astype(int).tolist()
-    assert found == [[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0]]
+    mask = np.asarray(dst.masks(state)["a"]).T.astype(int).tolist()
+    assert mask == [[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0]]
     assert np.asarray(dst.masks(state)["z"]).sum(0).tolist() == [2, 2, 2, 2]
     assert state.active["a"] == 6 and state.active["z"] == 8
 
 
 def test_a_neuron_with_too_many_weights_keeps_its_largest():
-    """Weights .3, .9, .8, .1 with the first three active and room for two."""
+    """Weights .3, .9, .8, .1 with the first three active; two may be."""
     rule = Rule(
         0.25,
         structure=dst.ConstantFanIn(),
         when=UpdateSchedule(0, 1, 9),
         how_many=HowMany(
-            allocation="uniform", counts=lambda due: [(jnp.int32([2]), jnp.int32([2]))]
+            allocation="uniform", counts=lambda inputs: [(jnp.int32([2]), jnp.int32([2]))]
         ),
         which=Which(grow=gradient),
     )
     w = np.array([[0.3, 0.9, 0.8, 0.1]]).T
     initial = {"w": np.array([[1, 1, 1, 0]], bool).T}
-    tx, params, state = begun(rule, {"w": w}, initial=initial)
+    tx, params, state = started(rule, {"w": w}, initial=initial)
     _, state = stepped(tx, {"w": w}, state, params)
     assert np.asarray(dst.masks(state)["w"])[:, 0].tolist() == [False, True, True, False]
 
@@ -230,7 +230,7 @@ def test_blocks_are_ranked_by_the_sum_of_their_weights():
     """A tie goes to the first block. Tenfold, so that sums are exact."""
     w = [[9, 1, 2, 2], [0, 0, 3, 3], [4, 4, 8, 0], [4, 4, 0, 0]]
     method = dst.Static(0.5, allocation="uniform", structure=dst.Block(2, 2))
-    _, _, state = begun(method, {"w": w}, initial="magnitude")
+    _, _, state = started(method, {"w": w}, initial="magnitude")
     assert bits(state)["w"] == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
 
 
@@ -250,7 +250,7 @@ def test_smet_scales_the_updates_of_grown_weights_not_their_moments():
     """By .01, .02, ... of a step, where damping the stored moment (SMET's code) would
     give .01, .0106, .0113, ..."""
     method = dst.smet(0.5, every=50, stop=100, drop_fraction=0.5)
-    tx, params, state = begun(method, {"w": np.ones((4, 4))}, inner=optax.sgd(1.0))
+    tx, params, state = started(method, {"w": np.ones((4, 4))}, inner=optax.sgd(1.0))
     params, state = stepped(tx, {"w": np.zeros((4, 4))}, state, params)
     grown = np.asarray(dst.masks(state)["w"] & (params["w"] == 0))
     assert grown.sum() == 2
@@ -265,7 +265,7 @@ def test_smet_scales_the_updates_of_grown_weights_not_their_moments():
 def test_asp_keeps_two_of_four_along_the_inputs():
     """Ties go to the first."""
     row = [0.1, -0.9, 0.4, 0.4, 0, 0.2, -0.3, 0.05]
-    _, params, state = begun(dst.ASP(), {"w": np.array([row]).T})
+    _, params, state = started(dst.ASP(), {"w": np.array([row]).T})
     assert np.asarray(dst.masks(state)["w"])[:, 0].astype(int).tolist() == [0, 1, 1, 0] * 2
     np.testing.assert_allclose(params["w"][:, 0], np.array([0, -0.9, 0.4, 0, 0, 0.2, -0.3, 0]))
 
@@ -302,12 +302,12 @@ def test_a_quarter_of_the_compute_is_spent_before_and_after_pruning(curve, spars
 
 def densities(method, steps):
     """The share of active weights in every step."""
-    rule, density, found = method.rule(steps=steps), 1.0, []
+    rule, density, history = method.rule(steps=steps), 1.0, []
     for t in range(steps):
         if rule.fires(t):
             density = 1 - method.sparsity * float(rule.how_many.ramp(t))
-        found.append(density)
-    return found
+        history.append(density)
+    return history
 
 
 @pytest.mark.parametrize(
@@ -318,8 +318,8 @@ def test_the_published_runs_of_sparsellm_pruned_at_a_constant_rate(
     sparsity, start, stop, steps, published, cubic
 ):
     """Model cards of huggingface.co/tjingrant/sparsellm-1b-40p and -80p: mean densities between
-    their steps are those of the geometric curve, and closer where each pruning takes what is due
-    75 steps later, up to the next one. The cubic curve gives others."""
+    their steps are those of the geometric curve, and closer where each pruning reaches the
+    sparsity of 75 steps later, that of the next one. The cubic curve gives others."""
 
     def mean(curve, every, ahead=0):
         first, last = start - ahead, stop - ahead

@@ -11,10 +11,10 @@ import optax
 import pytest
 
 import dst
+from dst.rules.layout import Layout
 from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.schedule import UpdateSchedule
 from dst.rules.scores import gradient
-from dst.rules.structure import Layout
 from tests.engine.test_plan import Block, NOfM
 from tests.following import EVERY, RATE, SHAPES, STOP, draw, follow
 from tests.reference.canonical import M, W
@@ -184,9 +184,9 @@ def test_a_dense_method_is_the_bare_optimizer():
     grads = jax.tree.map(lambda p: 0.3 * p, params)
     inner = optax.adam(0.1)
     tx = dst.sparsify(inner, dst.Dense())
-    found, state = tx.update(grads, tx.init(params), params)
+    updates, state = tx.update(grads, tx.init(params), params)
     expected, _ = inner.update(grads, inner.init(params), params)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
     assert dst.masks(state) == {}
 
 
@@ -203,7 +203,7 @@ def test_a_static_mask_never_changes():
     assert int(dst.masks(state)["w"].sum()) == 6
 
 
-def test_given_masks_stay_and_other_leaves_are_dense():
+def test_initial_masks_stay_and_other_leaves_are_dense():
     mask = np.eye(4, dtype=bool)
     params = {"v": jnp.ones((4, 4)), "w": jnp.ones((4, 4))}
     tx = dst.sparsify(optax.sgd(0.1), dst.FromMasks(masks={"w": mask}))
@@ -261,16 +261,16 @@ def test_methods_work_with_any_structure_unchanged(name):
     state = jax.jit(tx.init)(params)
     params = dst.apply_masks(params, state)
     changed = jax.jit(lambda g, s, p: tx.update(g, s, p, topology=True))
-    seen = []
+    history = []
     for _ in range(3):
         grads = jax.tree.map(lambda p: jnp.asarray(random.normal(size=p.shape), p.dtype), params)
         updates, state = changed(grads, state, params)
         params = optax.apply_updates(params, updates)
         dst.check_invariants(state, params)
-        seen.append({k: np.asarray(m) for k, m in dst.masks(state).items()})
-    assert any((seen[0][k] != seen[-1][k]).any() for k in seen[0])
-    groups = seen[-1]["groups"].reshape(3, 2, 4, 5)
-    blocks = seen[-1]["blocks"].reshape(3, 2, 4, 2)
+        history.append({k: np.asarray(m) for k, m in dst.masks(state).items()})
+    assert any((history[0][k] != history[-1][k]).any() for k in history[0])
+    groups = history[-1]["groups"].reshape(3, 2, 4, 5)
+    blocks = history[-1]["blocks"].reshape(3, 2, 4, 2)
     assert (groups.sum(2) == 2).all()
     assert (blocks == blocks[:, :1, :, :1]).all() and blocks[:, 0, :, 0].sum() == 6
     assert state.active["groups"].tolist() == [20, 20, 20] and int(state.active["blocks"]) == 24

@@ -65,12 +65,12 @@ def run(method, steps, initial=None):
         return optax.apply_updates(params, updates), state
 
     params, state = jax.jit(begin, compiler_options=QUICK)(PARAMS)
-    seen, program = [dst.masks(state)], jax.jit(step, compiler_options=QUICK)
+    history, program = [dst.masks(state)], jax.jit(step, compiler_options=QUICK)
     for _ in range(steps):
         params, state = program(state, params)
-        seen.append(dst.masks(state))
+        history.append(dst.masks(state))
     dst.check_invariants(state, params)
-    return jax.tree.map(np.asarray, seen), params
+    return jax.tree.map(np.asarray, history), params
 
 
 @pytest.mark.parametrize("name", rest_is_evidence("nm", "block", "output-channel"))
@@ -80,13 +80,13 @@ def test_rigl_with_a_structure_equals_plain_loops(name):
     (start, after, *_), _ = run(method, 1, initial="magnitude")
     for leaf in LEAVES:
         groups = groups_of(leaf, structure)
-        due = half(groups)
+        counts = half(groups)
         weight, grad = np.abs(PARAMS[leaf]), np.abs(GRADS[leaf])
-        first = loops.best(weight, groups, due)
+        first = loops.best(weight, groups, counts)
         np.testing.assert_array_equal(start[leaf], first)
-        stay = {g: n - n // 2 for g, n in due.items()}
+        stay = {g: n - n // 2 for g, n in counts.items()}
         kept = loops.best(np.where(first, weight, 0), groups, stay, where=first)
-        grown = loops.best(grad, groups, {g: n // 2 for g, n in due.items()}, where=~kept)
+        grown = loops.best(grad, groups, {g: n // 2 for g, n in counts.items()}, where=~kept)
         np.testing.assert_array_equal(after[leaf], kept | grown)
 
 
@@ -120,14 +120,16 @@ CHEAP = [("set", "constant-fan-in"), ("gmp", "block"), ("gmp", "nm")]
 )
 def test_counts_are_exact_in_every_group_after_topology_steps(method, name):
     structure = STRUCTURES[name]
-    seen, _ = run(METHODS[method](structure), 3)
+    history, _ = run(METHODS[method](structure), 3)
     for leaf in LEAVES:
         groups = groups_of(leaf, structure)
-        for after in seen[1:]:
+        for after in history[1:]:
             assert len(set(loops.counts(after[leaf], groups).values())) == 1
-        assert loops.counts(seen[-1][leaf], groups) == half(groups)
+        assert loops.counts(history[-1][leaf], groups) == half(groups)
     # SET may grow what it dropped: of a few channels, in one leaf at one step, it does.
-    moved = [(a[k] != b[k]).any() for a, b in zip(seen, seen[1:], strict=False) for k in LEAVES]
+    moved = [
+        (a[k] != b[k]).any() for a, b in zip(history, history[1:], strict=False) for k in LEAVES
+    ]
     assert method != "set" or np.mean(moved) > 0.5
 
 
@@ -183,8 +185,8 @@ def test_modules_say_which_axes_a_structure_reads(name):
     model = Zoo()
     method = dst.Static(0.5, "uniform", structure=STRUCTURES[name])
     dst.nnx.Optimizer(model, optax.sgd(0.1), method)
-    found = dst.nnx.masks(model)
-    assert found.keys() == AXES.keys()
-    for path, mask in found.items():
+    carried = dst.nnx.masks(model)
+    assert carried.keys() == AXES.keys()
+    for path, mask in carried.items():
         groups = loops.units(STRUCTURES[name], mask.shape, AXES[path])
         assert loops.counts(mask, groups) == half(groups), path

@@ -44,15 +44,15 @@ def _attended(x, weights, heads, kv_heads):
     size = width // heads
     parts = {n: (x @ w).reshape(batch, length, -1, size) for n, w in weights.items() if n != "o"}
     query, key = _rotated(parts["q"]), _rotated(parts["k"])
-    found = np.zeros((batch, length, heads, size))
+    heads_out = np.zeros((batch, length, heads, size))
     for b in range(batch):
         for h in range(heads):
             shared = h // (heads // kv_heads)
             for t in range(length):
                 scores = key[b, : t + 1, shared] @ query[b, t, h] / np.sqrt(size)
                 share = np.exp(scores - scores.max())
-                found[b, t, h] = (share / share.sum()) @ parts["v"][b, : t + 1, shared]
-    return found.reshape(x.shape) @ weights["o"]
+                heads_out[b, t, h] = (share / share.sum()) @ parts["v"][b, : t + 1, shared]
+    return heads_out.reshape(x.shape) @ weights["o"]
 
 
 def test_rotation_is_a_complex_product():

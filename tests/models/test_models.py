@@ -153,12 +153,12 @@ def test_recalibrated_statistics_are_those_of_all_images():
     np.testing.assert_allclose(model.first.mean.get_value(), images.mean(0), rtol=1e-5)
     np.testing.assert_allclose(model.first.var.get_value(), images.var(0), rtol=1e-5)
     # The second norm sees batches normalized each by its own statistics.
-    seen = [
+    outputs = [
         (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) @ np.asarray(model.linear.kernel.get_value())
         for x in (images[:16], images[16:])
     ]
-    seen = np.concatenate(seen) + np.asarray(model.linear.bias.get_value())
-    np.testing.assert_allclose(model.second.var.get_value(), seen.var(0), rtol=1e-4)
+    outputs = np.concatenate(outputs) + np.asarray(model.linear.bias.get_value())
+    np.testing.assert_allclose(model.second.var.get_value(), outputs.var(0), rtol=1e-4)
     assert model.first.use_running_average
     assert model.first.momentum == 0.99
 

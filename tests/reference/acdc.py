@@ -28,8 +28,8 @@ class ACDC:
         stay: dict[str, list[int]] = {}
         if t in self.phases:
             self.changed_at.append(t)
-            due = self.sparsity if self.phases[t] else Fraction(0)
-            stay = winners(self.layers, sizes, budget(self.layers, due))
+            sparsity = self.sparsity if self.phases[t] else Fraction(0)
+            stay = winners(self.layers, sizes, budget(self.layers, sparsity))
         for name, layer in self.layers.items():
             fresh: list[int] = []
             if t in self.phases:

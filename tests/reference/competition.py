@@ -41,8 +41,8 @@ def lamp(weights: np.ndarray) -> np.ndarray:
     """Each square over the sum of all that come after it in rising order, itself included."""
     squares = np.float32(weights) ** 2
     order = sorted(range(len(squares)), key=lambda i: (squares[i], i))
-    found = np.zeros(len(squares), np.float32)
+    scores = np.zeros(len(squares), np.float32)
     for place, i in enumerate(order):
         later = np.float32(sum(float(squares[j]) for j in order[place:]))
-        found[i] = squares[i] / later if squares[i] > 0 else 0.0
-    return found
+        scores[i] = squares[i] / later if squares[i] > 0 else 0.0
+    return scores

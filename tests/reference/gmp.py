@@ -39,10 +39,12 @@ class GMP:
         for name, layer in self.layers.items():
             layer.descend(grads[name], self.rate)
 
-    def _counts(self, due: Fraction) -> dict[str, int]:
+    def _counts(self, sparsity: Fraction) -> dict[str, int]:
         if self.allocation == "uniform":
-            return {n: len(x.mask) - math.floor(due * len(x.mask)) for n, x in self.layers.items()}
+            return {
+                n: len(x.mask) - math.floor(sparsity * len(x.mask)) for n, x in self.layers.items()
+            }
         score = lamp if self.allocation == "lamp" else np.abs
         scores = {name: score(x.weights) for name, x in self.layers.items()}
-        won = winners(self.layers, scores, budget(self.layers, due))
+        won = winners(self.layers, scores, budget(self.layers, sparsity))
         return {name: len(places) for name, places in won.items()}

@@ -36,9 +36,9 @@ class GraNet:
         if changing:
             self.changed_at.append(t)
             left = 1 - min(Fraction(t - self.every, self.prune_stop - self.every), Fraction(1))
-            due = self.sparsity + (self.initial_sparsity - self.sparsity) * left**3
+            sparsity = self.sparsity + (self.initial_sparsity - self.sparsity) * left**3
             scores = {name: np.abs(x.weights) for name, x in self.layers.items()}
-            stay = winners(self.layers, scores, budget(self.layers, due))
+            stay = winners(self.layers, scores, budget(self.layers, sparsity))
         fraction = cosine(self.drop_fraction, t, self.stop, 0.005)
         for name, layer in self.layers.items():
             fresh: list[int] = []

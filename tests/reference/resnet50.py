@@ -22,7 +22,7 @@ def kernels() -> dict[str, Kernel]:
     The first convolution reads the image padded to 230 and pads once more: 115 x 115 outputs,
     as in the counts published with RigL.
     """
-    found = {"conv1": Kernel((7, 7, 3, 64), 115**2)}
+    kernels = {"conv1": Kernel((7, 7, 3, 64), 115**2)}
     side, channels = 56, 64
     for stage, (blocks, width) in enumerate([(3, 64), (4, 128), (6, 256), (3, 512)], start=2):
         for block in range(blocks):
@@ -30,13 +30,13 @@ def kernels() -> dict[str, Kernel]:
             if stage > 2 and block == 0:
                 side //= 2
             name = f"s{stage}b{block}"
-            found[f"{name}/1"] = Kernel((1, 1, channels, width), before**2)
-            found[f"{name}/2"] = Kernel((3, 3, width, width), side**2)
-            found[f"{name}/3"] = Kernel((1, 1, width, 4 * width), side**2)
+            kernels[f"{name}/1"] = Kernel((1, 1, channels, width), before**2)
+            kernels[f"{name}/2"] = Kernel((3, 3, width, width), side**2)
+            kernels[f"{name}/3"] = Kernel((1, 1, width, 4 * width), side**2)
             if block == 0:
-                found[f"{name}/proj"] = Kernel((1, 1, channels, 4 * width), side**2)
+                kernels[f"{name}/proj"] = Kernel((1, 1, channels, 4 * width), side**2)
             channels = 4 * width
-    return found | {"fc": Kernel((2048, 1000), 1)}
+    return kernels | {"fc": Kernel((2048, 1000), 1)}
 
 
 def forward_flops(sparsity: Mapping[str, float]) -> float:

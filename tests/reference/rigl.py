@@ -27,13 +27,13 @@ class RigL:
     update_weights: bool = False
     accumulate: int = 1
     groups: dict[str, Groups] = field(default_factory=dict)
-    seen: list[dict[str, np.ndarray]] = field(default_factory=list)
+    latest: list[dict[str, np.ndarray]] = field(default_factory=list)
     count: int = 0
     changed_at: list[int] = field(default_factory=list)
 
     def step(self, grads: dict[str, np.ndarray]) -> None:
         t, self.count = self.count, self.count + 1
-        self.seen = [*self.seen, grads][-self.accumulate :]
+        self.latest = [*self.latest, grads][-self.accumulate :]
         if t == 0 or t % self.every or t >= self.stop:
             for name, layer in self.layers.items():
                 layer.descend(grads[name], self.rate)
@@ -47,7 +47,7 @@ class RigL:
                 kept=[n - exchanged(n, fraction, self.rounding) for n in total],
                 total=total,
                 drop=np.abs(layer.weights),
-                grow=np.abs(np.mean([g[name] for g in self.seen], axis=0).reshape(-1)),
+                grow=np.abs(np.mean([g[name] for g in self.latest], axis=0).reshape(-1)),
                 regrow=self.regrow,
                 regrow_value=self.regrow_value,
                 groups=groups,

@@ -11,21 +11,23 @@ from tests.reference.exchange import Layer, cosine, exchanged
 
 
 def apportion(amount: int, share: list[float], soft: list[int], hard: list[int]) -> list[int]:
-    """Whole numbers that add up to ``amount``: just below their share, what is left equally over
-    the layers that have room below the soft limits, then below the hard ones."""
-    given = [
+    """Whole numbers that add up to ``amount``, each just below its share.
+
+    The rest goes equally to the layers below the soft limits, then to those below the hard ones.
+    """
+    counts = [
         min(math.floor(amount * s * (1 - 1e-5)), limit)
         for s, limit in zip(share, soft, strict=True)
     ]
     for limits in (soft, hard):
-        while (left := amount - sum(given)) > 0:
-            room = [i for i, limit in enumerate(limits) if given[i] < limit]
-            if not room:
+        while (left := amount - sum(counts)) > 0:
+            below = [i for i, limit in enumerate(limits) if counts[i] < limit]
+            if not below:
                 break
-            each = left // len(room)
-            for i in room if each else room[:left]:
-                given[i] += min(max(each, 1), limits[i] - given[i])
-    return given
+            each = left // len(below)
+            for i in below if each else below[:left]:
+                counts[i] += min(max(each, 1), limits[i] - counts[i])
+    return counts
 
 
 @dataclass

@@ -14,7 +14,7 @@ Units = dict[Any, dict[Any, list[tuple[int, ...]]]]
 
 def units(structure: Any, shape: tuple[int, ...], axes: str, stacked: int = 0) -> Units:
     """``{group: {unit: [index of weight, ...]}}``, units in the order of their first weight."""
-    found: Units = defaultdict(lambda: defaultdict(list))
+    units: Units = defaultdict(lambda: defaultdict(list))
     letters = axes.split()
     for index in np.ndindex(*shape):
         stack, rest = index[:stacked], index[stacked:]
@@ -30,8 +30,8 @@ def units(structure: Any, shape: tuple[int, ...], axes: str, stacked: int = 0) -
                 group, unit = stack, o
             case dst.InputChannel():
                 group, unit = stack, i
-        found[group][unit].append(index)
-    return found
+        units[group][unit].append(index)
+    return units
 
 
 def _position(name: str, index: Any, shape: Any, letters: list[str]) -> int:
@@ -60,9 +60,9 @@ def best(scores: np.ndarray, groups: Units, keep: dict[Any, int], where: Any = N
 
 def counts(mask: np.ndarray, groups: Units) -> dict[Any, int]:
     """Active units of every group; a unit that is half active is an error."""
-    found = {}
+    active = {}
     for group, members in groups.items():
         states = [{bool(mask[w]) for w in weights} for weights in members.values()]
         assert all(len(s) == 1 for s in states), "a unit is neither active nor inactive"
-        found[group] = sum(s.pop() for s in states)
-    return found
+        active[group] = sum(s.pop() for s in states)
+    return active

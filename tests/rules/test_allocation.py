@@ -62,7 +62,7 @@ def test_decimal_products_are_exact(size, sparsity, inactive):
 
 
 @pytest.mark.parametrize(
-    ("shapes", "sparsity", "epsilon", "saturated", "found"),
+    ("shapes", "sparsity", "epsilon", "saturated", "expected"),
     [
         (H1, 0.5, 6.0, ("a",), [0, 0.770833, 0.30625]),
         (H1, 0.3, 8.772727, ("a", "c"), [0, 0.664931, 0]),
@@ -72,11 +72,11 @@ def test_decimal_products_are_exact(size, sparsity, inactive):
         (LENET, 0.9, 17.264151, ("fc3",), [0.920432, 0.769811, 0]),
     ],
 )
-def test_erk_equals_the_worked_examples(shapes, sparsity, epsilon, saturated, found):
+def test_erk_equals_the_worked_examples(shapes, sparsity, epsilon, saturated, expected):
     allocation = ERK(layers(shapes), sparsity)
     assert float(allocation.epsilon) == pytest.approx(epsilon, abs=1e-6)
     assert allocation.saturated == saturated
-    assert floats(allocation) == pytest.approx(found, abs=1e-6)
+    assert floats(allocation) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(("sparsity", "total"), [(0.5, 640), (0.3, 897)])
@@ -101,7 +101,7 @@ ABC = {"a": (2, 4), "b": (3, 6), "c": (2, 4, 6)}
 
 
 @pytest.mark.parametrize(
-    ("shapes", "sparsity", "allocate", "found", "rounded"),
+    ("shapes", "sparsity", "allocate", "expected", "rounded"),
     [
         (ABC, 0.5, ERK, [0, 0.309524, 0.654762], [8, 12, 17]),
         (ABC, 0.5, ER, [0.207143, 0.471429, 0.559524], [6, 10, 21]),
@@ -117,10 +117,10 @@ ABC = {"a": (2, 4), "b": (3, 6), "c": (2, 4, 6)}
         ({"a": (2, 4), "c": (3, 6, 7)}, 0.5, ERK, [0, 0.531746], [8, 59]),
     ],
 )
-def test_the_formula_equals_that_of_the_peers(shapes, sparsity, allocate, found, rounded):
+def test_the_formula_equals_that_of_the_peers(shapes, sparsity, allocate, expected, rounded):
     """jaxpruner/sparsity_distributions_test.py; JaxPruner rounds to the nearest count."""
     allocation = allocate(layers(shapes), sparsity)
-    assert floats(allocation) == pytest.approx(found, abs=1e-6)
+    assert floats(allocation) == pytest.approx(expected, abs=1e-6)
     sizes = [math.prod(s) for s in shapes.values()]
     nearest = [round(n * (1 - s)) for n, s in zip(sizes, floats(allocation), strict=True)]
     assert nearest == rounded
@@ -133,7 +133,7 @@ def test_overridden_layers_are_outside_the_budget():
 
 
 @pytest.mark.parametrize(
-    ("sparsity", "found", "active"),
+    ("sparsity", "expected", "active"),
     [
         (0.8, [0.83776, 0.53064, 0], [38160, 14081, 1000]),
         (0.9, [0.92043, 0.76981, 0], [18715, 6906, 1000]),
@@ -142,9 +142,9 @@ def test_overridden_layers_are_outside_the_budget():
         (0.99, [0.99230, 0.97773, 0.81630], None),
     ],
 )
-def test_erk_on_lenet_300_100(sparsity, found, active):
+def test_erk_on_lenet_300_100(sparsity, expected, active):
     allocation = ERK(layers(LENET), sparsity)
-    assert floats(allocation) == pytest.approx(found, abs=1e-5)
+    assert floats(allocation) == pytest.approx(expected, abs=1e-5)
     if active:
         assert list(counts(LENET, allocation).values()) == active
 
@@ -238,15 +238,15 @@ def test_the_start_table_of_resnet_50_holds_the_allocated_integers():
     ],
 )
 def test_other_allocations_cost_what_is_published_for_resnet_50(allocate, sparsity, flops):
-    found = allocate(layers(RESNET), sparsity).sparsity
-    ratio = resnet50.forward_flops({k: float(s) for k, s in found.items()})
+    per_layer = allocate(layers(RESNET), sparsity).sparsity
+    ratio = resnet50.forward_flops({k: float(s) for k, s in per_layer.items()})
     assert ratio / resnet50.forward_flops({}) == pytest.approx(flops, abs=6e-5)
 
 
 def test_erk_with_a_dense_first_layer_costs_what_is_published():
     shapes = {k: s for k, s in RESNET.items() if k != "conv1"}
-    found = {k: float(s) for k, s in ERK(layers(shapes), 0.99).sparsity.items()}
-    ratio = resnet50.forward_flops(found) / resnet50.forward_flops({})
+    per_layer = {k: float(s) for k, s in ERK(layers(shapes), 0.99).sparsity.items()}
+    ratio = resnet50.forward_flops(per_layer) / resnet50.forward_flops({})
     assert ratio == pytest.approx(0.0548, abs=5e-5)
 
 

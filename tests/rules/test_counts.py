@@ -1,4 +1,4 @@
-"""Laws of counts that are found on the device, of sums, and of selections over several layers."""
+"""Laws of counts computed on the device, of sums, and of selections over several layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dst.core import selection
 from dst.core.reductions import exact_sum
 from dst.core.tree import survey
 from dst.engine.hard_plan import plan_of
-from dst.rules import counts as budget
+from dst.rules import counts
 from dst.rules.rule import HowMany, Rule
 from tests.core.test_selection import NASTY
 from tests.reference import selection as twin
@@ -30,8 +30,8 @@ from tests.runs import QUICK
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 quick = partial(jax.jit, compiler_options=QUICK)
-exchange = quick(budget.exchanged, static_argnames="rounding")
-apportion = quick(budget.apportion)
+exchange = quick(counts.exchanged, static_argnames="rounding")
+apportion = quick(counts.apportion)
 
 # Integers
 
@@ -47,22 +47,22 @@ def test_counts_on_the_device_equal_those_of_the_host(rounding, thousandths, see
     active = np.concatenate(
         [[50, 1075], np.arange(14), random.integers(0, 10 ** random.integers(1, 7, 48))]
     )
-    found = exchange(active.astype(np.int32), budget.fixed_point(fraction), rounding=rounding)
-    assert found.tolist() == [rule.exchanged(int(n), 0) for n in active]
+    dropped = exchange(active.astype(np.int32), counts.fixed_point(fraction), rounding=rounding)
+    assert dropped.tolist() == [rule.exchanged(int(n), 0) for n in active]
     exact = [Fraction(thousandths, 1000) * int(n) for n in active]
     towards = {
         "floor": math.floor,
         "ceil": math.ceil,
         "round": lambda x: math.floor(x + Fraction(1, 2)),
     }
-    assert found.tolist() == [towards[rounding](x) for x in exact]
+    assert dropped.tolist() == [towards[rounding](x) for x in exact]
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_counts_of_large_layers_do_not_overflow(fraction):
     active = np.array([2**31 - 1, 2**31 - 4, 2**30, 65536 * 32767], np.int32)
-    found = exchange(active, budget.fixed_point(fraction), rounding="floor")
-    np.testing.assert_allclose(found, active.astype(np.float64) * fraction, atol=1.0)
+    dropped = exchange(active, counts.fixed_point(fraction), rounding="floor")
+    np.testing.assert_allclose(dropped, active.astype(np.float64) * fraction, atol=1.0)
 
 
 LAYERS = 4
@@ -80,19 +80,19 @@ def test_apportioned_amounts_add_up_within_their_limits(soft, more, parts, part)
     amount = sum(hard) * part // 64
     share = np.array(parts, np.float32) / np.float32(max(sum(parts), 1))
     arrays = [np.array(x, np.int32) for x in (amount, soft, hard)]
-    found = apportion(arrays[0], share, *arrays[1:]).tolist()
-    assert sum(found) == amount
-    assert all(0 <= n <= limit for n, limit in zip(found, hard, strict=True))
+    numbers = apportion(arrays[0], share, *arrays[1:]).tolist()
+    assert sum(numbers) == amount
+    assert all(0 <= n <= limit for n, limit in zip(numbers, hard, strict=True))
     if amount <= sum(soft):
-        assert all(n <= limit for n, limit in zip(found, soft, strict=True))
-    assert found == apportioned(amount, [float(s) for s in share], soft, hard)
+        assert all(n <= limit for n, limit in zip(numbers, soft, strict=True))
+    assert numbers == apportioned(amount, [float(s) for s in share], soft, hard)
 
 
 @pytest.mark.parametrize(("share", "amount"), [((0.25, 0.75), 100), ((0.5, 0.5), 7)])
-def test_whole_shares_are_given_whole(share, amount):
-    room = np.array([1000, 1000], np.int32)
-    found = apportion(np.int32(amount), np.array(share, np.float32), room, room)
-    assert found.tolist() == [math.ceil(amount * share[0]), math.floor(amount * share[1])]
+def test_whole_shares_stay_whole(share, amount):
+    limits = np.array([1000, 1000], np.int32)
+    numbers = apportion(np.int32(amount), np.array(share, np.float32), limits, limits)
+    assert numbers.tolist() == [math.ceil(amount * share[0]), math.floor(amount * share[1])]
 
 
 @settings(max_examples=10)
@@ -106,9 +106,9 @@ def test_layers_that_compete_have_one_budget_at_every_step(shapes, hundredths):
     rule = method.rule()
     plan = plan_of(survey(params), rule)
     size = sum(a * b for a, b in shapes)
-    found = sum(leaf.counts[:, 1] for leaf in plan.sparse.values())
-    due = [rule.how_many.ramp(t) * Fraction(hundredths, 100) for t in rule.when.steps()]
-    assert found.tolist() == [size - math.floor(s * size) for s in due]
+    active = sum(leaf.counts[:, 1] for leaf in plan.sparse.values())
+    sparsities = [rule.how_many.ramp(t) * Fraction(hundredths, 100) for t in rule.when.steps()]
+    assert active.tolist() == [size - math.floor(s * size) for s in sparsities]
 
 
 # Sums
@@ -125,12 +125,12 @@ def test_a_sum_does_not_depend_on_the_order(seed, spread, axes):
     order = x.copy()
     for axis in axes:
         order = np.take(order, random.permutation(SHAPE[axis]), axis)
-    found = np.asarray(SUMS[axes](x))
-    np.testing.assert_array_equal(found, SUMS[axes](order))
+    sums = np.asarray(SUMS[axes](x))
+    np.testing.assert_array_equal(sums, SUMS[axes](order))
     largest = np.abs(x).max(axes)
     true = x.astype(np.float64).sum(axes)
     count = math.prod(SHAPE[a] for a in axes)
-    assert (np.abs(found - true) <= count * 2.0**-28 * largest + 2.0**-22 * np.abs(true)).all()
+    assert (np.abs(sums - true) <= count * 2.0**-28 * largest + 2.0**-22 * np.abs(true)).all()
 
 
 @pytest.mark.parametrize("axes", SUMS)
@@ -140,8 +140,8 @@ def test_a_sum_does_not_depend_on_the_mesh(axes):
     x = (random.normal(size=SHAPE) * 2.0 ** random.integers(-9, 9, SHAPE)).astype(np.float32)
     expected = np.asarray(SUMS[axes](x))
     for spec in (P("data", "model"), P(("data", "model"), None), P(None, "model")):
-        found = SUMS[axes](jax.device_put(x, NamedSharding(mesh, spec)))
-        np.testing.assert_array_equal(np.asarray(found), expected)
+        sums = SUMS[axes](jax.device_put(x, NamedSharding(mesh, spec)))
+        np.testing.assert_array_equal(np.asarray(sums), expected)
 
 
 def test_sums_of_nothing_and_of_infinities_are_ordinary():
@@ -165,9 +165,9 @@ together = quick(selection.top_k_masks_together)
 def test_a_choice_over_several_arrays_is_that_of_their_concatenation(scores, where, k):
     flat, allowed = np.array(scores, np.float32), np.array(where)
     parts = [(x[:FIRST], x[FIRST:].reshape(SECOND)) for x in (flat, allowed)]
-    found = together(list(parts[0]), np.int32(k), list(parts[1]))
+    masks = together(list(parts[0]), np.int32(k), list(parts[1]))
     expected = twin.best(flat, allowed, k)
-    np.testing.assert_array_equal(np.concatenate([np.ravel(m) for m in found]), expected)
+    np.testing.assert_array_equal(np.concatenate([np.ravel(m) for m in masks]), expected)
 
 
 GROUPS, MEMBERS = 3, 8
@@ -205,6 +205,6 @@ def test_comparing_pairs_chooses_what_counting_chooses(by_search, scores, where,
         np.array(k, np.int32),
         np.array(where).reshape(GROUPS, MEMBERS),
     )
-    found = by_pairs(*arguments)
-    np.testing.assert_array_equal(found, by_search(*arguments))
-    np.testing.assert_array_equal(found, twin.top_k_mask(*arguments, (0,)))
+    mask = by_pairs(*arguments)
+    np.testing.assert_array_equal(mask, by_search(*arguments))
+    np.testing.assert_array_equal(mask, twin.top_k_mask(*arguments, (0,)))

@@ -184,10 +184,10 @@ def fired(c, until=100):
 def test_topology_changes_at_start_and_every_interval_before_stop(
     every, start, stop, steps, expected
 ):
-    found = update_schedule(every, start, stop, steps, "")
-    assert fired(found) == expected
+    schedule = update_schedule(every, start, stop, steps, "")
+    assert fired(schedule) == expected
     if stop is not None:
-        assert found.steps() == expected and not found.endless
+        assert schedule.steps() == expected and not schedule.endless
 
 
 @pytest.mark.parametrize(
@@ -195,17 +195,17 @@ def test_topology_changes_at_start_and_every_interval_before_stop(
     [(10, 0, 20, [0, 10, 20]), (10, 5, 28, [5, 15, 25, 28]), (10, 5, 7, [5, 7]), (9, 5, 5, [5])],
 )
 def test_an_included_stop_is_the_last_step_also_off_the_grid(every, start, stop, expected):
-    found = update_schedule(every, start, stop, None, "", include_stop=True)
-    assert fired(found) == found.steps() == expected
+    schedule = update_schedule(every, start, stop, None, "", include_stop=True)
+    assert fired(schedule) == schedule.steps() == expected
 
 
 @given(
     every=st.integers(1, 12), start=st.integers(0, 30), more=st.integers(1, 40), stop=st.booleans()
 )
 def test_the_list_of_steps_is_what_fires(every, start, more, stop):
-    found = update_schedule(every, start, start + more, None, "", include_stop=stop)
-    assert fired(found) == found.steps()
-    assert found.steps()[0] == start
+    schedule = update_schedule(every, start, start + more, None, "", include_stop=stop)
+    assert fired(schedule) == schedule.steps()
+    assert schedule.steps()[0] == start
 
 
 @pytest.mark.parametrize(

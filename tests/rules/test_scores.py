@@ -38,5 +38,5 @@ def test_random_scores_depend_on_the_key_only():
 
 def test_what_was_never_tried_comes_before_what_was():
     tried = jnp.asarray(M | (np.arange(4) < 2))
-    found = scores.random_unexplored(canonical(explored=tried))
-    assert found[~tried].min() >= 1 > found[tried].max()
+    values = scores.random_unexplored(canonical(explored=tried))
+    assert values[~tried].min() >= 1 > values[tried].max()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dst.core.tree import Leaf
-from dst.rules.structure import Layout, Unstructured
+from dst.rules.layout import Layout
+from dst.rules.structure import Unstructured
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -47,7 +48,7 @@ def test_layouts_know_their_sizes(layout, units, unit_size, weights_per_count, g
     assert layout.group_axes == group_axes
 
 
-def test_counts_are_given_per_stacked_slice():
+def test_counts_are_per_stacked_slice():
     mask = jnp.arange(24).reshape(2, 3, 4) < 9
     assert STACKED_ROWS.count(mask)[0].tolist() == [9, 0]
 

@@ -1,20 +1,24 @@
-"""Masks that come from outside: checked against the parameters, and counted."""
+"""Masks that a user supplies: checked against the parameters, and counted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
 
 from dst.core.tree import Leaf
-from dst.rules.structure import Layout
+from dst.core.typing import ArrayLike
+from dst.rules.layout import Layout
 
 
-def leaves_of_masks(leaves: Sequence[Leaf], masks: Mapping[str, Any]) -> list[Leaf]:
+def leaves_of_masks(leaves: Sequence[Leaf], masks: Mapping[str, ArrayLike]) -> list[Leaf]:
     """The leaves, sparse where there is a mask.
+
+    Args:
+      leaves: of :func:`dst.core.tree.survey`.
+      masks: bool arrays by leaf path.
 
     Raises:
       ValueError: a path that is no parameter, another dtype than bool, another shape.
@@ -31,14 +35,18 @@ def leaves_of_masks(leaves: Sequence[Leaf], masks: Mapping[str, Any]) -> list[Le
                 f"masks: {path!r} has shape {tuple(mask.shape)}, its parameter {known[path].shape}."
             )
     return [
-        replace(x, sparse=x.path in masks, why="mask given" if x.path in masks else "no mask given")
+        replace(x, sparse=x.path in masks, why="has a mask" if x.path in masks else "has no mask")
         for x in leaves
     ]
 
 
-def counts_of_masks(leaf: Leaf, layout: Layout, given: np.ndarray) -> np.ndarray:
-    """Units per group of masks that were given, checked against the structure."""
-    split = given.reshape(layout.split)
+def counts_of_masks(leaf: Leaf, layout: Layout, mask: np.ndarray) -> np.ndarray:
+    """int32 active units per group of a mask, of shape ``layout.counts``.
+
+    Raises:
+      ValueError: units that are active in part, groups of unequal counts.
+    """
+    split = mask.reshape(layout.split)
     if layout.members:
         units = np.asarray(split.any(axis=layout.members))
         if (units != split.all(axis=layout.members)).any():
