@@ -50,7 +50,7 @@ check: $(STAMP) ## lint, formatting and types
 evidence: $(STAMP) ## run the slow proofs and list what they proved
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m evidence -rA --no-header
 
-# EXECUTE=1 runs the notebooks too, which takes minutes; without it they are shown as they lie.
+# EXECUTE=1 runs the notebooks too, which takes minutes; without it they are shown with their stored outputs.
 docs: $(STAMP) ## build the site from pages and docstrings; EXECUTE=1 runs its notebooks
 	DST_DOCS_EXECUTE=$(EXECUTE) $(BIN)/python -m sphinx -W --keep-going -q docs build/docs
 	@echo "the site: $(CURDIR)/build/docs/index.html"

@@ -30,9 +30,9 @@ def make(
     Args:
       network: see :func:`dst.train.state.modes`.
       objective: what it is judged by.
-      batches: the whole test set, inputs and labels, anew at every call.
+      batches: the whole test set, inputs and labels; read at every call.
       calibration: inputs from the training set over which BatchNorm's statistics are averaged
-        anew before every evaluation; None: the running statistics are used.
+        again before every evaluation; None: the running statistics are used.
 
     Returns:
       ``evaluate(state) -> {metrics of the objective}``, means over all test labels; with a moving
@@ -56,8 +56,8 @@ def make(
     def calibrated(params: Any, carried: Any) -> Any:
         if calibration is None:
             return carried
-        found = [statistics(params, carried, inputs) for inputs in calibration()]
-        mean = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *found)
+        parts = [statistics(params, carried, inputs) for inputs in calibration()]
+        mean = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *parts)
         return _replaced(carried, mean)
 
     def mean_scores(params: Any, carried: Any) -> Scores:
@@ -75,11 +75,11 @@ def make(
     masked = jax.jit(dst.apply_masks)
 
     def evaluate(state: TrainState) -> Scores:
-        found = mean_scores(state.params, state.variables)
+        scores = mean_scores(state.params, state.variables)
         if state.ema is not None:
             average = mean_scores(masked(state.ema, state.opt_state), state.variables)
-            found |= {f"ema_{name}": value for name, value in average.items()}
-        return found
+            scores |= {f"ema_{name}": value for name, value in average.items()}
+        return scores
 
     return evaluate
 

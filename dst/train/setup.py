@@ -46,7 +46,7 @@ class Setup(NamedTuple):
       evaluate: see :func:`dst.train.evaluation.make`.
       evaluate_halves: the same on the even and on the odd test examples: one half to choose by,
         the other to judge by.
-      costs: what the run costs beside a dense one; found by tracing the network.
+      costs: what the run costs beside a dense one; from a trace of the network.
     """
 
     config: Config
@@ -84,7 +84,7 @@ def _make(config: Config) -> Setup:
     def build() -> nnx.Module:
         return state.network(config.model, dataset.shape, dataset.classes, config.seed)
 
-    def begun() -> nnx.Module:
+    def initial() -> nnx.Module:
         model = build()
         if weights is not None:
             nnx.update(model, export.replaced(nnx.state(model, nnx.Param), weights))
@@ -112,7 +112,7 @@ def _make(config: Config) -> Setup:
 
     def begin() -> TrainState:
         with devices.host():
-            model = begun()
+            model = initial()
         params = placement.put(state.parameters(model))
         return placement.put(state.initial(params, state.variables(model), tx, ema is not None))
 
@@ -127,12 +127,12 @@ def _make(config: Config) -> Setup:
     one = jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype)
 
     def calibration() -> Iterator[Array]:
-        with closing(batches(0)) as found:
-            for inputs, _ in islice(found, config.train.recalibrate):
+        with closing(batches(0)) as reader:
+            for inputs, _ in islice(reader, config.train.recalibrate):
                 yield from inputs
 
     normalised = bool(jax.tree.leaves(nnx.state(model, nnx.BatchStat)))
-    anew = calibration if normalised and config.train.recalibrate else None
+    recalibrate = calibration if normalised and config.train.recalibrate else None
 
     def judged(first: int = 0, every: int = 1) -> Callable[[TrainState], Scores]:
         def test() -> Iterator[tuple[Array, Array]]:
@@ -141,7 +141,7 @@ def _make(config: Config) -> Setup:
 
         # What fits into memory is put on the devices once.
         kept = None if dataset.threads else list(test())
-        return evaluation.make(network, objective, test if kept is None else lambda: kept, anew)
+        return evaluation.make(network, objective, test if kept is None else lambda: kept, recalibrate)
 
     one_update = step.make(
         network,

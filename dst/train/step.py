@@ -144,11 +144,11 @@ def several(
 def observe(state: TrainState) -> Metrics:
     """The metrics of the masks (:func:`dst.metrics`), and the churn of the last topology step:
     the fraction of active connections that it exchanged."""
-    found = dst.metrics(state.opt_state, state.params)
+    metrics = dst.metrics(state.opt_state, state.params)
     masks = dst.masks(state.opt_state).values()
     active = sum((jnp.sum(m, dtype=jnp.int32) for m in masks), jnp.zeros([], jnp.int32))
-    before = active + found["dropped"] - found["grown"]
-    return found | {"churn": found["dropped"] / jnp.maximum(before, 1)}
+    before = active + metrics["dropped"] - metrics["grown"]
+    return metrics | {"churn": metrics["dropped"] / jnp.maximum(before, 1)}
 
 
 def finite(tree: Any) -> Array:

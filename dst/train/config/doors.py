@@ -164,16 +164,16 @@ def arguments(
         hints = get_type_hints(_function(thing), include_extras=True)
     except Exception:  # names that only a type checker sees: plain data is taken as it is
         hints = {}
-    found: list[Parameter] = []
+    taken: list[Parameter] = []
     for p in parameters(thing).values():
         if p.name in offered or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             continue
         if p.kind is p.POSITIONAL_ONLY:
             raise ValueError(f"{key}: argument {p.name!r} must be one that can be named.")
         default = dataclasses.MISSING if p.default is p.empty else p.default
-        found.append((p.name, _readable(hints.get(p.name, Any)), default))
-    names = {n for n, *_ in found}
-    found += [p for p in extra if p[0] not in names]
+        taken.append((p.name, _readable(hints.get(p.name, Any)), default))
+    names = {n for n, *_ in taken}
+    taken += [p for p in extra if p[0] not in names]
     return _dataclass(thing.__name__, found, inspect.getdoc(thing))
 
 
@@ -186,13 +186,13 @@ def arguments_of(entry: Entry, offered: Collection[str]) -> type:
         node = next(x for x in node.body if getattr(x, "name", "") == "__init__")
     else:
         doc = ast.get_docstring(node)
-    found: list[Parameter] = []
+    taken: list[Parameter] = []
     for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
         if argument.arg in offered:
             continue
         hint = eval(ast.unparse(argument.annotation), names)  # our own source
         value = dataclasses.MISSING if default is None else ast.literal_eval(default)
-        found.append((argument.arg, _readable(hint), value))
+        taken.append((argument.arg, _readable(hint), value))
     return _dataclass(entry.attribute, found, doc)
 
 

@@ -16,16 +16,16 @@ def advice(config: Config) -> list[str]:
     rate = optim.learning_rate(config.optimizer, steps)
     warm = resolve("warmup", config.optimizer.warmup, steps, "")
     last = min(when.last, steps - 1)
-    found = []
+    advices = []
     if when.first < warm:
-        found.append(
+        advices.append(
             f"method: topology steps start at step {when.first}, inside the warm-up of {warm} "
             f"steps, where weights have hardly moved. Consider method.start={warm}."
         )
     if rate(last) < 0.01 * config.optimizer.learning_rate:
-        found.append(
+        advices.append(
             f"method: topology steps go on until step {last}, where the learning rate is "
             f"{rate(last):.2g}, below 1 % of its peak: connections grown then cannot learn. "
             "Consider an earlier method.stop."
         )
-    return found
+    return advices

@@ -142,13 +142,13 @@ def filled(data: Mapping[str, Any], methods: Choice) -> Mapping[str, Any]:
     if not all(isinstance(section, Mapping) for section in given.values()):
         return data  # a bare name has nothing to fill; anything else validation will refuse
     own, kind = _of_method(given["method"], methods)
-    found: dict[str, dict[str, Any]] = {"sparsify": {}, "method": {}}
+    filling: dict[str, dict[str, Any]] = {"sparsify": {}, "method": {}}
     for setting in RECIPES[name]:
         section, key = setting.key.split(".")
         free = key not in given[section]
         if free and (section != "method" or (key in own and kind in setting.kinds)):
-            found[section][key] = setting.value
-    return plain.merged(data, {key: values for key, values in found.items() if values})
+            filling[section][key] = setting.value
+    return plain.merged(data, {key: values for key, values in filling.items() if values})
 
 
 def _of_method(given: Mapping[str, Any], methods: Choice) -> tuple[set[str], str]:

@@ -24,7 +24,7 @@ FREE = (
     "train.on_nonfinite",
     "train.steps_per_call",
 )
-# What a run that has begun cannot take back.
+# What cannot change once a run has started.
 _FIXED = ("start",)
 
 
@@ -48,7 +48,7 @@ def applied(where: Path, overrides: Sequence[str], changed: bool) -> Config:
     table = "\n".join(lines)
     if fixed := [key for key in differing if _within(key, _FIXED)]:
         raise ConfigError(
-            f"{where} has begun, and {fixed[0]} says how. Train a new run with it.\n{table}"
+            f"{where} has started, and {fixed[0]} says how. Train a new run with it.\n{table}"
         )
     if not changed and not all(_within(key, FREE) for key in differing):
         raise ConfigError(

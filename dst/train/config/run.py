@@ -68,7 +68,7 @@ class Config:
     """One run.
 
     Attributes:
-      name: of the run; its directory is runs/<name> unless told otherwise.
+      name: of the run; its directory is runs/<name> unless `--dir` is given.
       model: the architecture.
       data: the data set and how it is read.
       method: the sparse training method.
@@ -252,8 +252,8 @@ def parse(data: Mapping[str, Any], path: str | Path) -> Config:
                 f"the key {key!r} out."
             )
     with doors.beside(Path(path)):
-        found = schema.read(Config, recipes.filled(data, METHOD), "")
-    return replace(found, start=found.start.located(Path(path)))
+        config = schema.read(Config, recipes.filled(data, METHOD), "")
+    return replace(config, start=config.start.located(Path(path)))
 
 
 def enclosed(config: Config) -> tuple[Config, dict[str, str]]:

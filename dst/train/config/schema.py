@@ -79,7 +79,7 @@ class Option:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A section that is one of several dataclasses, told apart by its key ``name``.
+    """A section that is one of several dataclasses, distinguished by its key ``name``.
 
     Attributes:
       options: by name, or by pattern (``tfds:*``) where names are not known here. A bare name
@@ -118,8 +118,8 @@ class Choice:
             return value
         option = self.options[entry]
         fields = {k: v for k, v in given.items() if k != "name"}
-        found = read_fields(option.type, fields, key, option.defaults)
-        return Section(given["name"], found, option.load) if self.named else found
+        arguments = read_fields(option.type, fields, key, option.defaults)
+        return Section(given["name"], arguments, option.load) if self.named else arguments
 
     def _imported(self, given: Mapping[str, Any], key: str) -> Section:
         if "name" in given:

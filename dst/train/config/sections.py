@@ -1,4 +1,4 @@
-"""The sections of a config that have no room of their own: plain data, and what it may be."""
+"""The sections of a config that have no file of their own: plain data, and what it may be."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Train:
       on_nonfinite: what happens at a loss, gradient or weight that is no finite number. stop: the
         run ends. skip: that update is left out. rollback: back to the newest checkpoint, and on
         with the batches after the bad one; at most 3 times from the same checkpoint.
-      recalibrate: training batches over which BatchNorm's statistics are averaged anew for every
+      recalibrate: training batches over which BatchNorm's statistics are averaged again for every
         evaluation, since running averages lag behind masks that change. 0: the running averages,
         which are what a checkpoint holds. Without BatchNorm nothing happens.
       snapshots: after which the weights are kept for good, in weights-<step>.safetensors.
@@ -103,8 +103,8 @@ class Train:
         """``log_every``, ``eval_every`` or ``checkpoint_every`` in steps; percentages give at
         least one."""
         value = getattr(self, name)
-        found = resolve(name, value, self.steps, "")
-        return max(found, 1) if isinstance(value, str) else found
+        length = resolve(name, value, self.steps, "")
+        return max(length, 1) if isinstance(value, str) else length
 
     def snapshot_steps(self) -> set[int]:
         """``snapshots`` in steps."""

@@ -35,7 +35,7 @@ class Start:
         checks.integer("step", self.step, at_least=0)
 
     def located(self, config: Path) -> Start:
-        """The same with the paths of its files as they are found from here.
+        """The same with the paths of its files as seen from here.
 
         Args:
           config: the file that names them.
@@ -43,17 +43,17 @@ class Start:
         Raises:
           ValueError: no such file.
         """
-        found: dict[str, Any] = {}
+        located: dict[str, Any] = {}
         for key in _FILES:
             name = getattr(self, key)
             places = [] if name is None else [config.parent / name, Path(name)]
-            found[key] = next((str(p) for p in places if p.is_file()), None)
-            if places and found[key] is None:
+            located[key] = next((str(p) for p in places if p.is_file()), None)
+            if places and located[key] is None:
                 raise ValueError(
                     f"start.{key} must be a safetensors file, found none at "
                     f"{' or '.join(map(str, dict.fromkeys(places)))}."
                 )
-        return replace(self, **found)
+        return replace(self, **located)
 
     def enclosed(self) -> tuple[Start, dict[str, str]]:
         """The same as it stands in a run directory, and the files to copy there, by new name."""

@@ -38,9 +38,9 @@ def flip(images: np.ndarray, chance: np.ndarray) -> np.ndarray:
     """Images ``[n, height, width, channels]``, mirrored left to right where ``chance`` ``[n]`` is
     below one half."""
     mirrored = chance < 0.5
-    found = images.copy()
-    found[mirrored] = images[mirrored, :, ::-1]
-    return found
+    result = images.copy()
+    result[mirrored] = images[mirrored, :, ::-1]
+    return result
 
 
 def boxes(sizes: np.ndarray, chance: np.ndarray) -> np.ndarray:
@@ -97,11 +97,11 @@ def resized(images: Images, boxes: np.ndarray, side: int = 224) -> np.ndarray:
     """
     from PIL import Image
 
-    found = np.empty((len(images), side, side, 3), np.uint8)
+    result = np.empty((len(images), side, side, 3), np.uint8)
     for i, (image, (top, left, tall, wide)) in enumerate(zip(images, boxes, strict=True)):
         cut = Image.fromarray(image[top : top + tall, left : left + wide])
-        found[i] = np.asarray(cut.resize((side, side), Image.Resampling.BILINEAR))
-    return found
+        result[i] = np.asarray(cut.resize((side, side), Image.Resampling.BILINEAR))
+    return result
 
 
 def normalise(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -109,9 +109,9 @@ def normalise(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarr
     shape = images.shape
     # Rows as long as an image: arithmetic on a last axis of 3 takes five times as long.
     scale, shift = (np.broadcast_to(x, shape[1:]).ravel() for x in (1 / std, -mean / std))
-    found = np.multiply(images.reshape(shape[0], -1), scale, dtype=np.float32)
-    found += shift
-    return found.reshape(shape)
+    result = np.multiply(images.reshape(shape[0], -1), scale, dtype=np.float32)
+    result += shift
+    return result.reshape(shape)
 
 
 class Augmentation(NamedTuple):

@@ -14,7 +14,7 @@ Batch = tuple[np.ndarray, np.ndarray]  # inputs and labels, with a leading axis 
 
 @runtime_checkable
 class Split(Protocol):
-    """Examples that are told apart by an index.
+    """Examples that are numbered.
 
     Attributes:
       chances: how many random numbers an example takes to be augmented; 0: nothing is augmented.
@@ -78,8 +78,8 @@ class Windows:
     def take(self, chosen: np.ndarray, chance: np.ndarray | None = None) -> Batch:
         """Bytes, int32 ``[n, context]``, and the same bytes one place further on."""
         places = self.starts[chosen][:, None] + np.arange(self.context + 1)[None]
-        found = self.text[places].astype(np.int32)
-        return found[:, :-1], found[:, 1:]
+        pieces = self.text[places].astype(np.int32)
+        return pieces[:, :-1], pieces[:, 1:]
 
 
 @dataclass(frozen=True)

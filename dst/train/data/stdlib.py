@@ -103,13 +103,13 @@ def modules(root: Path) -> dict[str, bytes]:
     Raises:
       ValueError: there is none.
     """
-    found = {path.relative_to(root).as_posix(): path.read_bytes() for path in _files(root)}
-    if not found:
+    sources = {path.relative_to(root).as_posix(): path.read_bytes() for path in _files(root)}
+    if not sources:
         raise ValueError(
             f"data: expected the source code of Python's standard library in {root}, found none. "
             "Use a Python that was installed with its sources."
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(sources.items()))
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -127,9 +127,9 @@ def is_held_out(module: str) -> bool:
     return int(hashlib.sha256(module.encode()).hexdigest(), 16) % _HELD_OUT == 0
 
 
-def split(found: dict[str, bytes]) -> tuple[bytes, bytes]:
+def split(sources: dict[str, bytes]) -> tuple[bytes, bytes]:
     """Modules to train on and modules held out, each as one text."""
-    sides = (b"".join(x for p, x in found.items() if is_held_out(p) is s) for s in (False, True))
+    sides = (b"".join(x for p, x in sources.items() if is_held_out(p) is s) for s in (False, True))
     train, test = sides
     return train, test
 

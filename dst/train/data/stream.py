@@ -83,7 +83,7 @@ def places(held: Iterable[Any], shape: tuple[int, int]) -> tuple[int, np.ndarray
 class Batches(Iterator[tuple[Placed, Placed]]):
     """The endless stream of training batches, inputs and labels, on the devices.
 
-    On a single CPU device they stay NumPy's arrays: there is no transfer that could be begun
+    On a single CPU device they stay NumPy's arrays: there is no transfer that could be started
     early, and a jitted function takes them in with a quarter of the work of putting them first
     (0.1 ms a step instead of 0.4, where a step on digits takes 1).
 

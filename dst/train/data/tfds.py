@@ -139,9 +139,9 @@ class Records:
 
     def read(self, chosen: np.ndarray) -> tuple[Sequence[np.ndarray], np.ndarray]:
         """The examples of these indices; images may differ in size."""
-        found = self.records.__getitems__(chosen.tolist())
-        inputs = [self._decoded(record[self.keys[0]]) for record in found]
-        return inputs, np.array([record[self.keys[1]] for record in found], np.int32)
+        records = self.records.__getitems__(chosen.tolist())
+        inputs = [self._decoded(record[self.keys[0]]) for record in records]
+        return inputs, np.array([record[self.keys[1]] for record in records], np.int32)
 
     def _decoded(self, value: Any) -> np.ndarray:
         if self.mode is None:
@@ -214,14 +214,14 @@ def load(name: str, settings: Tfds) -> Dataset:
             f"data.mean and data.std must have {shape[-1]} numbers, one for each channel of inputs "
             f"{shape}, got {len(mean)} and {len(std)}."
         )
-    found = {
+    splits = {
         field: Examples(source, augmentation, np.array(mean) * scale, np.array(std) * scale)
         for field, source in (arrays or splits).items()
     }
     directory = settings.directory and str(Path(settings.directory).expanduser().absolute())
     return Dataset(
-        train=found["train"],
-        test=found["test"],
+        train=splits["train"],
+        test=splits["test"],
         shape=shape,
         classes=classes,
         at_once=max(1, min(1024, _AT_ONCE // int(4 * np.prod(shape)))),
@@ -282,8 +282,8 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
     import tensorflow_datasets as tfds
 
     keys = info.supervised_keys or ("image", "label")
-    found = [info.features[key] if key in info.features else None for key in keys]
-    if len(found) != 2 or None in found or not isinstance(found[1], tfds.features.ClassLabel):
+    features = [info.features[key] if key in info.features else None for key in keys]
+    if len(features) != 2 or None in features or not isinstance(features[1], tfds.features.ClassLabel):
         raise ValueError(
             f"data: tfds:{name} must have an input and a class label, as supervised_keys or as "
             f"'image' and 'label', found {dict(info.features)}."
@@ -319,10 +319,10 @@ def _in_memory(records: Records) -> Arrays:
     """All examples, read in parts by threads: Pillow and array_record work outside the GIL."""
     parts = np.array_split(np.arange(len(records)), max(1, len(records) // 256))
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(records.read, parts))
+        read = list(pool.map(records.read, parts))
     return Arrays(
-        np.concatenate([np.stack(inputs) for inputs, _ in found]),
-        np.concatenate([labels for _, labels in found]),
+        np.concatenate([np.stack(inputs) for inputs, _ in read]),
+        np.concatenate([labels for _, labels in read]),
     )
 
 

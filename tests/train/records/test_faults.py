@@ -202,7 +202,7 @@ def test_a_resumed_run_says_what_differs(finished, tmp_path, capsys):
     assert code == 2 and "optimizer.learning_rate: 0.003 -> 0.001" in output.err
     assert "train.keep: 3 -> 1" in output.err and "--changed" in output.err
     code, output = resume("start.step=3", "method={'name': 'static', 'sparsity': 0.8}", "--changed")
-    assert code == 2 and "has begun" in output.err
+    assert code == 2 and "has started" in output.err
     code, output = resume("train.steps=25", "--changed")
     assert code == 2 and "train.steps must be at least 30" in output.err
     code, output = resume("model.hidden=[17]", "--changed")
