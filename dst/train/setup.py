@@ -141,7 +141,9 @@ def _make(config: Config) -> Setup:
 
         # What fits into memory is put on the devices once.
         kept = None if dataset.threads else list(test())
-        return evaluation.make(network, objective, test if kept is None else lambda: kept, recalibrate)
+        return evaluation.make(
+            network, objective, test if kept is None else lambda: kept, recalibrate
+        )
 
     one_update = step.make(
         network,

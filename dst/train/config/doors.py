@@ -174,7 +174,7 @@ def arguments(
         taken.append((p.name, _readable(hints.get(p.name, Any)), default))
     names = {n for n, *_ in taken}
     taken += [p for p in extra if p[0] not in names]
-    return _dataclass(thing.__name__, found, inspect.getdoc(thing))
+    return _dataclass(thing.__name__, taken, inspect.getdoc(thing))
 
 
 def arguments_of(entry: Entry, offered: Collection[str]) -> type:
@@ -193,7 +193,7 @@ def arguments_of(entry: Entry, offered: Collection[str]) -> type:
         hint = eval(ast.unparse(argument.annotation), names)  # our own source
         value = dataclasses.MISSING if default is None else ast.literal_eval(default)
         taken.append((argument.arg, _readable(hint), value))
-    return _dataclass(entry.attribute, found, doc)
+    return _dataclass(entry.attribute, taken, doc)
 
 
 def _dataclass(name: str, parameters: Sequence[Parameter], doc: str | None) -> type:

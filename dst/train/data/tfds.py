@@ -214,14 +214,14 @@ def load(name: str, settings: Tfds) -> Dataset:
             f"data.mean and data.std must have {shape[-1]} numbers, one for each channel of inputs "
             f"{shape}, got {len(mean)} and {len(std)}."
         )
-    splits = {
+    examples = {
         field: Examples(source, augmentation, np.array(mean) * scale, np.array(std) * scale)
         for field, source in (arrays or splits).items()
     }
     directory = settings.directory and str(Path(settings.directory).expanduser().absolute())
     return Dataset(
-        train=splits["train"],
-        test=splits["test"],
+        train=examples["train"],
+        test=examples["test"],
         shape=shape,
         classes=classes,
         at_once=max(1, min(1024, _AT_ONCE // int(4 * np.prod(shape)))),
@@ -283,7 +283,11 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
 
     keys = info.supervised_keys or ("image", "label")
     features = [info.features[key] if key in info.features else None for key in keys]
-    if len(features) != 2 or None in features or not isinstance(features[1], tfds.features.ClassLabel):
+    if (
+        len(features) != 2
+        or None in features
+        or not isinstance(features[1], tfds.features.ClassLabel)
+    ):
         raise ValueError(
             f"data: tfds:{name} must have an input and a class label, as supervised_keys or as "
             f"'image' and 'label', found {dict(info.features)}."

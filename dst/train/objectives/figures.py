@@ -22,8 +22,8 @@ class Figure:
     best: Callable
 
 
-# What people ask for, the most telling first. A record's keys say which of them its objective has, so
-# that a reader of records needs no config.
+# What people ask for, the most telling first. A record's keys say which of them its objective
+# has, so that a reader of records needs no config.
 FIGURES = {
     "bits_per_byte": Figure("bits per byte", share=False, best=min),
     "accuracy": Figure("accuracy", share=True, best=max),
