@@ -59,7 +59,7 @@ class Registry(Mapping[str, Entry]):
 
     Args:
       kind: what is named, for messages: ``method``, ``model``.
-      package: dotted name of a package; its files are read, not imported.
+      packages: dotted names of packages; their files are read, not imported.
 
     Example:
       >>> methods = Registry("method", "dst.methods")
@@ -67,8 +67,8 @@ class Registry(Mapping[str, Entry]):
       'RigL'
     """
 
-    def __init__(self, kind: str, package: str):
-        self.kind, self.package = kind, package
+    def __init__(self, kind: str, *packages: str):
+        self.kind, self.packages = kind, packages
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
@@ -78,8 +78,8 @@ class Registry(Mapping[str, Entry]):
           ValueError: two things of one name.
         """
         entries: dict[str, Entry] = {}
-        for file in self._files():
-            module = f"{self.package}.{file.stem}"
+        for package, file in self._files():
+            module = f"{package}.{file.stem}"
             for entry in _entries(module, ast.parse(file.read_text(encoding="utf-8"))):
                 if entry.name in entries:
                     other = entries[entry.name].module
@@ -87,10 +87,12 @@ class Registry(Mapping[str, Entry]):
                 entries[entry.name] = entry
         return entries
 
-    def _files(self) -> list[Path]:
-        spec = importlib.util.find_spec(self.package)
-        places = (spec and spec.submodule_search_locations) or []
-        return sorted(f for p in places for f in Path(p).glob("*.py") if f.stem[0] != "_")
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        for package in self.packages:
+            spec = importlib.util.find_spec(package)
+            places = (spec and spec.submodule_search_locations) or []
+            files = (f for p in places for f in Path(p).glob("*.py") if f.stem[0] != "_")
+            yield from ((package, file) for file in sorted(files))
 
     def __getitem__(self, name: str) -> Entry:
         checks.one_of(self.kind, name, self.entries)

@@ -7,7 +7,7 @@ A file marks its method with ``@named("name")``. Configs, ``dst methods``, repor
 from dst.core.registry import Registry
 from dst.rules.method import Preset
 
-REGISTRY = Registry("method", "dst.methods")
+REGISTRY = Registry("method", "dst.methods", "dst.contrib")
 _THINGS = {name: entry.load() for name, entry in REGISTRY.items()}
 
 #: The methods by their names in configs.
