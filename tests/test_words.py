@@ -15,7 +15,6 @@ PRIVATE = frozenset(
     "occupation clock clocks pixels pullback".split()
 )
 ALLOWED = {
-    "cli/sweep.py": {"lanes"},  # the old option, which names the new one
     "models/convnet.py": {"pixels"},  # of an image
     "models/lenet5.py": {"pixels"},  # of an image
     "report/pictures.py": {"pixels"},  # of an image

@@ -32,7 +32,7 @@ Storage = Annotated[
     str | None,
     typer.Option(metavar="URL", help="A database; a journal file in the directory unless given."),
 ]
-Lanes = Annotated[str | None, typer.Option("--lanes", hidden=True, callback=_renamed)]
+OldBatch = Annotated[str | None, typer.Option("--lanes", hidden=True, callback=_renamed)]
 
 
 def sweep(
@@ -42,7 +42,7 @@ def sweep(
     workers: Workers = 1,
     batch: Batch = 16,
     storage: Storage = None,
-    lanes: Lanes = None,
+    old_batch: OldBatch = None,
 ) -> int:
     """Run the trials of a W&B sweep file, or continue with them."""
     from dst.studies import sweep as sweeps

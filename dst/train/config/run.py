@@ -16,6 +16,7 @@ from dst.methods import METHODS, SETTINGS
 from dst.rules.fields import Positive
 from dst.rules.latent import Latent
 from dst.rules.rule import Rule
+from dst.train import data as data_sets
 from dst.train import objectives
 from dst.train.config import doors, recipes, schema
 from dst.train.config import overrides as plain
@@ -46,7 +47,7 @@ MODEL = Choice(
     },
     offers=_OF_MODELS,
 )
-DATA = Choice(_options(Registry("data set", "dst.train.data")), offers=(), extra=(_BATCH,))
+DATA = Choice(_options(data_sets.REGISTRY), offers=(), extra=(_BATCH,))
 LOGGER = Choice({}, offers=("config", "where", "start"))
 OBJECTIVE = Choice(_options(objectives.REGISTRY), offers=objectives.OFFERS)
 METHOD = Choice(
@@ -125,8 +126,7 @@ class Config:
         if self.model.imported or self.data.imported:
             return
         kinds = {name: x.facts.get("inputs") for name, x in models.REGISTRY.items()}
-        data = Registry("data set", "dst.train.data")[DATA.entry(self.data.name)]
-        wanted = data.facts.get("inputs")
+        wanted = data_sets.REGISTRY[DATA.entry(self.data.name)].facts.get("inputs")
         if kinds[self.model.name] != wanted:
             fit = [name for name, kind in kinds.items() if kind == wanted]
             raise ValueError(
