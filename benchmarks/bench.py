@@ -24,11 +24,11 @@ import numpy as np
 import optax
 
 import dst
-from dst.train import data, setup, state, step
-from dst.train import optimizer as optim
+from dst.train import data, optimizer, setup, state, step
 from dst.train.config import run as config
 from dst.train.data import augment, stream, tfds
-from dst.train.distributed import mesh as devices
+from dst.train.distributed import mesh
+from dst.train.objectives.classification import Classification
 from dst.train.records import checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -316,10 +316,10 @@ def cifar_shaped() -> tuple[stream.Batches, Loop]:
     )
     dataset = data.Dataset(split, split, (32, 32, 3), 10)
     network = state.network(config.MODEL.read("resnet20", "model"), (32, 32, 3), 10, 0)
-    settings = optim.Optimizer("momentum", 0.1)
-    tx = dst.sparsify(optim.make(settings, 1000), dst.RigL(0.9, every=100), steps=1000)
-    rate = optim.learning_rate(settings, 1000)
-    placement = devices.placement(config.Mesh(data=1), 32, 1, network)
+    settings = optimizer.Optimizer("momentum", 0.1)
+    tx = dst.sparsify(optimizer.make(settings, 1000), dst.RigL(0.9, every=100), steps=1000)
+    rate = optimizer.learning_rate(settings, 1000)
+    placement = mesh.placement(config.Mesh(data=1), 32, 1, network)
     modes = state.modes(network, placement.whole, "float32")
     step_ = step.make(modes, Classification(), tx, rate, None, placement)
     batches = stream.Batches(dataset, 0, (1, 32), placement.batch, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -12,14 +12,20 @@ from flax import nnx
 
 from dst import flops
 from dst.core.tree import lookup
+from dst.core.typing import OptState, Params, PyTree
 from dst.engine.projection import apply_masks
 from dst.engine.sparsify import sparsify
 from dst.inspect import invariants, metrics
 from dst.methods.from_masks import FromMasks
+from dst.rules.latent import Latent
+from dst.rules.method import Method
+from dst.rules.rule import Rule
 
 __all__ = ["Mask", "Optimizer", "axes", "check_invariants", "costs", "detach", "masks"]
 
 _SUFFIX = "_mask"
+
+Filter: TypeAlias = Any  # which variables, as nnx.state reads it: a type, a predicate, or several
 
 
 class Mask(nnx.Variable):
@@ -58,11 +64,11 @@ class Optimizer(nnx.Optimizer):
 
     def __init__(
         self,
-        model: Any,
+        model: nnx.Module,
         inner: optax.GradientTransformation,
-        method: Any,
+        method: Method | Rule | Latent,
         *,
-        wrt: Any = nnx.Param,
+        wrt: Filter = nnx.Param,
         attach_masks: bool = True,
         graph: bool | None = None,
         axes: Mapping[str, str] | None = None,
@@ -87,7 +93,7 @@ class Optimizer(nnx.Optimizer):
                     )
                 setattr(owner, name + _SUFFIX, Mask(mask))
 
-    def update(self, model: Any, grads: Any, /, **kwargs: Any) -> Any:
+    def update(self, model: nnx.Module, grads: PyTree, /, **kwargs: Any) -> PyTree:
         """One optimizer step; ``topology`` as in :func:`dst.sparsify`, other extras go inside."""
         updates = super().update(model, grads, **kwargs)
         # Latent-weight methods may choose at every step, whatever the flag says.
@@ -98,11 +104,11 @@ class Optimizer(nnx.Optimizer):
                 getattr(owner, name + _SUFFIX).set_value(mask)
         return updates
 
-    def _arrays(self) -> Any:
+    def _arrays(self) -> OptState:
         return nnx.as_pure(self.opt_state)
 
 
-def masks(model: Any) -> dict[str, Any]:
+def masks(model: nnx.Module) -> dict[str, np.ndarray]:
     """The masks that a model carries, by the leaf path of their parameter.
 
     Raises:
@@ -120,7 +126,7 @@ def masks(model: Any) -> dict[str, Any]:
     return carried
 
 
-def detach(model: Any) -> None:
+def detach(model: nnx.Module) -> None:
     """Removes all mask variables from a model, in place."""
     for _, module in nnx.iter_modules(model):
         for name, value in list(vars(module).items()):
@@ -128,7 +134,7 @@ def detach(model: Any) -> None:
                 delattr(module, name)
 
 
-def check_invariants(model: Any, optimizer: nnx.Optimizer) -> None:
+def check_invariants(model: nnx.Module, optimizer: nnx.Optimizer) -> None:
     """:func:`dst.check_invariants`, and that the model's masks equal the optimizer's.
 
     Raises:
@@ -149,7 +155,9 @@ def check_invariants(model: Any, optimizer: nnx.Optimizer) -> None:
         raise invariants.InvariantError("\n".join(wrong))
 
 
-def costs(model: Any, *inputs: Any, wrt: Any = nnx.Param, **options: Any) -> flops.Costs:
+def costs(
+    model: nnx.Module, *inputs: PyTree, wrt: Filter = nnx.Param, **options: Any
+) -> flops.Costs:
     """:func:`dst.flops.trace` of a call of an NNX model, which stays as it is.
 
     Args:
@@ -167,7 +175,7 @@ def costs(model: Any, *inputs: Any, wrt: Any = nnx.Param, **options: Any) -> flo
     """
     graph, *states = nnx.split(model, wrt, ...)
 
-    def forward(params: Any, rest: Any, *inputs: Any) -> Any:
+    def forward(params: Params, rest: PyTree, *inputs: PyTree) -> PyTree:
         return nnx.merge(graph, params, rest)(*inputs, **options)
 
     return flops.trace(forward, *states, *inputs)
@@ -196,11 +204,13 @@ def axes(module: nnx.Module) -> str | None:
     return None
 
 
-def _rank(features: Any) -> int:
+def _rank(features: object) -> int:
     return len(features) if isinstance(features, (tuple, list)) else 1
 
 
-def _module_axes(model: Any, wrt: Any, stacked: Mapping[str, int] | None) -> dict[str, str]:
+def _module_axes(
+    model: nnx.Module, wrt: Filter, stacked: Mapping[str, int] | None
+) -> dict[str, str]:
     """Axes of all kernels whose rank is what their module says, stacked axes aside."""
     meanings = {}
     for path, name, module, shape in _kernels(model, wrt):
@@ -211,7 +221,9 @@ def _module_axes(model: Any, wrt: Any, stacked: Mapping[str, int] | None) -> dic
     return meanings
 
 
-def _kernels(model: Any, wrt: Any) -> Iterator[tuple[str, str, Any, tuple[int, ...]]]:
+def _kernels(
+    model: nnx.Module, wrt: Filter
+) -> Iterator[tuple[str, str, nnx.Module, tuple[int, ...]]]:
     for key, variable in nnx.to_flat_state(nnx.state(model, wrt)):
         path = "/".join(map(str, key))
         if path:
@@ -219,7 +231,7 @@ def _kernels(model: Any, wrt: Any) -> Iterator[tuple[str, str, Any, tuple[int, .
             yield path, name, owner, tuple(variable.get_value().shape)
 
 
-def _owner(model: Any, path: str) -> tuple[Any, str]:
+def _owner(model: Any, path: str) -> tuple[nnx.Module, str]:
     """The object that has a parameter as attribute, and the name of the attribute."""
     *segments, name = path.split("/")
     for segment in segments:

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from dst.report import markdown
 from dst.report.spread import Spread, spread
 from dst.studies.sweep import RESULTS
-from dst.train.records import run_dir as directory
+from dst.train.records import run_dir
 
 Setting = tuple[tuple[str, Any], ...]
 
@@ -60,7 +60,7 @@ def short(key: str) -> str:
 
 def figures(run: Path) -> dict[str, float]:
     """Those of a finished run that a table may show."""
-    found = json.loads((run / directory.SUMMARY).read_text(encoding="utf-8"))
+    found = json.loads((run / run_dir.SUMMARY).read_text(encoding="utf-8"))
     found["active"] = sum(x["active"] for x in found["layers"] if len(x["shape"]) > 1)
     if all(x["explored"] is None for x in found["layers"]):
         del found["explored"]  # a dense network has tried nothing else

@@ -24,8 +24,7 @@ from dst import cli
 from dst.cli.app import app
 from dst.studies import sweep
 from dst.studies.lottery import config as lottery
-from dst.train.config import docstrings, json_schema
-from dst.train.config import overrides as plain
+from dst.train.config import docstrings, json_schema, plain_data
 from dst.train.config import run as config
 
 ROOT = Path(__file__).parents[1]
@@ -142,7 +141,7 @@ def test_the_configs_of_a_page_load(page, tmp_path, monkeypatch):
         file.write_text(text)
         if "apiVersion" in text:  # of Kubernetes
             continue
-        data = plain.read(file)
+        data = plain_data.read(file)
         if "command" in data:
             assert sweep.load(file).trials()
         elif "model" in data:
@@ -159,7 +158,7 @@ def test_every_method_has_a_page_with_its_formula_its_keys_and_its_source():
         for field in json_schema.defaults(option):
             assert f"| `{field}` |" in page, (key, field)
         (shortest,) = re.findall(r"```yaml\nmethod: (.*)\n```", page)
-        found = config.METHOD.read(plain.override(f"method={shortest}")["method"], "method")
+        found = config.METHOD.read(plain_data.override(f"method={shortest}")["method"], "method")
         assert found.name == key and found.value.rule(10_000)
         assert "Checked against" in docstrings.paragraphs(thing), key
 

@@ -14,6 +14,7 @@ from dst.engine.latent import LatentWeights
 from dst.engine.plan import Plan, Planner
 from dst.engine.state import SparsifyState
 from dst.rules.latent import Latent
+from dst.rules.method import Method
 from dst.rules.rule import Rule
 
 
@@ -74,7 +75,7 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
 
 def sparsify(
     inner: optax.GradientTransformation,
-    method: Any,
+    method: Method | Rule | Latent,
     *,
     seed: int | Array = 0,
     steps: int | None = None,
@@ -123,6 +124,11 @@ def sparsify(
       >>> int((params["w"] != 0).sum())
       8
     """
+    if isinstance(method, type) or not isinstance(method, (Rule, Latent, Method)):
+        raise ValueError(
+            "method must be a method such as dst.RigL(sparsity=0.9, ...), a dst.Rule or a "
+            f"dst.Latent, got {method!r:.80}."
+        )
     rule = method if isinstance(method, (Rule, Latent)) else method.rule(steps)
     options = {"select": select, "overrides": overrides, "stacked": stacked, "axes": axes}
     inner = optax.with_extra_args_support(inner)

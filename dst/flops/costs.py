@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dst.core import checks, tree
-from dst.core.typing import Array
+from dst.core.typing import Array, OptState, Params, PyTree
 from dst.engine.plan import Plan
 from dst.flops import origins
 from dst.flops.tally import tally
@@ -108,7 +108,9 @@ class Costs:
         """Leaves consumed in ways that are not understood, and those ways."""
         return {p: x.unknown for p, x in self.leaves.items() if x.unknown}
 
-    def forward(self, sparsity: Mapping[str, Any] | None = None, convention: str = "mac") -> float:
+    def forward(
+        self, sparsity: Mapping[str, float] | None = None, convention: str = "mac"
+    ) -> float:
         """Operations of one forward pass.
 
         Args:
@@ -128,8 +130,8 @@ class Costs:
 
     def step(
         self,
-        sparsity: Mapping[str, Any] | None = None,
-        gradient: Mapping[str, Any] | None = None,
+        sparsity: Mapping[str, float] | None = None,
+        gradient: Mapping[str, float] | None = None,
         convention: str = "mac",
     ) -> float:
         """Operations of one training step: forward, gradient of inputs, gradient of weights.
@@ -179,7 +181,7 @@ class Costs:
         density = active / sum(selected.values()) if selected else 1.0
         return Training(total, self.step(convention=convention), density)
 
-    def metrics(self, opt_state: Any) -> dict[str, Array]:
+    def metrics(self, opt_state: OptState) -> dict[str, Array]:
         """Scalars for a logger beside :func:`dst.metrics`; usable under ``jit``.
 
         Returns:
@@ -193,13 +195,13 @@ class Costs:
             cost -= inactive * (self.leaves[path].macs / whole)
         return {"forward_cost": cost}
 
-    def active(self, sparsity: Mapping[str, Any] | None = None) -> float:
+    def active(self, sparsity: Mapping[str, float] | None = None) -> float:
         """Weights that are not zero; without ``sparsity``, all parameters."""
         density = self._density(sparsity)
         return float(sum(x.size * density[p] for p, x in self.leaves.items()))
 
     def size_bytes(
-        self, sparsity: Mapping[str, Any] | None = None, convention: str = "mac"
+        self, sparsity: Mapping[str, float] | None = None, convention: str = "mac"
     ) -> float:
         """Bytes of the weights: 4 per non-zero, and a mask of 1 bit per element of sparse leaves.
 
@@ -219,7 +221,7 @@ class Costs:
             bits += 32 * x.channels if folded else 0
         return bits / 8
 
-    def _density(self, sparsity: Mapping[str, Any] | None) -> dict[str, float]:
+    def _density(self, sparsity: Mapping[str, float] | None) -> dict[str, float]:
         for path, value in (sparsity or {}).items():
             if path not in self.leaves:
                 raise ValueError(
@@ -230,7 +232,7 @@ class Costs:
         return {path: 1 - float((sparsity or {}).get(path, 0)) for path in self.leaves}
 
 
-def trace(forward: Callable[..., Any], params: Any, *inputs: Any, **options: Any) -> Costs:
+def trace(forward: Callable[..., Any], params: Params, *inputs: PyTree, **options: Any) -> Costs:
     """Finds every product in a forward pass that consumes a parameter. Nothing is computed.
 
     A leaf is followed through reshapes, casts, slices, scales, masks, ``scan``, ``jit``,

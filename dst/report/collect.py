@@ -14,7 +14,7 @@ from typing import Any
 from dst.report import reading
 from dst.report.contents import Run, figure_of, most_telling, number
 from dst.report.words import listed
-from dst.train.config import overrides
+from dst.train.config import plain_data
 from dst.train.objectives.figures import Figure
 from dst.train.records import run_dir
 
@@ -186,7 +186,7 @@ def _mapping(path: Path, runs: Runs, consequence: str) -> Mapping[str, Any]:
         return {}
     try:
         if path.suffix == ".yaml":
-            return overrides.read(path)
+            return plain_data.read(path)
         data = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(data, Mapping):
             return data

@@ -21,7 +21,7 @@ from dst.report.run import REPORT
 from dst.report.sections import Section
 from dst.report.tiles import Tile
 from dst.report.words import duration, figure, joined, name_of, worded
-from dst.train.config import overrides
+from dst.train.config import plain_data
 
 COMPARISON = "comparison.html"
 _COSTS = (("training_cost", "training FLOPs"), ("forward_cost", "inference FLOPs"))
@@ -91,7 +91,7 @@ def render(runs: Runs, comparison: Comparison, target: Path, csv: str) -> str:
         means=tables.means(comparison) if len(comparison.groups) < len(runs.trials) else None,
         runs=tables.runs(comparison, runs.trials, target.parent),
         broken=[trial for trial in runs.trials if trial.error],
-        shared=overrides.to_yaml(_nested(groups.common(runs.trials))),
+        shared=plain_data.to_yaml(_nested(groups.common(runs.trials))),
         csv=f"data:text/csv;charset=utf-8,{quote(csv, errors='replace')}",
         csv_name=target.with_suffix(".csv").name,
         script=script,
@@ -200,5 +200,5 @@ def _nested(settings: dict) -> dict:
     for key, value in settings.items():
         for part in reversed(key.split(".")):
             value = {part: value}
-        nested = overrides.merged(nested, value)
+        nested = plain_data.merged(nested, value)
     return nested

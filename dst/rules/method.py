@@ -9,20 +9,32 @@ from functools import cache
 from typing import (
     Any,
     NamedTuple,
+    Protocol,
     TypeVar,
     dataclass_transform,
     get_type_hints,
+    runtime_checkable,
 )
 
 from dst.core.registry import named
 from dst.rules import fields
+from dst.rules.latent import Latent
+from dst.rules.rule import Rule
 from dst.rules.schedule import NeverFires, Unresolved
 
-__all__ = ["Preset", "method", "named", "preset"]
+__all__ = ["Method", "Preset", "method", "named", "preset"]
 
 _SOME_LENGTH = 1_000_000  # optimizer steps
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What :func:`dst.sparsify` takes: hyper-parameters that give a rule."""
+
+    def rule(self, steps: int | None = None) -> Rule | Latent:
+        """The rule; ``steps``: length of training in optimizer updates, where it is known."""
 
 
 @dataclass_transform(frozen_default=True)

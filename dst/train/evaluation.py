@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 import dst
-from dst.core.typing import Array
+from dst.core.typing import Array, Params, PyTree
 from dst.train.objectives import Objective
 from dst.train.state import Network, TrainState
 from dst.train.step import Metrics
@@ -41,26 +40,26 @@ def make(
     """
 
     @jax.jit
-    def score(params: Any, carried: Any, inputs: Array, labels: Array) -> Metrics:
+    def score(params: Params, carried: PyTree, inputs: Array, labels: Array) -> Metrics:
         model = network.merge(network.test, params, carried)
         key = jax.random.key(0, impl="threefry2x32")
         loss, metrics = objective.loss(model, (inputs, labels), key)
         return {"loss": loss, **metrics}
 
     @jax.jit
-    def statistics(params: Any, carried: Any, inputs: Array) -> Any:
+    def statistics(params: Params, carried: PyTree, inputs: Array) -> PyTree:
         model = network.merge(network.calibrate, params, carried)
         model(inputs)
         return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
-    def calibrated(params: Any, carried: Any) -> Any:
+    def calibrated(params: Params, carried: PyTree) -> PyTree:
         if calibration is None:
             return carried
         parts = [statistics(params, carried, inputs) for inputs in calibration()]
         mean = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *parts)
         return _replaced(carried, mean)
 
-    def mean_scores(params: Any, carried: Any) -> Scores:
+    def mean_scores(params: Params, carried: PyTree) -> Scores:
         carried = calibrated(params, carried)
         parts, sizes = [], []
         for inputs, labels in batches():
@@ -84,7 +83,7 @@ def make(
     return evaluate
 
 
-def _replaced(tree: Any, part: Any) -> Any:
+def _replaced(tree: PyTree, part: PyTree) -> PyTree:
     """Nested dictionaries with the leaves of ``part`` in the place of those of ``tree``."""
     if not isinstance(part, dict):
         return part

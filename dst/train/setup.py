@@ -14,12 +14,11 @@ from flax import nnx
 import dst
 from dst.core.typing import Array
 from dst.engine.plan import Plan
-from dst.io import safetensors as export
-from dst.train import data, evaluation, objectives, state, step
-from dst.train import optimizer as optim
+from dst.io import safetensors
+from dst.train import data, evaluation, objectives, optimizer, state, step
 from dst.train.config.run import Config, ConfigError
 from dst.train.data import stream
-from dst.train.distributed import mesh as devices
+from dst.train.distributed import mesh
 from dst.train.evaluation import Scores
 from dst.train.records import costs
 from dst.train.state import TrainState
@@ -87,20 +86,20 @@ def _make(config: Config) -> Setup:
     def initial() -> nnx.Module:
         model = build()
         if weights is not None:
-            nnx.update(model, export.replaced(nnx.state(model, nnx.Param), weights))
+            nnx.update(model, safetensors.replaced(nnx.state(model, nnx.Param), weights))
         return model
 
     model = nnx.eval_shape(build)
     parts = config.optimizer.accumulate
-    placement = devices.placement(config.mesh, size, parts, model)
+    placement = mesh.placement(config.mesh, size, parts, model)
     shapes = state.parameters(model)
     network = state.modes(model, placement.whole, config.train.compute)
     stacked = getattr(model, "stacked", {})  # networks that stack layers say where
     weights = dst.load_weights(start.weights) if start.weights else None
     if weights is not None:
-        export.replaced(shapes, weights)  # refused before anything is written
+        safetensors.replaced(shapes, weights)  # refused before anything is written
     tx = dst.sparsify(
-        optim.make(config.optimizer, steps, stacked, start.step),
+        optimizer.make(config.optimizer, steps, stacked, start.step),
         config.rule(),
         seed=config.seed,
         select=config.sparsify.select,
@@ -108,10 +107,10 @@ def _make(config: Config) -> Setup:
         stacked={**stacked, **config.sparsify.stacked},
         initial=dst.load_masks(start.masks) if start.masks else config.sparsify.initial,
     )
-    rate = optim.learning_rate(config.optimizer, steps, start.step)
+    rate = optimizer.learning_rate(config.optimizer, steps, start.step)
 
     def begin() -> TrainState:
-        with devices.host():
+        with mesh.host():
             model = initial()
         params = placement.put(state.parameters(model))
         return placement.put(state.initial(params, state.variables(model), tx, ema is not None))

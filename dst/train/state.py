@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,8 @@ from flax import nnx
 from jax import lax
 
 import dst
+from dst.core.typing import Array, Int, Params, PyTree
+from dst.engine.state import SparsifyState
 from dst.train.config.schema import Section
 
 
@@ -29,11 +31,11 @@ class TrainState(NamedTuple):
       skipped: int32 updates that were left out because a number was not finite.
     """
 
-    params: Any
-    opt_state: Any
-    ema: Any
-    variables: Any
-    skipped: Any
+    params: Params
+    opt_state: SparsifyState
+    ema: Params | None
+    variables: PyTree
+    skipped: Int[Array, ""]
 
 
 class Network(NamedTuple):
@@ -46,17 +48,17 @@ class Network(NamedTuple):
       calibrate: as ``train``, but the statistics become those of the batch alone.
     """
 
-    whole: Any
-    train: Any
-    test: Any
-    calibrate: Any
+    whole: PyTree
+    train: nnx.GraphDef
+    test: nnx.GraphDef
+    calibrate: nnx.GraphDef
 
-    def merge(self, graph: Any, params: Any, carried: Any) -> Any:
+    def merge(self, graph: nnx.GraphDef, params: Params, carried: PyTree) -> nnx.Module:
         """The network of one of the graphs with its arrays, to be called inside of a program."""
         return nnx.merge(graph, lax.with_sharding_constraint(params, self.whole), carried)
 
 
-def modes(model: nnx.Module, whole: Any, compute: str) -> Network:
+def modes(model: nnx.Module, whole: PyTree, compute: str) -> Network:
     """The ways to run a network.
 
     Args:
@@ -75,12 +77,12 @@ def modes(model: nnx.Module, whole: Any, compute: str) -> Network:
     return Network(whole, train, test, nnx.graphdef(model))
 
 
-def parameters(model: nnx.Module) -> Any:
+def parameters(model: nnx.Module) -> Params:
     """The trained weights, as nested dictionaries."""
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
 
-def variables(model: nnx.Module) -> Any:
+def variables(model: nnx.Module) -> PyTree:
     """Everything else that a network carries, as nested dictionaries."""
     return nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
 
@@ -96,7 +98,7 @@ def network(section: Section, shape: Sequence[int], classes: int, seed: int) -> 
     return model
 
 
-def initial(params: Any, carried: Any, tx: dst.SparseTransformation, ema: bool) -> TrainState:
+def initial(params: Params, carried: PyTree, tx: dst.SparseTransformation, ema: bool) -> TrainState:
     """The state before the first step.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import optax
 from jax import lax
 
 import dst
-from dst.core.typing import Array
+from dst.core.typing import Array, Batch, Params, PyTree
 from dst.train.distributed.mesh import Placement
 from dst.train.objectives import Objective
 from dst.train.state import Network, TrainState, variables
@@ -24,7 +23,7 @@ def make(
     network: Network,
     objective: Objective,
     tx: dst.SparseTransformation,
-    learning_rate: Callable[[Any], Any],
+    learning_rate: optax.Schedule,
     ema: float | None,
     placement: Placement,
     skip: bool = False,
@@ -53,7 +52,7 @@ def make(
       False contains no selection.
     """
 
-    def loss(params: Any, carried: Any, batch: Any, key: Array) -> tuple[Array, Any]:
+    def loss(params: Params, carried: PyTree, batch: Batch, key: Array) -> tuple[Array, PyTree]:
         model = network.merge(network.train, params, carried)
         value, metrics = objective.loss(model, batch, key)
         return value, ({"loss": value, **metrics}, variables(model))
@@ -64,13 +63,13 @@ def make(
         seed = jax.random.key(state.opt_state.hyper.seed, impl="threefry2x32")
         keys = jax.random.split(jax.random.fold_in(seed, state.opt_state.count), len(inputs))
 
-        def micro_step(carried: Any, batch: Any, key: Array) -> tuple[Any, Any]:
+        def micro_step(carried: PyTree, batch: Batch, key: Array) -> tuple[PyTree, PyTree]:
             grads, (scores, carried) = jax.grad(loss, has_aux=True)(
                 state.params, carried, batch, key
             )
             return carried, (placement.keep(grads), scores)
 
-        def add(so_far: Any, part: Any) -> tuple[Any, None]:
+        def add(so_far: PyTree, part: PyTree) -> tuple[PyTree, None]:
             carried, total = so_far
             carried, parts = micro_step(carried, *part)
             return (carried, jax.tree.map(jnp.add, total, parts)), None
@@ -127,7 +126,7 @@ def several(
     def steps(
         state: TrainState, inputs: Array, labels: Array, n: Array
     ) -> tuple[TrainState, Metrics, Array]:
-        def one(i: Array, so_far: Any) -> Any:
+        def one(i: Array, so_far: PyTree) -> PyTree:
             state, _, losses = so_far
             state, metrics = step(state, inputs[i], labels[i], topology=False)
             return state, metrics, losses.at[i].set(metrics["loss"])
@@ -151,7 +150,7 @@ def observe(state: TrainState) -> Metrics:
     return metrics | {"churn": metrics["dropped"] / jnp.maximum(before, 1)}
 
 
-def finite(tree: Any) -> Array:
+def finite(tree: PyTree) -> Array:
     """bool: whether all floating-point numbers in a tree are finite."""
     numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in numbers]))

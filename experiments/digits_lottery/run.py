@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from dst.report import markdown
 from dst.report.spread import spread
 from dst.studies.lottery import load, resume, run, write_report
-from dst.train.records import run_dir as directory
+from dst.train.records import run_dir
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "digits" / "lottery.yaml"
@@ -85,7 +85,7 @@ def main() -> None:
         parser.error(f"--seeds must be at least 2, got {args.seeds}: a spread needs two studies.")
     paths, studies = [args.dir / f"seed-{seed}" for seed in range(args.seeds)], []
     for seed, where in enumerate(paths):
-        if (where / directory.CONFIG).is_file():
+        if (where / run_dir.CONFIG).is_file():
             studies.append(resume(where))
         else:
             changes = [f"seed={seed}", f"name=seed-{seed}", *args.overrides]

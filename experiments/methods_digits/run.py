@@ -32,8 +32,7 @@ import dst.flops
 import dst.nnx
 from dst.report import markdown
 from dst.report.spread import spread
-from dst.train import optimizer as optim
-from dst.train import state
+from dst.train import optimizer, state
 from dst.train.config import run as config
 from dst.train.data import digits
 from dst.train.data.dataset import indices
@@ -85,7 +84,7 @@ def train(make: Callable[[float], Any], sparsities: tuple[float, ...], seeds: in
     settings = config.load(HERE / "base.yaml")
     steps, size = settings.train.steps, settings.data.value.batch_size
     data = digits.load()
-    inner = optim.make(settings.optimizer, steps, {})
+    inner = optimizer.make(settings.optimizer, steps, {})
     runs = [(s, seed) for s in sparsities for seed in range(seeds)]
     networks = [state.network(settings.model, data.shape, data.classes, seed) for _, seed in runs]
     graphdef, _ = nnx.split(networks[0])

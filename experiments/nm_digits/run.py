@@ -19,7 +19,7 @@ import dst
 from dst.report import markdown
 from dst.train import loop
 from dst.train.config import run as config
-from dst.train.records import run_dir as directory
+from dst.train.records import run_dir
 
 HERE = Path(__file__).parent
 PATTERNS = {"2:4": (2, 4), "1:8": (1, 8)}
@@ -48,7 +48,7 @@ def run(name: str, method: dict, seed: int, where: Path) -> dict:
 def invalid_groups(target: Path, n: int, m: int) -> int:
     """Groups of a finished run that do not have exactly n active weights of m."""
     wrong = 0
-    for mask in dst.load_masks(target / directory.MASKS_FINAL).values():
+    for mask in dst.load_masks(target / run_dir.MASKS_FINAL).values():
         groups = np.asarray(mask).reshape(-1, m, mask.shape[-1])
         wrong += int((groups.sum(axis=1) != n).sum())
     return wrong

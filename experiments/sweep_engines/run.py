@@ -32,7 +32,7 @@ from dst.studies import sweep
 from dst.studies.sweep import RESULTS
 from dst.studies.sweep.spec import Sweep
 from dst.train import setup
-from dst.train.config import overrides as plain
+from dst.train.config import plain_data
 from dst.train.config import run as config
 from dst.train.records import checkpoint, run_dir
 
@@ -61,10 +61,10 @@ def first_topology_step(planned: Sweep) -> int:
 
 def with_checkpoints(file: Path, every: int, path: Path) -> Path:
     """Writes the sweep file with a checkpoint after every so many steps."""
-    data = dict(plain.read(file))
+    data = dict(plain_data.read(file))
     *command, arguments = data["command"]
     kept = {"checkpoint_every": every, "keep": 1000}
-    write(path, plain.to_yaml({**data, "command": [*command, f"train={kept}", arguments]}))
+    write(path, plain_data.to_yaml({**data, "command": [*command, f"train={kept}", arguments]}))
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import replace
 
@@ -27,7 +28,8 @@ AXES = {"heads/kernel": "i o o"}
 def begin(method, params=None, **options):
     """What a user writes: wrap, then ``init``."""
     options = {"axes": AXES, **options} if params is None else options
-    tx = dst.sparsify(optax.sgd(0.1), method, **options)
+    # Unwrapped: a wrong argument has to reach the library's own message, not the tests' type check.
+    tx = inspect.unwrap(dst.sparsify)(optax.sgd(0.1), method, **options)
     params = PARAMS if params is None else params
     return tx, tx.init(params)
 
@@ -44,6 +46,9 @@ def resolved(method):
 
 # name: (the call, parts of its message in this order)
 CALLS = {
+    # method
+    "a name": (lambda: begin("rigl"), ["method", "dst.RigL(", "'rigl'"]),
+    "a class": (lambda: begin(dst.RigL), ["method", "dst.RigL(", "RigL"]),
     # sparsity
     "sparsity in percent": (lambda: dst.RigL(90), ["sparsity", "[0, 1)", "90", "mean 0.9"]),
     "sparsity one": (lambda: dst.Static(1.0), ["sparsity", "[0, 1)", "1.0", "empty layer"]),

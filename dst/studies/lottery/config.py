@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from dst.core import checks
 from dst.rules.schedule import Duration, duration, resolve
-from dst.train.config import overrides as plain
+from dst.train.config import plain_data
 from dst.train.config import run as runs
 from dst.train.config.json_schema import of_choice
 from dst.train.config.run import Config, ConfigError
@@ -266,13 +266,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
 
 def dump(study: Study) -> str:
     """The resolved study as YAML; :func:`load` reads it back."""
-    return plain.to_yaml({KEY: KINDS.dump(study.lottery), **runs.to_dict(study.config)})
+    return plain_data.to_yaml({KEY: KINDS.dump(study.lottery), **runs.to_dict(study.config)})
 
 
 def is_study(where: Path) -> bool:
     """Whether a directory is that of a study, not of a run."""
     try:
-        return KEY in plain.read(where / run_dir.CONFIG)
+        return KEY in plain_data.read(where / run_dir.CONFIG)
     except ValueError:  # a damaged config, or none
         return False
 

@@ -15,7 +15,7 @@ from dst.core import checks
 from dst.studies.sweep import distributions
 from dst.studies.sweep.distributions import Distribution, Values
 from dst.studies.sweep.spec import Hyperband, Keys, Metric, Sweep, SweepError, overrides_of
-from dst.train.config import overrides as plain
+from dst.train.config import plain_data
 from dst.train.config import run as config
 from dst.train.config.run import ConfigError
 from dst.train.objectives.figures import SCORES
@@ -43,7 +43,7 @@ def load(path: str | Path) -> Sweep:
     """
     path = Path(path)
     try:
-        data = plain.read(path)
+        data = plain_data.read(path)
     except ValueError as error:
         raise SweepError(f"{path}: {error}") from error
     line = _lines(path)
@@ -122,7 +122,7 @@ def _command(command: Any) -> tuple[Path, tuple[str, ...]]:
             "those of the sweep."
         )
     for text in fixed:
-        plain.override(str(text))
+        plain_data.override(str(text))
     return Path(base), tuple(map(str, fixed))
 
 

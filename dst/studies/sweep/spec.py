@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from dst.studies.sweep.distributions import Distribution
-from dst.train.config import overrides as plain
+from dst.train.config import plain_data
 from dst.train.config.run import ConfigError
 
 Keys = tuple[str, ...]  # the path of a parameter in the config
@@ -101,7 +101,7 @@ class Sweep:
 
     def settings(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The value of every parameter in these overrides, by dotted name."""
-        data = plain.merged({}, *map(plain.override, overrides))
+        data = plain_data.merged({}, *map(plain_data.override, overrides))
 
         def value(name: str) -> Any:
             return reduce(lambda node, key: node[key], name.split("."), data)
@@ -115,5 +115,5 @@ def overrides_of(values: Mapping[Keys, Any]) -> tuple[str, ...]:
     for path, value in values.items():
         for key in reversed(path):
             value = {key: value}
-        nested = cast(dict, plain.merged(nested, value))
+        nested = cast(dict, plain_data.merged(nested, value))
     return tuple(f"{key}={value}" for key, value in nested.items())

@@ -1,39 +1,29 @@
 """Doors: things of the user's own in a config, by import path.
 
-``model: {import: "my_package.nets:make_vit", depth: 6}`` calls ``make_vit(depth=6, ...)``. The keys
-are the keyword arguments of what is imported, checked against its signature and annotations. A
-module is looked for beside the config first, then on Python's path. Importing runs code: use
-configs of people that you trust.
+``model: {import: "my_package.nets:make_vit", depth: 6}`` calls ``make_vit(depth=6, ...)``. A module
+is looked for beside the config first, then on Python's path. :mod:`dst.train.config.signatures`
+says which keys it may have. Importing runs code: use configs of people that you trust.
 """
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import importlib
 import importlib.util
-import inspect
 import sys
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from dst.core import checks
-from dst.core.registry import Entry
-from dst.rules import fields
 
 _BESIDE: ContextVar[Path] = ContextVar("_BESIDE", default=Path())
 
 
 class DoorError(ValueError):
     """A module that cannot be imported under its name."""
-
-
-_PLAIN = (bool, int, float, str, type(None), Any)
 
 
 @contextmanager
@@ -127,111 +117,3 @@ def _from_file(file: Path, key: str) -> types.ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-Parameter = tuple[str, Any, Any]  # name, type, default
-
-
-def parameters(thing: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """What a class or a function is called with, by name."""
-    known = dict(inspect.signature(_function(thing)).parameters)
-    if isinstance(thing, type):
-        known.pop(next(iter(known)))  # self
-    return known
-
-
-def _function(thing: Callable[..., Any]) -> Callable[..., Any]:
-    # The signature of a class can be that of its metaclass, which takes anything.
-    return thing.__init__ if isinstance(thing, type) else thing  # type: ignore[misc]
-
-
-@cache  # equal configs have equal types
-def arguments(
-    thing: Callable[..., Any], offered: tuple[str, ...], extra: tuple[Parameter, ...], key: str
-) -> type:
-    """The keyword arguments of a callable as a frozen dataclass.
-
-    Args:
-      thing: a class or a function.
-      offered: names of arguments that the program passes.
-      extra: arguments that its config may have although it does not take them.
-      key: dotted, for messages.
-
-    Raises:
-      ValueError: an argument that has no name.
-    """
-    try:
-        hints = get_type_hints(_function(thing), include_extras=True)
-    except Exception:  # names that only a type checker sees: plain data is taken as it is
-        hints = {}
-    taken: list[Parameter] = []
-    for p in parameters(thing).values():
-        if p.name in offered or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-            continue
-        if p.kind is p.POSITIONAL_ONLY:
-            raise ValueError(f"{key}: argument {p.name!r} must be one that can be named.")
-        default = dataclasses.MISSING if p.default is p.empty else p.default
-        taken.append((p.name, _readable(hints.get(p.name, Any)), default))
-    names = {n for n, *_ in taken}
-    taken += [p for p in extra if p[0] not in names]
-    return _dataclass(thing.__name__, taken, inspect.getdoc(thing))
-
-
-def arguments_of(entry: Entry, offered: Collection[str]) -> type:
-    """The same of a registered class, read from its source: nothing is imported."""
-    names = {**vars(fields), "Literal": Literal, "Sequence": Sequence, "Any": Any}
-    node: Any = entry.node
-    if isinstance(node, ast.ClassDef):
-        doc = ast.get_docstring(node)
-        node = next(x for x in node.body if getattr(x, "name", "") == "__init__")
-    else:
-        doc = ast.get_docstring(node)
-    taken: list[Parameter] = []
-    for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
-        if argument.arg in offered:
-            continue
-        hint = eval(ast.unparse(argument.annotation), names)  # our own source
-        value = dataclasses.MISSING if default is None else ast.literal_eval(default)
-        taken.append((argument.arg, _readable(hint), value))
-    return _dataclass(entry.attribute, taken, doc)
-
-
-def _dataclass(name: str, parameters: Sequence[Parameter], doc: str | None) -> type:
-    def __post_init__(self: Any) -> None:
-        for field, hint, _ in parameters:
-            fields.check(field, hint, getattr(self, field))
-
-    required = [p for p in parameters if p[2] is dataclasses.MISSING]
-    optional = [p for p in parameters if p[2] is not dataclasses.MISSING]
-    columns: list[Any] = [(n, hint) for n, hint, _ in required]
-    columns += [(n, hint, dataclasses.field(default=_frozen(value))) for n, hint, value in optional]
-    space = {"__post_init__": __post_init__, "__doc__": doc or name}
-    return dataclasses.make_dataclass(name, columns, frozen=True, namespace=space)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _readable(hint: Any) -> Any:
-    """The type as a config can hold it: sequences are tuples, what is no plain data is Any."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return Annotated[_readable(inner[0]), *hint.__metadata__]
-    if origin in (Union, types.UnionType):
-        arms = [_readable(x) for x in inner]
-        return Any if Any in arms else Union[tuple(arms)]  # noqa: UP007
-    if origin in (list, tuple) or origin is not None and issubclass_(origin, Sequence):
-        return tuple[_readable(inner[0]) if inner else Any, ...]  # type: ignore[misc]
-    if hint in (list, tuple):
-        return tuple[Any, ...]
-    if origin is dict or origin is not None and issubclass_(origin, Mapping):
-        return Mapping[str, _readable(inner[1]) if len(inner) > 1 else Any]  # type: ignore[misc]
-    if origin is Literal or hint in _PLAIN:
-        return hint
-    return hint if dataclasses.is_dataclass(hint) else Any
-
-
-def issubclass_(thing: Any, kind: type) -> bool:
-    """``issubclass`` that also takes what is no class."""
-    return isinstance(thing, type) and issubclass(thing, kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dst.rules.schedule import resolve
-from dst.train import optimizer as optim
+from dst.train import optimizer
 from dst.train.config.run import Config
 
 
@@ -13,7 +13,7 @@ def advice(config: Config) -> list[str]:
     when = rule.when
     if when is None or rule.keeps_inactive_values:
         return []
-    rate = optim.learning_rate(config.optimizer, steps)
+    rate = optimizer.learning_rate(config.optimizer, steps)
     warm = resolve("warmup", config.optimizer.warmup, steps, "")
     last = min(when.last, steps - 1)
     advices = []

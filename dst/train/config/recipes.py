@@ -18,7 +18,7 @@ from typing import Any
 
 from dst.core import checks
 from dst.methods import REGISTRY
-from dst.train.config import overrides as plain
+from dst.train.config import plain_data
 from dst.train.config.schema import Choice, Option
 
 EXCHANGE, GRADUAL, OTHER = "exchange", "gradual", "other"
@@ -148,7 +148,7 @@ def filled(data: Mapping[str, Any], methods: Choice) -> Mapping[str, Any]:
         free = key not in given[section]
         if free and (section != "method" or (key in own and kind in setting.kinds)):
             filling[section][key] = setting.value
-    return plain.merged(data, {key: values for key, values in filling.items() if values})
+    return plain_data.merged(data, {key: values for key, values in filling.items() if values})
 
 
 def _of_method(given: Mapping[str, Any], methods: Choice) -> tuple[set[str], str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dst.train.config.run import Config, ConfigError, load, to_dict
-from dst.train.records import run_dir as directory
+from dst.train.records import run_dir
 
 # Keys, or sections, that change nothing about the mathematics: where a run computes, what it tells
 # and keeps, and what it does about numbers that are not finite.
@@ -39,7 +39,7 @@ def applied(where: Path, overrides: Sequence[str], changed: bool) -> Config:
     Raises:
       ConfigError: with every key that differs, what it was and would be.
     """
-    path = where / directory.CONFIG
+    path = where / run_dir.CONFIG
     saved, config = load(path), load(path, overrides)
     differing = dict(_differences(to_dict(saved), to_dict(config)))
     if not differing:

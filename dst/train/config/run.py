@@ -18,8 +18,7 @@ from dst.rules.latent import Latent
 from dst.rules.rule import Rule
 from dst.train import data as data_sets
 from dst.train import objectives
-from dst.train.config import doors, recipes, schema
-from dst.train.config import overrides as plain
+from dst.train.config import doors, plain_data, recipes, schema, signatures
 from dst.train.config.schema import Choice, Option, Section
 from dst.train.config.sections import Mesh, Sparsify, Train, Wandb
 from dst.train.config.warm_start import FixedMasks, Start
@@ -42,7 +41,7 @@ def _options(registry: Registry) -> dict[str, Option]:
 _BATCH = ("batch_size", Positive, 128)
 MODEL = Choice(
     {
-        name: Option(doors.arguments_of(entry, _OF_MODELS), load=entry.load)
+        name: Option(signatures.arguments_of(entry, _OF_MODELS), load=entry.load)
         for name, entry in models.REGISTRY.items()
     },
     offers=_OF_MODELS,
@@ -210,12 +209,12 @@ def merged(path: str | Path, overrides: Sequence[str]) -> Any:
     Raises:
       ValueError: a file that cannot be read, or an override that is none.
     """
-    base = plain.read(Path(path))
+    base = plain_data.read(Path(path))
     changes = [
         {k: {"name": v} if k in _DOORS and isinstance(v, str) else v for k, v in x.items()}
-        for x in map(plain.override, overrides)
+        for x in map(plain_data.override, overrides)
     ]
-    data = plain.merged(base, *changes)
+    data = plain_data.merged(base, *changes)
     for key, choice in _DOORS.items():
         before, after = (x.get(key) if isinstance(x, Mapping) else None for x in (base, data))
         if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
@@ -274,4 +273,4 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def dump(config: Config) -> str:
     """The resolved config as YAML; :func:`load` reads it back."""
-    return plain.to_yaml(to_dict(config))
+    return plain_data.to_yaml(to_dict(config))

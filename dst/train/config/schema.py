@@ -27,7 +27,7 @@ from dst.rules.structure import (
     Structure,
     Unstructured,
 )
-from dst.train.config import doors, strict
+from dst.train.config import doors, signatures, strict
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Section:
         if self.load is None:
             return self.value
         factory = self.load()
-        taken = doors.parameters(factory)
+        taken = signatures.parameters(factory)
         own = {f.name: getattr(self.value, f.name) for f in dataclasses.fields(self.value)}
         return factory(**{k: v for k, v in (own | offered).items() if k in taken})
 
@@ -125,7 +125,7 @@ class Choice:
         if "name" in given:
             raise ValueError(f"{key} must have the key 'name' or the key 'import', got both.")
         thing, path = doors.resolve(given["import"], f"{key}.import")
-        cls = doors.arguments(thing, self.offers or (), self.extra, f"{key}.import")
+        cls = signatures.arguments(thing, self.offers or (), self.extra, f"{key}.import")
         fields = {k: v for k, v in given.items() if k != "import"}
         return Section(path, read_fields(cls, fields, key, {}), lambda: thing, imported=True)
 

@@ -11,7 +11,7 @@ import yaml
 
 from dst.studies import sweep
 from dst.studies.sweep import SweepError
-from dst.train.config import overrides as plain
+from dst.train.config import plain_data
 from tests.studies.sweep.test_spec import write
 from tests.training import ROOT, SWEEPS
 
@@ -19,7 +19,7 @@ from tests.training import ROOT, SWEEPS
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_sweep_file_says_the_same_to_both(path):
     # W&B reads YAML 1.1, in which 1e-3 is text and `no` is false.
-    assert yaml.safe_load(path.read_text(encoding="utf-8")) == plain.read(path)
+    assert yaml.safe_load(path.read_text(encoding="utf-8")) == plain_data.read(path)
 
 
 # W&B's own validation and grid search, in a virtual environment.
@@ -214,10 +214,13 @@ def test_wandb_accepts_the_same_files_and_plans_the_same_grid(tmp_path, monkeypa
     monkeypatch.chdir(ROOT)
     for name in grids:
         ours = [
-            plain.merged({}, *map(plain.override, trial)) for trial in sweep.load(name).trials()
+            plain_data.merged({}, *map(plain_data.override, trial))
+            for trial in sweep.load(name).trials()
         ]
         theirs = [  # where dotted names stay dotted
-            plain.merged({}, *(plain.override(f"{k}={x['value']!r}") for k, x in trial.items()))
+            plain_data.merged(
+                {}, *(plain_data.override(f"{k}={x['value']!r}") for k, x in trial.items())
+            )
             for trial in theirs_say["trials"][name]
         ]
         assert sorted(map(_key, ours)) == sorted(map(_key, theirs))

@@ -8,8 +8,7 @@ import pytest
 
 import dst
 from dst import cli
-from dst.train.config import docstrings, schema, strict
-from dst.train.config import overrides as plain
+from dst.train.config import docstrings, plain_data, schema, strict
 from dst.train.config import run as config
 from dst.train.config.lint import advice
 from dst.train.data.digits import Digits
@@ -183,7 +182,7 @@ def test_yaml_is_read_as_1_2(tmp_path):
     ],
 )
 def test_overrides_are_python_or_yaml(text, expected):
-    assert plain.override(text) == expected
+    assert plain_data.override(text) == expected
 
 
 def test_mappings_merge_and_other_values_replace(tmp_path):

@@ -10,8 +10,7 @@ from flax import nnx
 
 import dst
 from dst import cli
-from dst.train import optimizer as optim
-from dst.train import state
+from dst.train import optimizer, state
 from dst.train.config import recipes
 from dst.train.config import run as config
 from tests.training import small, write_small
@@ -114,7 +113,9 @@ def test_gradual_pruning_of_resnets_is_rigls_baseline(tmp_path):
 def test_the_decoder_recipe_selects_the_projections_only(tmp_path):
     found = _load(tmp_path, "decoder", "static", "model=decoder", "data=stdlib")
     model = nnx.eval_shape(lambda: state.network(found.model, (8,), 256, 0))
-    tx = dst.sparsify(optim.make(found.optimizer, 10), found.rule(), select=found.sparsify.select)
+    tx = dst.sparsify(
+        optimizer.make(found.optimizer, 10), found.rule(), select=found.sparsify.select
+    )
     plan = tx.plan(state.parameters(model))
     assert {p.split("/")[-2] for p in plan.sparse} == {
         *("query", "key", "value", "output"),

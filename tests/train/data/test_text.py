@@ -13,15 +13,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dst.train import evaluation, loop, setup
-from dst.train import optimizer as optim
+from dst.train import evaluation, loop, optimizer, setup
 from dst.train import state as states
 from dst.train.config import run as config
 from dst.train.data import dataset, stdlib, stream
 from dst.train.objectives.next_token import NextToken
-from dst.train.records import checkpoint
-from dst.train.records import loggers as logs
-from dst.train.records import run_dir as directory
+from dst.train.records import checkpoint, loggers, run_dir
 from tests.training import assert_same, small
 
 STDLIB = Path(sysconfig.get_paths()["stdlib"])
@@ -159,11 +156,11 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_on_text_resumes_bit_for_bit(finished, tmp_path):
-    run, saved = tmp_path / "run", directory.CHECKPOINTS
+    run, saved = tmp_path / "run", run_dir.CHECKPOINTS
     shutil.copytree(finished, run)
     shutil.rmtree(run / saved / f"{6:09d}")
     loop.resume(run)
-    like = setup.make(config.load(run / directory.CONFIG)).begin()
+    like = setup.make(config.load(run / run_dir.CONFIG)).begin()
     again, straight = (checkpoint.restore(x / saved, 6, like) for x in (run, finished))
     assert int(straight.opt_state.topology.done) == 1
     assert_same(again, straight)
@@ -171,19 +168,19 @@ def test_a_run_on_text_resumes_bit_for_bit(finished, tmp_path):
 
 def test_the_saved_config_pins_the_text(finished):
     text = stdlib.load(stdlib.Stdlib(context=8)).identity
-    saved = config.load(finished / directory.CONFIG)
+    saved = config.load(finished / run_dir.CONFIG)
     assert {"python": saved.data.value.python, "sha256": saved.data.value.sha256} == text
     with pytest.raises(setup.SetupError, match="Use that Python"):
-        setup.make(config.load(finished / directory.CONFIG, ["data.sha256='0'"]))
+        setup.make(config.load(finished / run_dir.CONFIG, ["data.sha256='0'"]))
 
 
 def test_records_and_summary_tell_bits_per_byte(finished):
-    lines = logs.read(finished / directory.METRICS)
+    lines = loggers.read(finished / run_dir.METRICS)
     scores = [x for x in lines if x["kind"] in ("train", "eval")]
     assert len(scores) == 4
     for line in scores:
         assert line["bits_per_byte"] == pytest.approx(line["loss"] / np.log(2), rel=1e-5)
-    final = json.loads((finished / directory.SUMMARY).read_text())
+    final = json.loads((finished / run_dir.SUMMARY).read_text())
     assert final["bits_per_byte"] == lines[-1]["bits_per_byte"]
 
 
@@ -195,8 +192,8 @@ def test_the_trainer_knows_which_layers_are_stacked(tmp_path):
 
 def test_scales_of_stacked_layers_do_not_decay():
     params = {"blocks": {"norm": np.ones((2, 3), np.float32), "up": np.ones((2, 3, 3), np.float32)}}
-    settings = optim.Optimizer("adamw", learning_rate=1.0, weight_decay=0.5)
-    tx = optim.make(settings, 10, {"blocks/**": 1})
+    settings = optimizer.Optimizer("adamw", learning_rate=1.0, weight_decay=0.5)
+    tx = optimizer.make(settings, 10, {"blocks/**": 1})
     updates, _ = tx.update(jax.tree.map(np.zeros_like, params), tx.init(params), params)
     assert (np.asarray(updates["blocks"]["norm"]) == 0).all()
     assert (np.asarray(updates["blocks"]["up"]) == -0.5).all()

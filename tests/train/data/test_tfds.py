@@ -17,7 +17,7 @@ from dst.train import loop, setup
 from dst.train.config import json_schema, schema
 from dst.train.config import run as config
 from dst.train.data import augment, stream, tfds
-from dst.train.records import run_dir as directory
+from dst.train.records import run_dir
 from tests import prepared
 from tests.training import CONFIGS, ROOT, assert_same, batch, small, states_in, write_small
 
@@ -231,11 +231,11 @@ def test_a_run_resumes_bit_for_bit_from_its_saved_config(home, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     loop.train(found, whole)
     loop.train(found, stopped, until=13)  # in mid-epoch
-    pinned = config.load(stopped / directory.CONFIG).data.value
+    pinned = config.load(stopped / run_dir.CONFIG).data.value
     assert pinned.version == "1.2.0" and len(pinned.mean) == 3
     loop.resume(stopped)
     assert_same(states_in(stopped)[40], states_in(whole)[40])
-    figures = json.loads((whole / directory.SUMMARY).read_text())
+    figures = json.loads((whole / run_dir.SUMMARY).read_text())
     assert figures["accuracy"] > 0.4  # four classes
 
 

@@ -195,8 +195,9 @@ def _with_rows(state: TrainState, rows: int) -> TrainState:
 
 
 def _with_hyper(state: TrainState, hyper: Hyper | None) -> TrainState:
-    """With another schedule."""
-    return state._replace(opt_state=state.opt_state._replace(hyper=hyper))
+    """With another schedule; None leaves it out of what is batched."""
+    kept = state.opt_state._replace(hyper=hyper)  # type: ignore[arg-type]
+    return state._replace(opt_state=kept)
 
 
 def _stacked(states: Sequence[TrainState]) -> TrainState:
