@@ -316,9 +316,10 @@ def cifar_shaped() -> tuple[stream.Batches, Loop]:
     )
     dataset = data.Dataset(split, split, (32, 32, 3), 10)
     network = state.network(config.MODEL.read("resnet20", "model"), (32, 32, 3), 10, 0)
-    settings = optimizer.Optimizer("momentum", 0.1)
+    given = {"name": "momentum", "learning_rate": 0.1}
+    settings = config.OPTIMIZER.read(given, "optimizer")
     tx = dst.sparsify(optimizer.make(settings, 1000), dst.RigL(0.9, every=100), steps=1000)
-    rate = optimizer.learning_rate(settings, 1000)
+    rate = optimizer.learning_rate(settings.value, 1000)
     placement = mesh.placement(config.Mesh(data=1), 32, 1, network)
     modes = state.modes(network, placement.whole, "float32")
     step_ = step.make(modes, Classification(), tx, rate, None, placement)

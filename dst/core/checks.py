@@ -32,6 +32,13 @@ def at_least_zero(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.")
 
 
+def above_zero(name: str, value: Any) -> None:
+    """Raises unless ``value`` is a finite number above 0."""
+    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value <= 0:
+        raise ValueError(f"{name} must be a finite number > 0, got {value!r}.")
+
+
 def integer(name: str, value: Any, *, at_least: int) -> None:
     """Raises unless ``value`` is an integer of at least ``at_least``."""
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= at_least:

@@ -28,8 +28,10 @@ Sparsity = Annotated[
     float,
     Check(partial(checks.fraction, below_one=True), (("minimum", 0), ("exclusiveMaximum", 1))),
 ]
+BelowOne = Sparsity
 Share = Annotated[float, Check(checks.fraction, (("minimum", 0), ("maximum", 1)))]
 NotNegative = Annotated[float, Check(checks.at_least_zero, (("minimum", 0),))]
+AboveZero = Annotated[float, Check(checks.above_zero, (("exclusiveMinimum", 0),))]
 Positive = Annotated[int, Check(partial(checks.integer, at_least=1), (("minimum", 1),))]
 Widths = Annotated[tuple[Positive, ...], Check(checks.not_empty, (("minItems", 1),))]
 Decay = Literal["cosine", "constant", "linear"]

@@ -74,7 +74,7 @@ def make(config: Config) -> Setup:
 
 
 def _make(config: Config) -> Setup:
-    steps, size, ema = config.train.steps, config.data.value.batch_size, config.optimizer.ema
+    steps, size, ema = config.train.steps, config.data.value.batch_size, config.optimizer.value.ema
     start = config.start
     dataset = data.load(config.data)
     pinned = replace(config.data.value, **dataset.identity)
@@ -90,7 +90,7 @@ def _make(config: Config) -> Setup:
         return model
 
     model = nnx.eval_shape(build)
-    parts = config.optimizer.accumulate
+    parts = config.optimizer.value.accumulate
     placement = mesh.placement(config.mesh, size, parts, model)
     shapes = state.parameters(model)
     network = state.modes(model, placement.whole, config.train.compute)
@@ -107,7 +107,7 @@ def _make(config: Config) -> Setup:
         stacked={**stacked, **config.sparsify.stacked},
         initial=dst.load_masks(start.masks) if start.masks else config.sparsify.initial,
     )
-    rate = optimizer.learning_rate(config.optimizer, steps, start.step)
+    rate = optimizer.learning_rate(config.optimizer.value, steps, start.step)
 
     def begin() -> TrainState:
         with mesh.host():

@@ -10,6 +10,7 @@ import pytest
 import dst
 from dst.train import optimizer as optim
 from dst.train import setup
+from dst.train.config.run import OPTIMIZER
 from tests.training import batch, small
 
 PLAIN = (
@@ -94,7 +95,7 @@ def test_the_average_follows_its_formula(tmp_path):
 
 @pytest.mark.parametrize("decay", ["constant", "cosine", "linear"])
 def test_the_learning_rate_is_the_same_on_host_and_device(decay):
-    config = optim.Optimizer("sgd", learning_rate=0.5, warmup="10%", decay=decay)
+    config = optim.Optimizer(learning_rate=0.5, warmup="10%", decay=decay)
     rate = optim.learning_rate(config, 40)
     host = [rate(count) for count in range(45)]
     device = jax.vmap(rate)(np.arange(45))
@@ -106,7 +107,7 @@ def test_the_learning_rate_is_the_same_on_host_and_device(decay):
 def test_the_logged_learning_rate_is_the_one_of_the_inner_optimizer(tmp_path):
     made = setup.make(small(tmp_path, "optimizer.name=sgd", "optimizer.clip=null"))
     state = made.begin()
-    rate = optim.learning_rate(small(tmp_path).optimizer, 40)
+    rate = optim.learning_rate(small(tmp_path).optimizer.value, 40)
     for count in range(13):
         state, metrics = made.step(state, *batch(made, count), topology=made.fires(count))
     # RigL's topology step at count 10 took no optimizer step.
@@ -123,7 +124,8 @@ OPTIMIZERS = [
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_trains_sparse(name):
-    config = optim.Optimizer(name, learning_rate=0.01, weight_decay=1e-4, clip=1.0)
+    settings = {"name": name, "learning_rate": 0.01, "weight_decay": 1e-4, "clip": 1.0}
+    config = OPTIMIZER.read(settings, "optimizer")
     method = dst.RigL(sparsity=0.5, every=1, stop=None, decay="constant")
     tx = dst.sparsify(optim.make(config, 10), method)
     params = {"w": jax.random.normal(jax.random.key(0), (6, 4)), "b": np.ones(4, np.float32)}
@@ -140,7 +142,8 @@ def test_every_optimizer_trains_sparse(name):
 
 def test_biases_do_not_decay():
     params = {"w": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}
-    config = optim.Optimizer("adamw", learning_rate=1.0, weight_decay=0.5)
+    settings = {"name": "adamw", "learning_rate": 1.0, "weight_decay": 0.5}
+    config = OPTIMIZER.read(settings, "optimizer")
     tx = optim.make(config, 10)
     updates, _ = tx.update(jax.tree.map(np.zeros_like, params), tx.init(params), params)
     assert (np.asarray(updates["w"]) == -0.5).all() and (np.asarray(updates["b"]) == 0).all()

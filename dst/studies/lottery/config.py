@@ -145,9 +145,9 @@ class Tickets:
             raise ValueError(
                 f"lottery.retrain must be from 1 to {steps} steps, got {self.retrain!r}."
             )
-        last = learning_rate(config.optimizer, steps)(steps - 1)
+        last = learning_rate(config.optimizer.value, steps)(steps - 1)
         if self.rewind == "finetune" and self.finetune_rate is None:
-            if last < 0.01 * config.optimizer.learning_rate:
+            if last < 0.01 * config.optimizer.value.learning_rate:
                 raise ValueError(
                     f"lottery.finetune_rate is missing: the last learning rate of training is "
                     f"{last:.2g}, below 1 % of its peak, and would not train anything."

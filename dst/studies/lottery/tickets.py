@@ -19,7 +19,7 @@ from dst.studies.lottery.pruning import prunable, prune, random_masks
 from dst.studies.lottery.runs import Report, Row
 from dst.train import loop, setup
 from dst.train.config.run import Config
-from dst.train.optimizer import Optimizer, learning_rate
+from dst.train.optimizer import learning_rate
 from dst.train.records import run_dir
 
 _FIRST = "round-00"
@@ -115,9 +115,10 @@ def retraining(
     if settings.rewind == "finetune":
         last = settings.finetune_rate
         if last is None:
-            last = float(learning_rate(config.optimizer, steps)(steps - 1))
-        flat: Optimizer = replace(config.optimizer, learning_rate=last, warmup=0, decay="constant")
-        config = replace(config, optimizer=flat, train=replace(config.train, steps=again))
+            last = float(learning_rate(config.optimizer.value, steps)(steps - 1))
+        flat = replace(config.optimizer.value, learning_rate=last, warmup=0, decay="constant")
+        section = replace(config.optimizer, value=flat)
+        config = replace(config, optimizer=section, train=replace(config.train, steps=again))
         step = 0
     elif settings.rewind == "lr":
         step = steps - again

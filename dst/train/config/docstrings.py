@@ -10,13 +10,16 @@ import docstring_parser
 
 
 def field_texts(cls: Any) -> dict[str, str]:
-    """What the docstring of a class says of each field, on one line."""
+    """What the docstrings of a class, and of those it is derived from, say of each field.
+
+    Each text is one line.
+    """
     style = docstring_parser.DocstringStyle.GOOGLE
-    parsed = docstring_parser.parse(inspect.getdoc(cls) or "", style)
     texts: dict[str, str] = {}
-    for entry in parsed.params:
-        words = " ".join((entry.description or "").split())
-        texts |= {name.strip(): words for name in entry.arg_name.split(",")}
+    for doc in [vars(base).get("__doc__") for base in reversed(cls.__mro__[:-1])]:
+        for entry in docstring_parser.parse(inspect.cleandoc(doc or ""), style).params:
+            words = " ".join((entry.description or "").split())
+            texts |= {name.strip(): words for name in entry.arg_name.split(",")}
     return texts
 
 

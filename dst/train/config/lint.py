@@ -13,8 +13,8 @@ def advice(config: Config) -> list[str]:
     when = rule.when
     if when is None or rule.keeps_inactive_values:
         return []
-    rate = optimizer.learning_rate(config.optimizer, steps)
-    warm = resolve("warmup", config.optimizer.warmup, steps, "")
+    rate = optimizer.learning_rate(config.optimizer.value, steps)
+    warm = resolve("warmup", config.optimizer.value.warmup, steps, "")
     last = min(when.last, steps - 1)
     advices = []
     if when.first < warm:
@@ -22,7 +22,7 @@ def advice(config: Config) -> list[str]:
             f"method: topology steps start at step {when.first}, inside the warm-up of {warm} "
             f"steps, where weights have hardly moved. Consider method.start={warm}."
         )
-    if rate(last) < 0.01 * config.optimizer.learning_rate:
+    if rate(last) < 0.01 * config.optimizer.value.learning_rate:
         advices.append(
             f"method: topology steps go on until step {last}, where the learning rate is "
             f"{rate(last):.2g}, below 1 % of its peak: connections grown then cannot learn. "

@@ -13,17 +13,15 @@ from dst import models
 from dst.core import checks
 from dst.core.registry import Registry
 from dst.methods import METHODS, SETTINGS
-from dst.rules.fields import Positive
 from dst.rules.latent import Latent
 from dst.rules.rule import Rule
 from dst.train import data as data_sets
-from dst.train import objectives
+from dst.train import objectives, optimizer
 from dst.train.config import doors, plain_data, recipes, schema, signatures
 from dst.train.config.schema import Choice, Option, Section
 from dst.train.config.sections import Mesh, Sparsify, Train, Wandb
 from dst.train.config.warm_start import FixedMasks, Start
 from dst.train.distributed.processes import Hosts
-from dst.train.optimizer import Optimizer
 
 
 class ConfigError(ValueError):
@@ -38,15 +36,23 @@ def _options(registry: Registry) -> dict[str, Option]:
     return {name: Option(entry.load()) for name, entry in registry.items()}
 
 
-_BATCH = ("batch_size", Positive, 128)
-MODEL = Choice(
-    {
-        name: Option(signatures.arguments_of(entry, _OF_MODELS), load=entry.load)
-        for name, entry in models.REGISTRY.items()
-    },
-    offers=_OF_MODELS,
+def _factories(
+    registry: Registry, offers: tuple[str, ...], shared: type | None = None
+) -> dict[str, Option]:
+    """The options of a package whose things are called with their arguments."""
+    return {
+        name: Option(signatures.arguments_of(entry, offers, shared), load=entry.load)
+        for name, entry in registry.items()
+    }
+
+
+MODEL = Choice(_factories(models.REGISTRY, _OF_MODELS), offers=_OF_MODELS)
+DATA = Choice(_options(data_sets.REGISTRY), offers=(), shared=data_sets.Shared)
+OPTIMIZER = Choice(
+    _factories(optimizer.REGISTRY, optimizer.OFFERS, optimizer.Optimizer),
+    offers=optimizer.OFFERS,
+    shared=optimizer.Optimizer,
 )
-DATA = Choice(_options(data_sets.REGISTRY), offers=(), extra=(_BATCH,))
 LOGGER = Choice({}, offers=("config", "where", "start"))
 OBJECTIVE = Choice(_options(objectives.REGISTRY), offers=objectives.OFFERS)
 METHOD = Choice(
@@ -59,7 +65,13 @@ METHOD = Choice(
     },
     offers=(),
 )
-_DOORS = {"model": MODEL, "data": DATA, "method": METHOD, "objective": OBJECTIVE}
+_DOORS = {
+    "model": MODEL,
+    "data": DATA,
+    "method": METHOD,
+    "objective": OBJECTIVE,
+    "optimizer": OPTIMIZER,
+}
 _OF_OTHERS = {"lottery": "dst lottery"}  # sections that are no part of one run
 
 
@@ -90,7 +102,7 @@ class Config:
     model: Annotated[Section, MODEL]
     data: Annotated[Section, DATA]
     method: Annotated[Section, METHOD]
-    optimizer: Optimizer
+    optimizer: Annotated[Section, OPTIMIZER]
     train: Train
     seed: int = 0
     start: Start = Start()
@@ -112,7 +124,7 @@ class Config:
         if self.seed >= 2**32:
             raise ValueError(f"seed must be below 2**32, got {self.seed}.")
         self._check_inputs()
-        batch, parts = self.data.value.batch_size, self.optimizer.accumulate
+        batch, parts = self.data.value.batch_size, self.optimizer.value.accumulate
         if batch % parts:
             raise ValueError(
                 f"data.batch_size must be a multiple of optimizer.accumulate={parts}, got {batch}."

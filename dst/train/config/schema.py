@@ -54,10 +54,12 @@ class Section:
         """
         if self.load is None:
             return self.value
-        factory = self.load()
-        taken = signatures.parameters(factory)
         own = {f.name: getattr(self.value, f.name) for f in dataclasses.fields(self.value)}
-        return factory(**{k: v for k, v in (own | offered).items() if k in taken})
+        return self.load()(**{k: v for k, v in (own | offered).items() if self.takes(k)})
+
+    def takes(self, argument: str) -> bool:
+        """Whether the factory has an argument of this name."""
+        return self.load is not None and argument in signatures.parameters(self.load())
 
 
 @dataclass(frozen=True)
@@ -88,14 +90,14 @@ class Choice:
       bare: whether a bare name is left as it is, where the Python API takes names too.
       offers: what the program passes to a factory, beside the arguments; None: the key ``import``
         opens no door here.
-      extra: arguments that every thing of this kind has, with type and default.
+      shared: a dataclass of the arguments that every thing of this kind has; None: there are none.
     """
 
     options: Mapping[str, Option]
     named: bool = True
     bare: bool = False
     offers: tuple[str, ...] | None = None
-    extra: tuple[tuple[str, Any, Any], ...] = ()
+    shared: type | None = None
 
     def entry(self, name: Any) -> Any:
         """The key of ``options`` that a name belongs to; the name itself where there is none."""
@@ -118,14 +120,26 @@ class Choice:
             return value
         option = self.options[entry]
         fields = {k: v for k, v in given.items() if k != "name"}
+        self._refuse_keys_of_others(entry, fields, key)
         arguments = read_fields(option.type, fields, key, option.defaults)
         return Section(given["name"], arguments, option.load) if self.named else arguments
+
+    def _refuse_keys_of_others(self, entry: str, given: Mapping[str, Any], key: str) -> None:
+        known = {name: strict.hints(x.type).keys() for name, x in self.options.items()}
+        for name in given:
+            owners = [other for other, names in known.items() if name in names]
+            if owners and entry not in owners:
+                shown = [*owners[:3], *(["others"] if len(owners) > 3 else [])]
+                raise ValueError(
+                    f"{key}.{name} is no known key of {entry}: it belongs to "
+                    f"{' and '.join(shown)}. {key} has the keys {list(known[entry])}."
+                )
 
     def _imported(self, given: Mapping[str, Any], key: str) -> Section:
         if "name" in given:
             raise ValueError(f"{key} must have the key 'name' or the key 'import', got both.")
         thing, path = doors.resolve(given["import"], f"{key}.import")
-        cls = signatures.arguments(thing, self.offers or (), self.extra, f"{key}.import")
+        cls = signatures.arguments(thing, self.offers or (), self.shared, f"{key}.import")
         fields = {k: v for k, v in given.items() if k != "import"}
         return Section(path, read_fields(cls, fields, key, {}), lambda: thing, imported=True)
 

@@ -37,14 +37,15 @@ def _function(thing: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache  # equal configs have equal types
 def arguments(
-    thing: Callable[..., Any], offered: tuple[str, ...], extra: tuple[Parameter, ...], key: str
+    thing: Callable[..., Any], offered: tuple[str, ...], shared: type | None, key: str
 ) -> type:
     """The keyword arguments of a callable as a frozen dataclass.
 
     Args:
       thing: a class or a function.
       offered: names of arguments that the program passes.
-      extra: arguments that its config may have although it does not take them.
+      shared: a dataclass of arguments that its config may have although it does not take them;
+        the result is derived from it.
       key: dotted, for messages.
 
     Raises:
@@ -62,12 +63,10 @@ def arguments(
             raise ValueError(f"{key}: argument {p.name!r} must be one that can be named.")
         default = dataclasses.MISSING if p.default is p.empty else p.default
         taken.append((p.name, _readable(hints.get(p.name, Any)), default))
-    names = {n for n, *_ in taken}
-    taken += [p for p in extra if p[0] not in names]
-    return _dataclass(thing.__name__, taken, inspect.getdoc(thing))
+    return _dataclass(thing.__name__, taken, inspect.getdoc(thing), shared)
 
 
-def arguments_of(entry: Entry, offered: Collection[str]) -> type:
+def arguments_of(entry: Entry, offered: Collection[str], shared: type | None = None) -> type:
     """The same of a registered class, read from its source: nothing is imported."""
     names = {**vars(fields), "Literal": Literal, "Sequence": Sequence, "Any": Any}
     node: Any = entry.node
@@ -83,20 +82,26 @@ def arguments_of(entry: Entry, offered: Collection[str]) -> type:
         hint = eval(ast.unparse(argument.annotation), names)  # our own source
         value = dataclasses.MISSING if default is None else ast.literal_eval(default)
         taken.append((argument.arg, _readable(hint), value))
-    return _dataclass(entry.attribute, taken, doc)
+    return _dataclass(entry.attribute, taken, doc, shared)
 
 
-def _dataclass(name: str, parameters: Sequence[Parameter], doc: str | None) -> type:
+def _dataclass(
+    name: str, parameters: Sequence[Parameter], doc: str | None, shared: type | None
+) -> type:
+    hints = {} if shared is None else get_type_hints(shared, include_extras=True)
+    hints |= {field: hint for field, hint, _ in parameters}
+
     def __post_init__(self: Any) -> None:
-        for field, hint, _ in parameters:
+        for field, hint in hints.items():
             fields.check(field, hint, getattr(self, field))
 
-    required = [p for p in parameters if p[2] is dataclasses.MISSING]
-    optional = [p for p in parameters if p[2] is not dataclasses.MISSING]
-    columns: list[Any] = [(n, hint) for n, hint, _ in required]
-    columns += [(n, hint, dataclasses.field(default=_frozen(value))) for n, hint, value in optional]
+    columns: list[Any] = [
+        (field, hint, dataclasses.field(default=_frozen(default), kw_only=True))
+        for field, hint, default in parameters
+    ]
     space = {"__post_init__": __post_init__, "__doc__": doc or name}
-    return dataclasses.make_dataclass(name, columns, frozen=True, namespace=space)
+    bases = () if shared is None else (shared,)
+    return dataclasses.make_dataclass(name, columns, bases=bases, frozen=True, namespace=space)
 
 
 def _frozen(value: Any) -> Any:

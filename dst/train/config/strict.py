@@ -32,7 +32,13 @@ _RENAMED = {
     "floor": ("end_drop_fraction", "min_active"),
 }
 # JSON Schema's words for ranges, and pydantic's.
-_BOUNDS = {"minimum": "ge", "maximum": "le", "exclusiveMaximum": "lt", "minItems": "min_length"}
+_BOUNDS = {
+    "minimum": "ge",
+    "maximum": "le",
+    "exclusiveMinimum": "gt",
+    "exclusiveMaximum": "lt",
+    "minItems": "min_length",
+}
 _STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 # What a type may be that is read by its own rules and may be anything here; None: it has none.
 Nested = Callable[[Any], str | None]

@@ -13,13 +13,27 @@ The config may always say ``batch_size``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from dst.core.registry import Registry
+from dst.rules.fields import Positive
 from dst.train.config.schema import Section
 from dst.train.data.dataset import Batch, Dataset, from_arrays, from_sources, indices
 
 __all__ = ["REGISTRY", "Batch", "Dataset", "from_arrays", "from_sources", "indices", "load"]
 
 REGISTRY = Registry("data set", "dst.train.data")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the config of every data set may say.
+
+    Attributes:
+      batch_size: examples per optimizer update, over all micro-batches and devices.
+    """
+
+    batch_size: Positive = 128
 
 
 def load(section: Section) -> Dataset:

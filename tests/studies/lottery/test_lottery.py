@@ -298,10 +298,10 @@ def test_where_a_schedule_continues(settings, expected, tmp_path):
     """Rewinding to a step restarts the schedule there, learning-rate rewinding at the
     distance of `retrain` from its end, fine-tuning has a constant rate."""
     again = tickets.retraining(study(tmp_path).config, settings, "round-01", tmp_path, tmp_path)
-    assert (again.start.step, again.train.steps, again.optimizer.learning_rate) == expected
+    assert (again.start.step, again.train.steps, again.optimizer.value.learning_rate) == expected
     constant = settings.rewind == "finetune"
-    assert again.optimizer.decay == ("constant" if constant else "cosine")
-    assert again.optimizer.warmup == (0 if constant else 4)
+    assert again.optimizer.value.decay == ("constant" if constant else "cosine")
+    assert again.optimizer.value.warmup == (0 if constant else 4)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)

@@ -59,7 +59,7 @@ def test_a_grid_has_every_combination_once(tmp_path):
     assert {x.train.steps for x in configs} == {30}
     seen = {(x.seed, x.method.name, x.method.value.sparsity) for x in configs}
     assert len(seen) == 12
-    assert {x.optimizer.learning_rate for x in configs} == {1e-3}
+    assert {x.optimizer.value.learning_rate for x in configs} == {1e-3}
 
 
 def test_values_are_checked_together(tmp_path):

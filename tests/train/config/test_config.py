@@ -161,7 +161,7 @@ def test_a_missing_file_is_named_with_its_nearest_neighbour(tmp_path, capsys):
 
 
 def test_yaml_is_read_as_1_2(tmp_path):
-    assert small(tmp_path, "optimizer.learning_rate=1e-3").optimizer.learning_rate == 1e-3
+    assert small(tmp_path, "optimizer.learning_rate=1e-3").optimizer.value.learning_rate == 1e-3
     assert small(tmp_path, "name=no").name == "no"
 
 

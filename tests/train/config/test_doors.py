@@ -8,14 +8,17 @@ import subprocess
 import sys
 from textwrap import dedent
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ruamel.yaml import YAML
 
 import dst
 from dst import cli
 from dst.core.registry import Registry
-from dst.train import setup
+from dst.train import optimizer, setup
 from dst.train.config import run as config
 from tests.training import ROOT
 
@@ -158,6 +161,30 @@ def test_the_pieces_are_the_users_own(folder):
     assert config.parse(config.to_dict(found), folder / "own.yaml") == found
 
 
+def test_an_optimizer_of_optax_takes_the_schedule_and_the_decay(folder):
+    lamb = "optimizer={'import': 'optax:lamb', 'learning_rate': 0.01, 'warmup': 4, 'b1': 0.8}"
+    found = config.load(folder / "own.yaml", [lamb, "optimizer.weight_decay=0.1"])
+    settings = found.optimizer.value
+    assert (settings.b1, settings.b2, settings.weight_decay, settings.ema) == (
+        0.8,
+        0.999,
+        0.1,
+        None,
+    )
+    assert config.parse(config.to_dict(found), folder / "own.yaml") == found
+
+    params = {"w": jnp.full((3, 2), 0.5), "b": jnp.ones(2)}
+    grads = {"w": jnp.arange(6.0).reshape(3, 2), "b": jnp.ones(2)}
+    rate = optimizer.learning_rate(settings, 40)
+    masks = {"w": True, "b": False}
+    theirs = optax.lamb(rate, b1=0.8, weight_decay=0.1, mask=masks)
+    results = []
+    for tx in (optimizer.make(found.optimizer, 40), theirs):
+        updates, _ = tx.update(grads, tx.init(params), params)
+        results.append(updates)
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
 BAD = {
     "an old key": (
         "method={'name': 'rigl', 'sparsity': 0.5, 'regrown': 'zero'}",
@@ -189,6 +216,22 @@ BAD = {
     "no data set": (
         "data={'import': 'own_nets:not_a_network', 'classes': 3}",
         ["data.import", "Dataset", "int"],
+    ),
+    "no optimizer": (
+        "optimizer={'import': 'own_nets:not_a_network', 'classes': 3, 'learning_rate': 0.1}",
+        ["optimizer.import", "GradientTransformation", "int"],
+    ),
+    "an optimizer without a rate": (
+        "optimizer={'import': 'optax:lamb'}",
+        ["optimizer.learning_rate is missing"],
+    ),
+    "an optimizer at a bad rate": (
+        "optimizer={'import': 'optax:lamb', 'learning_rate': 0}",
+        ["optimizer.learning_rate", "> 0", "0"],
+    ),
+    "a setting of another optimizer": (
+        "optimizer.nesterov=true",
+        ["optimizer.nesterov is no known key of adam", "belongs to momentum"],
     ),
     "no objective": (
         "objective={'import': 'own_nets:not_a_network', 'classes': 3}",

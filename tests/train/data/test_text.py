@@ -192,8 +192,9 @@ def test_the_trainer_knows_which_layers_are_stacked(tmp_path):
 
 def test_scales_of_stacked_layers_do_not_decay():
     params = {"blocks": {"norm": np.ones((2, 3), np.float32), "up": np.ones((2, 3, 3), np.float32)}}
-    settings = optimizer.Optimizer("adamw", learning_rate=1.0, weight_decay=0.5)
-    tx = optimizer.make(settings, 10, {"blocks/**": 1})
+    settings = {"name": "adamw", "learning_rate": 1.0, "weight_decay": 0.5}
+    section = config.OPTIMIZER.read(settings, "optimizer")
+    tx = optimizer.make(section, 10, {"blocks/**": 1})
     updates, _ = tx.update(jax.tree.map(np.zeros_like, params), tx.init(params), params)
     assert (np.asarray(updates["blocks"]["norm"]) == 0).all()
     assert (np.asarray(updates["blocks"]["up"]) == -0.5).all()

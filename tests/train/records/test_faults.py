@@ -212,7 +212,7 @@ def test_a_resumed_run_says_what_differs(finished, tmp_path, capsys):
     code, output = resume("optimizer.learning_rate=1e-3", "train.keep=1", "--changed")
     assert code == 0 and "optimizer.learning_rate: 0.003 -> 0.001" in output.out
     kept = config.load(run / "config.yaml")
-    assert (kept.optimizer.learning_rate, kept.train.keep) == (1e-3, 1)
+    assert (kept.optimizer.value.learning_rate, kept.train.keep) == (1e-3, 1)
     assert checkpoint.steps(run / "checkpoints") == [40]
     assert records(run)[:-3] == records(finished)[:-3] and records(run) != records(finished)
 

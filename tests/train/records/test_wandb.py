@@ -199,7 +199,7 @@ def test_a_run_of_an_agent_belongs_to_its_sweep(tmp_path, monkeypatch):
     shown = start["config"]["update"]
     assert _is_within(nested, shown) and shown["optimizer.learning_rate"] == 1e-05
     saved = config.load(run / run_dir.CONFIG)
-    assert saved.optimizer.learning_rate == 1e-05 and saved.method.name == "set"
+    assert saved.optimizer.value.learning_rate == 1e-05 and saved.method.name == "set"
     assert _is_within(config.to_dict(saved), shown)  # nothing of the rest is lost
     # The metric is there at every evaluation, which Hyperband reads, and at the end.
     values = [row["accuracy"] for row in _rows(content).values() if "accuracy" in row]
