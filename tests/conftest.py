@@ -25,7 +25,7 @@ import tests.typecheck  # the hook below finds it by name
 
 COMPILED = ".pytest_cache/compiled"
 
-install_import_hook("dst", f"{tests.typecheck.__name__}.check")
+install_import_hook(tests.typecheck.shaped_modules(), f"{tests.typecheck.__name__}.check")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Many tests compile the same program under another function. What one worker has compiled serves

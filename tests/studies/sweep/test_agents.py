@@ -64,10 +64,10 @@ def test_an_agent_trains_what_the_sweep_here_trains(monkeypatch, tmp_path):
 REPRS = {
     "nested text": ({"method": {"name": "set"}}, "method.name", "set"),
     "nested numbers merge": ({"method": {"sparsity": 0.5}}, "method.value.every", 10),
-    "a small number": ({"optimizer.learning_rate": 1e-05}, "optimizer.learning_rate", 1e-05),
+    "a small number": ({"optimizer.learning_rate": 1e-05}, "optimizer.value.learning_rate", 1e-05),
     "true": ({"mesh.fully_sharded": True}, "mesh.fully_sharded", True),
-    "none": ({"optimizer": {"clip": None}}, "optimizer.clip", None),
-    "none, dotted": ({"optimizer.clip": None}, "optimizer.clip", None),
+    "none": ({"optimizer": {"clip": None}}, "optimizer.value.clip", None),
+    "none, dotted": ({"optimizer.clip": None}, "optimizer.value.clip", None),
     "text": ({"train.on_nonfinite": "skip"}, "train.on_nonfinite", "skip"),
     "percent": ({"train.eval_every": "5%"}, "train.eval_every", "5%"),
     "a list": ({"model": {"hidden": [8, 4]}}, "model.value.hidden", (8, 4)),
