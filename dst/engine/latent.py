@@ -130,12 +130,11 @@ class LatentWeights:
             inner_state = cold_start.reset(self.inner, inner_state, outside)
         support = _support(rule, chosen.active, count)
         changes = [
-            # Where the parameters are the latent weights, `w - p + p` would round the update.
-            jnp.where(s, rule.weight(x) - p if rule.keep_latent else u, -p)
+            _change(rule, s, x, p, u)
             for s, x, p, u in zip(
                 support,
                 _moved(before, moved, chosen, _softness(rule, count)),
-                [p.astype(jnp.float32) for p in flat.sparse],
+                flat.sparse,
                 moves,
                 strict=True,
             )
@@ -187,6 +186,14 @@ def _latent_leaves(
             )
         )
     return leaves
+
+
+def _change(rule: Latent, support: Array, leaf: LatentLeaf, weight: Array, move: Array) -> Array:
+    """What is added to a weight, in the wider of its type and float32."""
+    old = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
+    # Where the parameters are the latent weights, `w - p + p` would round the update.
+    new = rule.weight(leaf).astype(old.dtype) - old if rule.keep_latent else move
+    return jnp.where(support, new.astype(old.dtype), -old)
 
 
 def _moved(
@@ -279,7 +286,7 @@ def _log(
             gone, come, bad = totals([old & ~new, new & ~old, nan], axes)
             dropped.append(gone)
             grown.append(come)
-            unscored.append(jnp.sum(bad))
+            unscored.append(jnp.sum(bad, dtype=jnp.int32))
             asked = p.layout.weights(jnp.broadcast_to(n, p.layout.counts))
             scheduled.append(jnp.where(soft, jnp.int32(p.leaf.layer_size), asked))
         return TopologyLog(

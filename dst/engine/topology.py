@@ -89,7 +89,8 @@ def drop_and_grow(inputs: TopologyInputs) -> list[Change]:
                 reset=x.spread(fresh, leaf.active),
                 dropped=dropped,
                 grown=grown,
-                unscored=sum(map(jnp.sum, of_nans), jnp.int32(0)) // jnp.int32(x.unit_size),
+                unscored=sum((jnp.sum(n, dtype=jnp.int32) for n in of_nans), jnp.int32(0))
+                // jnp.int32(x.unit_size),
                 scheduled=x.weights(total),
             )
         )

@@ -64,7 +64,11 @@ def metrics(opt_state: OptState, params: Params | None = None) -> dict[str, Arra
         "topology_steps": sum((jnp.asarray(x.done) for x in logs), zero),
     }
     for name in ("dropped", "grown", "unscored"):
-        per_leaf = {p: jnp.sum(n) for x in logs for p, n in by_path(getattr(x, name)).items()}
+        per_leaf = {
+            p: jnp.sum(n, dtype=jnp.int32)
+            for x in logs
+            for p, n in by_path(getattr(x, name)).items()
+        }
         result[name] = sum(per_leaf.values(), zero)
         if name != "unscored":
             result |= {f"{name}/{path}": n for path, n in per_leaf.items()}
