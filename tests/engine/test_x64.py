@@ -1,4 +1,4 @@
-"""With 64-bit types enabled every method trains, and its state has the types that it has without."""
+"""With 64-bit types enabled every method trains, with a state of the types that it has without."""
 
 from __future__ import annotations
 
