@@ -11,10 +11,11 @@ import optax
 from flax import nnx
 
 from dst import flops
+from dst.core import checks
 from dst.core.tree import lookup
 from dst.core.typing import OptState, Params, PyTree
 from dst.engine.projection import apply_masks
-from dst.engine.sparsify import sparsify
+from dst.engine.sparsify import around, sparsify
 from dst.inspect import invariants, metrics
 from dst.methods.from_masks import FromMasks
 from dst.rules.latent import Latent
@@ -24,12 +25,17 @@ from dst.rules.rule import Rule
 __all__ = ["Mask", "Optimizer", "axes", "check_invariants", "costs", "detach", "masks"]
 
 _SUFFIX = "_mask"
+_OTHER_SUFFIX = "_sparsity_mask"  # where the module has an attribute of the first name
+_CONTAINERS = (nnx.Dict, nnx.List)  # what they hold, users iterate over
 
 Filter: TypeAlias = Any  # which variables, as nnx.state reads it: a type, a predicate, or several
 
 
 class Mask(nnx.Variable):
-    """bool array beside a parameter ``w``, as ``w_mask``: True where a connection is active."""
+    """bool array beside a parameter ``w``, as ``w_mask``: True where a connection is active.
+
+    The metadata ``parameter`` is the path of the parameter from the module that holds the mask.
+    """
 
 
 class Optimizer(nnx.Optimizer):
@@ -37,13 +43,16 @@ class Optimizer(nnx.Optimizer):
 
     At creation inactive weights become zero and every sparse parameter ``kernel`` gets a variable
     ``kernel_mask`` beside it. Topology steps write the new masks there. They are copies of the
-    masks in the optimizer state, so that a saved model contains its masks.
+    masks in the optimizer state, so that a saved model contains its masks. Parameters in an
+    ``nnx.Dict`` or ``nnx.List`` have their masks in the module around it, as ``layers_0_mask``.
 
     Args:
       model: an NNX module; changed in place.
       inner: any Optax optimizer.
       method: as for :func:`dst.sparsify`. ``FromMasks()`` takes the masks the model carries.
       wrt: which variables are trained.
+      accumulate: micro-batches per update, >= 1. Their gradients are averaged by
+        ``optax.MultiSteps``, and the update schedule counts updates.
       attach_masks: False leaves the model without mask variables, for loops that split by
         exhaustive filters or map over the whole state.
       graph: as in ``nnx.Optimizer``.
@@ -69,6 +78,7 @@ class Optimizer(nnx.Optimizer):
         method: Method | Rule | Latent,
         *,
         wrt: Filter = nnx.Param,
+        accumulate: int = 1,
         attach_masks: bool = True,
         graph: bool | None = None,
         axes: Mapping[str, str] | None = None,
@@ -77,7 +87,10 @@ class Optimizer(nnx.Optimizer):
         if isinstance(method, FromMasks) and method.masks is None:
             method = FromMasks(masks(model))
         known = _module_axes(model, wrt, options.get("stacked"))
+        checks.integer("accumulate", accumulate, at_least=1)
         tx = sparsify(inner, method, axes={**known, **(axes or {})}, **options)
+        if accumulate > 1:
+            tx = around(tx, optax.MultiSteps(tx, accumulate).gradient_transformation())
         super().__init__(model, tx, wrt=wrt, graph=graph)
         self.attach_masks = attach_masks
         params = nnx.state(model, wrt, graph=graph)
@@ -85,13 +98,8 @@ class Optimizer(nnx.Optimizer):
         detach(model)
         if attach_masks:
             for path, mask in metrics.masks(self._arrays()).items():
-                owner, name = _owner(model, path)
-                if not isinstance(owner, nnx.Module):
-                    raise ValueError(
-                        f"{path} lies in a {type(owner).__name__}, which cannot hold a mask beside "
-                        "it. Use attach_masks=False, or make it an attribute of a module."
-                    )
-                setattr(owner, name + _SUFFIX, Mask(mask))
+                holder, name, inner_path = _holder(model, path)
+                setattr(holder, name, Mask(mask, parameter=inner_path))
 
     def update(self, model: nnx.Module, grads: PyTree, /, **kwargs: Any) -> PyTree:
         """One optimizer step; ``topology`` as in :func:`dst.sparsify`, other extras go inside."""
@@ -100,8 +108,8 @@ class Optimizer(nnx.Optimizer):
         steady = kwargs.get("topology") is False and not self.tx.selects_every_step
         if self.attach_masks and not steady:
             for path, mask in metrics.masks(self._arrays()).items():
-                owner, name = _owner(model, path)
-                getattr(owner, name + _SUFFIX).set_value(mask)
+                holder, name, _ = _holder(model, path)
+                getattr(holder, name).set_value(mask)
         return updates
 
     def _arrays(self) -> OptState:
@@ -116,8 +124,9 @@ def masks(model: nnx.Module) -> dict[str, np.ndarray]:
     """
     carried = {}
     for path, variable in nnx.to_flat_state(nnx.state(model, Mask)):
-        name = "/".join(map(str, path)).removesuffix(_SUFFIX)
-        carried[name] = np.asarray(variable.get_value())
+        *around, name = map(str, path)
+        inner_path = variable.get_metadata().get("parameter", name.removesuffix(_SUFFIX))
+        carried["/".join([*around, inner_path])] = np.asarray(variable.get_value())
     if not carried:
         raise ValueError(
             "this model carries no masks. Create them with dst.nnx.Optimizer(model, ...), or use "
@@ -229,6 +238,29 @@ def _kernels(
         if path:
             owner, name = _owner(model, path)
             yield path, name, owner, tuple(variable.get_value().shape)
+
+
+def _holder(model: nnx.Module, path: str) -> tuple[nnx.Module, str, str]:
+    """The module that holds the mask of a parameter, the attribute, and the path from there."""
+    segments = path.split("/")
+    for n in range(len(segments) - 1, -1, -1):
+        module, _ = _owner(model, "/".join([*segments[:n], ""]))
+        if not isinstance(module, nnx.Module) or isinstance(module, _CONTAINERS):
+            continue
+        for suffix in (_SUFFIX, _OTHER_SUFFIX):
+            name, inner_path = "_".join(segments[n:]) + suffix, "/".join(segments[n:])
+            there = getattr(module, name, None)
+            own = isinstance(there, Mask) and there.get_metadata().get("parameter") == inner_path
+            if own or not hasattr(module, name):
+                return module, name, inner_path
+        raise ValueError(
+            f"{path}: its module has attributes {'_'.join(segments[n:])}{_SUFFIX} and "
+            f"{name} of its own. Use attach_masks=False."
+        )
+    raise ValueError(
+        f"{path} lies in a {type(model).__name__}, which cannot hold a mask beside it. Use "
+        "attach_masks=False, or make it an attribute of a module."
+    )
 
 
 def _owner(model: Any, path: str) -> tuple[nnx.Module, str]:

@@ -87,6 +87,123 @@ def test_ordinary_loops_work_without_attached_masks():
     assert not jax.tree.leaves(nnx.state(model, dst.nnx.Mask))
 
 
+class Boxed(nnx.Module):
+    """Parameters in containers, used by iterating over them."""
+
+    def __init__(self):
+        key = jax.random.key(0)
+        shapes = {"a": (8, 16), "b": (16, 4)}
+        made = {k: nnx.Param(jax.random.normal(key, s)) for k, s in shapes.items()}
+        self.weights = nnx.Dict(made)
+        self.more = nnx.List([nnx.Param(jax.random.normal(key, (4, 4))) for _ in range(2)])
+
+    def __call__(self, x):
+        for weight in [*self.weights.values(), *self.more]:
+            x = x @ weight.get_value()
+        return x
+
+
+def test_masks_of_parameters_in_containers_are_beside_the_container():
+    plain, model = Boxed(), Boxed()
+    without = dst.nnx.Optimizer(plain, optax.sgd(1e-2), RIGL, attach_masks=False)
+    optimizer = dst.nnx.Optimizer(model, optax.sgd(1e-2), RIGL)
+    assert (len(model.weights), len(model.more)) == (2, 2)
+    assert set(dst.nnx.masks(model)) == {"weights/a", "weights/b", "more/0", "more/1"}
+    for count in range(4):
+        for sides in ((plain, without), (model, optimizer)):
+            step(*sides, X, topology=optimizer.tx.fires(count))
+    np.testing.assert_array_equal(plain(X), model(X))
+    dst.nnx.check_invariants(model, optimizer)
+    dst.nnx.detach(model)
+    assert jax.tree.structure(nnx.state(model)) == jax.tree.structure(nnx.state(Boxed()))
+
+
+def test_a_container_alone_cannot_hold_masks():
+    model = nnx.List([nnx.Param(jnp.ones((4, 4)))])
+    with pytest.raises(ValueError, match=r"0 lies in a List.*attach_masks=False"):
+        dst.nnx.Optimizer(model, optax.sgd(1e-2), dst.Static(0.5))
+
+
+class Made(nnx.Module):
+    """A layer with a mask of its own, as autoregressive networks have."""
+
+    def __init__(self):
+        self.kernel = nnx.Param(jnp.ones((4, 4)))
+        self.kernel_mask = np.tril(np.ones((4, 4), bool))
+
+    def __call__(self, x):
+        return x @ jnp.where(self.kernel_mask, self.kernel.get_value(), 0)
+
+
+def test_a_mask_that_the_module_has_of_its_own_stays():
+    model = Made()
+    optimizer = dst.nnx.Optimizer(model, optax.sgd(1e-2), dst.SET(0.5, every=1, stop=100))
+    step(model, optimizer, np.ones((2, 4), np.float32), topology=True)
+    np.testing.assert_array_equal(model.kernel_mask, np.tril(np.ones((4, 4), bool)))
+    assert set(dst.nnx.masks(model)) == {"kernel"}
+    dst.nnx.check_invariants(model, optimizer)
+    model.kernel_sparsity_mask = 0
+    with pytest.raises(ValueError, match=r"kernel_mask and kernel_sparsity_mask of its own"):
+        dst.nnx.Optimizer(model, optax.sgd(1e-2), dst.Static(0.5))
+
+
+class Normed(nnx.Module):
+    """Parameters, running statistics and the state of a random layer."""
+
+    def __init__(self):
+        self.hidden = nnx.Linear(8, 16, rngs=nnx.Rngs(0))
+        self.norm = nnx.BatchNorm(16, rngs=nnx.Rngs(1))
+        self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(2))
+
+    def __call__(self, x):
+        return self.dropout(self.norm(self.hidden(x)))
+
+
+@pytest.mark.parametrize("form", ["model", "state"])
+def test_only_parameters_of_a_model_count_as_weights(form, tmp_path):
+    model = Normed()
+    optimizer = dst.nnx.Optimizer(model, optax.sgd(1e-2), dst.Static(0.75))
+    given = model if form == "model" else nnx.state(model)
+    state, params = optimizer.opt_state, nnx.state(model, nnx.Param)
+    assert dst.table(state, given) == dst.table(state, params)
+    expected = dst.metrics(state, params)["sparsity_model"]
+    assert float(dst.metrics(state, given)["sparsity_model"]) == float(expected)
+    assert float(expected) == pytest.approx(96 / 176)
+    dst.save_weights(tmp_path / "w.safetensors", given)
+    assert set(dst.load_weights(tmp_path / "w.safetensors")) == {
+        "hidden/kernel",
+        "hidden/bias",
+        "norm/scale",
+        "norm/bias",
+    }
+
+
+def test_accumulated_micro_batches_are_one_update_of_the_schedule():
+    halves = [X[:8], X[8:]]
+    method = dst.RigL(sparsity=0.75, every=2, stop=100, drop_fraction=0.5)
+    whole, parts = Net(), Net()
+    one = dst.nnx.Optimizer(whole, optax.sgd(1e-2), method)
+    two = dst.nnx.Optimizer(parts, optax.sgd(1e-2), method, accumulate=2)
+    for _ in range(4):
+        step(whole, one, X)
+        for half in halves:
+            step(parts, two, half)
+        for path, mask in dst.masks(one.opt_state).items():
+            np.testing.assert_array_equal(mask, dst.masks(two.opt_state)[path])
+            np.testing.assert_array_equal(mask, dst.nnx.masks(parts)[path])
+    assert int(dst.metrics(two.opt_state)["topology_steps"]) == 1
+    dst.nnx.check_invariants(parts, two)
+
+
+def test_accumulation_inside_is_refused():
+    for inner in (
+        optax.MultiSteps(optax.sgd(0.1), 4),
+        optax.chain(optax.MultiSteps(optax.sgd(0.1), 4).gradient_transformation()),
+    ):
+        with pytest.raises(ValueError, match=r"optax.MultiSteps\(dst.sparsify.*accumulate=n"):
+            dst.nnx.Optimizer(Net(), inner, dst.Static(0.5))
+
+
 def test_detach_leaves_a_plain_model():
     model = Net()
     plain = jax.tree.structure(nnx.state(model))

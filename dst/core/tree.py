@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -131,6 +132,19 @@ def flatten(tree: PyTree) -> tuple[list[str], list[Any], PyTreeDef]:
     ]
     leaves, treedef = jax.tree.flatten(tree)
     return paths, leaves, treedef
+
+
+def parameters(tree: PyTree) -> PyTree:
+    """The parameters of a Flax NNX model or of a state of its variables; other trees as they are.
+
+    Masks, running statistics and the state of random layers are no parameters.
+    """
+    nnx = sys.modules.get("flax.nnx")  # who has a model has imported it
+    if nnx is None or not isinstance(tree, (nnx.Module, nnx.State)):
+        return tree
+    split = nnx.state if isinstance(tree, nnx.Module) else nnx.filter_state
+    params = split(tree, nnx.Param)
+    return params if jax.tree.leaves(params) else tree
 
 
 def _is_variable(node: object) -> bool:

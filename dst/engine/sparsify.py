@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import jax
 import optax
 
 from dst.core import tree
-from dst.core.typing import Array, ArrayLike, Params, PyTree
+from dst.core.typing import Array, ArrayLike, OptState, Params, PyTree
 from dst.engine.hard import HardMasks
 from dst.engine.latent import LatentWeights
 from dst.engine.plan import Plan, Planner
@@ -113,7 +114,8 @@ def sparsify(
       plain step compiles without selection.
 
     Raises:
-      ValueError: from ``init`` or here, naming the leaf or argument at fault.
+      ValueError: from ``init`` or here, naming the leaf or argument at fault; also for
+        ``optax.MultiSteps`` inside.
 
     Example:
       >>> import dst, optax, jax, jax.numpy as jnp
@@ -153,7 +155,35 @@ def sparsify(
             )
         return run.update(grads, state, params, topology, extra)
 
-    tx = SparseTransformation(run.init, update)
+    def init(params: Params) -> SparsifyState:
+        state = run.init(params)
+        _refuse_accumulation(state.inner_state)
+        return state
+
+    tx = SparseTransformation(init, update)
     tx.rule, tx.plan = run.rule, run.plan
     tx.update_weights, tx.selects_every_step = run.update_weights, run.selects_every_step
     return tx
+
+
+def around(tx: SparseTransformation, outer: optax.GradientTransformation) -> SparseTransformation:
+    """``outer``, which wraps ``tx``, with the plan and the schedule of ``tx``."""
+    outer = optax.with_extra_args_support(outer)
+    whole = SparseTransformation(outer.init, outer.update)
+    whole.rule, whole.plan = tx.rule, tx.plan
+    whole.update_weights, whole.selects_every_step = tx.update_weights, tx.selects_every_step
+    return whole
+
+
+def _refuse_accumulation(inner_state: OptState) -> None:
+    """Raises where the wrapped optimizer takes several calls for one update."""
+
+    def accumulates(node: object) -> bool:
+        return isinstance(node, optax.MultiStepsState)
+
+    if any(map(accumulates, jax.tree.leaves(inner_state, is_leaf=accumulates))):
+        raise ValueError(
+            "optax.MultiSteps inside of sparsify would make masks change at micro-batches. Put it "
+            "around: optax.MultiSteps(dst.sparsify(inner, method), n); with "
+            "dst.nnx.Optimizer, say accumulate=n."
+        )

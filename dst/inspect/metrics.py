@@ -76,7 +76,7 @@ def metrics(opt_state: OptState, params: Params | None = None) -> dict[str, Arra
         result[f"sparsity/{path}"] = 1.0 - used[path].astype(jnp.float32) / sizes[path]
         result[f"explored/{path}"] = tried[path].astype(jnp.float32) / sizes[path]
     if params is not None:
-        _, leaves, _ = tree.flatten(params)
+        _, leaves, _ = tree.flatten(tree.parameters(params))
         whole = max(sum(x.size for x in leaves), 1)
         inactive = total - sum(used.values(), zero) if stored else zero
         result["sparsity_model"] = inactive.astype(jnp.float32) / whole
@@ -115,7 +115,7 @@ def rows(opt_state: OptState, params: Params) -> list[Row]:
     dropped = {p: n for x in logs for p, n in by_path(x.dropped).items()}
     grown = {p: n for x in logs for p, n in by_path(x.grown).items()}
     result = []
-    paths, leaves, _ = tree.flatten(params)
+    paths, leaves, _ = tree.flatten(tree.parameters(params))
     for path, leaf in zip(paths, leaves, strict=True):
         shape, size = tuple(leaf.shape), int(leaf.size)
         if path not in stored:

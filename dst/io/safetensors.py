@@ -56,9 +56,10 @@ def save_weights(path: str | os.PathLike[str], params: Params) -> None:
 
     Args:
       path: of the file.
-      params: any pytree of arrays; every leaf is written in its own type.
+      params: any pytree of arrays; every leaf is written in its own type. Of an NNX model the
+        parameters are written.
     """
-    paths, leaves, _ = tree.flatten(params)
+    paths, leaves, _ = tree.flatten(tree.parameters(params))
     arrays = {name: np.ascontiguousarray(x) for name, x in zip(paths, leaves, strict=True)}
     _write(path, arrays, "dst weights")
 
