@@ -27,7 +27,7 @@ from dst.train.distributed import processes, signals
 from dst.train.distributed.signals import Stopped
 from dst.train.nonfinite import Diverged, Rollback, Watch
 from dst.train.objectives.figures import score
-from dst.train.point import Point, first, newest, save_arrays
+from dst.train.point import Point, first, restored, save_arrays
 from dst.train.records import checkpoint, run_dir, summary
 from dst.train.records.costs import RunCosts
 from dst.train.records.loggers import Loggers
@@ -117,8 +117,18 @@ def resuming(
     run_dir.check_run(where)
     processes.join(load(where / run_dir.CONFIG, overrides).hosts)
     with processes.held(partial(run_dir.lock, where)), signals.caught() as request:
-        pieces = (make or setup.make)(resume_overrides.applied(where, overrides, changed))
-        point = newest(pieces, where)
+        checkpoints = where / run_dir.CHECKPOINTS
+        step = checkpoint.newest_whole(checkpoints)
+        trained = None if step is None else checkpoint.position(checkpoints, step).get("config")
+        end = None if trained is None else trained["train"]["steps"]
+        finished = step == end and step is not None and (where / run_dir.SUMMARY).is_file()
+        config = resume_overrides.applied(where, overrides, changed, trained, finished)
+        if finished:
+            figures = json.loads((where / run_dir.SUMMARY).read_text(encoding="utf-8"))
+            print(f"{where} has finished; nothing is left to do", summary.table(figures), sep="\n")
+            return figures
+        pieces = (make or setup.make)(config)
+        point = None if step is None else restored(pieces, where, step)
         if overrides:  # they are saved only once the checkpoint is known to fit them
             text = dump(enclosed(pieces.config)[0])
             processes.decided(lambda: write(where / run_dir.CONFIG, text))

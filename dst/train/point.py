@@ -1,14 +1,18 @@
-"""Where a run stands: at its start, or at its newest checkpoint."""
+"""Where a run stands: at its start, or at a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import jax
 
 import dst
-from dst.core.typing import PyTree
+from dst.core.typing import Array, PyTree
 from dst.train import setup
+from dst.train.config.run import enclosed, to_dict
 from dst.train.distributed import processes
 from dst.train.records import checkpoint, run_dir
 from dst.train.setup import Setup
@@ -23,16 +27,18 @@ class Point:
       step: optimizer updates done.
       state: after them. Nothing else may hold it: the next step donates its buffers.
       drawn: batches drawn so far; more than ``step`` after a rollback, which skips batches.
+      config: that the run is trained with, as plain data.
     """
 
     step: int
     state: TrainState
     drawn: int
+    config: Mapping[str, Any]
 
     @property
-    def position(self) -> dict[str, int]:
-        """Where the input stands, for a checkpoint."""
-        return {"drawn": self.drawn}
+    def position(self) -> dict[str, Any]:
+        """Where the input stands and what the run is trained with, for a checkpoint."""
+        return {"drawn": self.drawn, "config": self.config}
 
 
 def save_arrays(path: Path, save: Callable[[Path, PyTree], None], arrays: PyTree) -> None:
@@ -47,19 +53,38 @@ def first(pieces: Setup, where: Path) -> Point:
     save_arrays(where / run_dir.MASKS_INITIAL, dst.save_masks, dst.masks(state.opt_state))
     if start in pieces.config.train.snapshot_steps():
         save_arrays(where / run_dir.weights(start), dst.save_weights, state.params)
-    return Point(start, state, drawn=start)
+    return Point(start, state, start, to_dict(enclosed(pieces.config)[0]))
 
 
-def newest(pieces: Setup, where: Path) -> Point | None:
-    """Where the newest undamaged checkpoint stands; None where there is none."""
+def restored(pieces: Setup, where: Path, step: int) -> Point:
+    """Where the undamaged checkpoint of a step stands.
+
+    Raises:
+      SetupError: a config that ends before it, or that has another update schedule.
+    """
     checkpoints, steps = where / run_dir.CHECKPOINTS, pieces.config.train.steps
-    step = checkpoint.newest_whole(checkpoints)
-    if step is None:
-        return None
     if step > steps:
         raise setup.SetupError(
             f"train.steps must be at least {step}, the steps done so far, got {steps}."
         )
     print(f"resuming at step {step} of {steps}")
-    state = checkpoint.restore(checkpoints, step, pieces.begin())
-    return Point(step, state, checkpoint.position(checkpoints, step)["drawn"])
+    begin = pieces.begin()
+    misfits = checkpoint.differing(checkpoints, step, begin)
+    if misfits and all(".hyper." in name for name in misfits):
+        raise setup.SetupError(_OTHER_SCHEDULE)
+    state = checkpoint.restore(checkpoints, step, begin)
+    same = jax.tree.map(_equal, begin.opt_state.hyper, state.opt_state.hyper)
+    if not all(jax.tree.leaves(same)):
+        raise setup.SetupError(_OTHER_SCHEDULE)
+    drawn = checkpoint.position(checkpoints, step)["drawn"]
+    return Point(step, state, drawn, to_dict(enclosed(pieces.config)[0]))
+
+
+_OTHER_SCHEDULE = (
+    "the update schedule would be another one, which a run that has started cannot have. Durations "
+    "in percent move with train.steps. Keep train.steps. Train a new run with other ones."
+)
+
+
+def _equal(a: Array, b: Array) -> bool:
+    return bool((a == b).all())

@@ -209,20 +209,27 @@ def restore(where: Path, step: int, like: PyTree) -> PyTree:
     Raises:
       CheckpointError: the state that was saved has another structure or other shapes.
     """
-    saved, expected = _manifest(where, step)["leaves"], _leaves(like)
-    differing = [n for n in sorted({*saved, *expected}) if saved.get(n) != expected.get(n)]
-    if differing:
-        name = differing[0]
+    for name, (expected, found) in differing(where, step, like).items():
         raise CheckpointError(
             f"the checkpoint of step {step} in {where} is of another network, optimizer or method: "
-            f"{name} must be {expected.get(name, 'absent')}, found {saved.get(name, 'none')}. "
-            "Resume with the config that it was saved with."
+            f"{name} must be {expected}, found {found}. Resume with the config that it was saved "
+            "with."
         )
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
     )
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(where.absolute() / f"{step:09d}" / _STATE, target)
+
+
+def differing(where: Path, step: int, like: PyTree) -> dict[str, tuple[str, str]]:
+    """The leaves of a saved state that do not fit: shape and type expected and found, by name."""
+    saved, expected = _manifest(where, step)["leaves"], _leaves(like)
+    return {
+        name: (expected.get(name, "absent"), saved.get(name, "none"))
+        for name in sorted({*saved, *expected})
+        if saved.get(name) != expected.get(name)
+    }
 
 
 def position(where: Path, step: int) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def test_a_rollback_continues_after_the_bad_batch(tmp_path, monkeypatch, capsys)
     assert "after that of step 17" in out
     assert [x["step"] for x in records(run) if x["kind"] == "train"] == list(range(5, 41, 5))
     # Seven batches were skipped: after step 10 comes the 18th.
-    assert checkpoint.position(run / "checkpoints", 40) == {"drawn": 47}
+    assert checkpoint.position(run / "checkpoints", 40)["drawn"] == 47
     straight = tmp_path / "straight"
     shutil.copytree(run, straight)
     for step in (30, 40):
@@ -215,6 +215,67 @@ def test_a_resumed_run_says_what_differs(finished, tmp_path, capsys):
     assert (kept.optimizer.value.learning_rate, kept.train.keep) == (1e-3, 1)
     assert checkpoint.steps(run / "checkpoints") == [40]
     assert records(run)[:-3] == records(finished)[:-3] and records(run) != records(finished)
+
+
+def contents(run):
+    return {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "lock"}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "method.sparsity=0.95",
+        "method.drop_fraction=0.1",
+        "method.every=5",
+        "seed=1",
+        "train.steps=60",
+    ],
+)
+@pytest.mark.parametrize("by_hand", [False, True], ids=["override", "by hand"])
+def test_what_the_state_follows_from_cannot_change(override, by_hand, finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "checkpoints" / f"{40:09d}")
+    if by_hand:
+        path = run / "config.yaml"
+        path.write_text(config.dump(config.load(path, [override])), encoding="utf-8")
+    before = contents(run)
+    given = [] if by_hand else [override]
+    assert cli.main(["resume", str(run), *given, "--changed"]) == 2
+    key, _, value = override.partition("=")
+    message = capsys.readouterr().err
+    assert key in message and "Train a new run" in message
+    assert contents(run) == before
+
+
+def test_a_config_edited_by_hand_needs_consent(finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "checkpoints" / f"{40:09d}")
+    path = run / "config.yaml"
+    edited = config.dump(config.load(path, ["optimizer.learning_rate=1e-3"]))
+    path.write_text(edited, encoding="utf-8")
+    assert cli.main(["resume", str(run)]) == 2
+    message = capsys.readouterr().err
+    assert "optimizer.learning_rate: 0.003 -> 0.001" in message and "--changed" in message
+    assert cli.main(["resume", str(run), "--changed"]) == 0
+    position = checkpoint.position(run / "checkpoints", 40)
+    assert position["config"]["optimizer"]["learning_rate"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    "override", ["optimizer.learning_rate=1e-3", "train.keep=1", "train.steps=80"]
+)
+def test_a_finished_run_is_never_rewritten(override, finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = contents(run)
+    assert cli.main(["resume", str(run), override, "--changed"]) == 2
+    message = capsys.readouterr().err
+    assert "has finished" in message and override.partition("=")[0] in message
+    assert cli.main(["resume", str(run)]) == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+    assert before.items() <= contents(run).items()  # a report may have come
 
 
 def test_what_changes_no_mathematics_may_change(finished, tmp_path):
