@@ -12,9 +12,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dst.io.safetensors import load_masks
-from dst.report.contents import Run, number
+from dst.report.contents import Run
 from dst.report.words import listed
 from dst.train.objectives.figures import FIGURES
+from dst.train.records import json_lines
 from dst.train.records.run_dir import CONFIG, MASKS_FINAL, MASKS_INITIAL, METRICS, SUMMARY
 
 
@@ -118,16 +119,7 @@ def _read_metrics(folder: Path, run: Run) -> None:
 
 
 def _metrics_line(text: str) -> dict[str, Any] | None:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
-        return None
-    step = number(line.get("step"))
-    if step is None:
-        return None
-    return line | {"step": int(step)}
+    return json_lines.parse(f"{text}\n".encode())
 
 
 def _read_summary(folder: Path, run: Run) -> None:

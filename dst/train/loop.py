@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -27,7 +26,7 @@ from dst.train.distributed import processes, signals
 from dst.train.distributed.signals import Stopped
 from dst.train.nonfinite import Diverged, Rollback, Watch
 from dst.train.objectives.figures import score
-from dst.train.point import Point, first, restored, save_arrays
+from dst.train.point import Point, first, newest, restored, save_arrays
 from dst.train.records import checkpoint, run_dir, summary
 from dst.train.records.costs import RunCosts
 from dst.train.records.loggers import Loggers
@@ -117,18 +116,15 @@ def resuming(
     run_dir.check_run(where)
     processes.join(load(where / run_dir.CONFIG, overrides).hosts)
     with processes.held(partial(run_dir.lock, where)), signals.caught() as request:
-        checkpoints = where / run_dir.CHECKPOINTS
-        step = checkpoint.newest_whole(checkpoints)
-        trained = None if step is None else checkpoint.position(checkpoints, step).get("config")
-        end = None if trained is None else trained["train"]["steps"]
-        finished = step == end and step is not None and (where / run_dir.SUMMARY).is_file()
-        config = resume_overrides.applied(where, overrides, changed, trained, finished)
-        if finished:
-            figures = json.loads((where / run_dir.SUMMARY).read_text(encoding="utf-8"))
-            print(f"{where} has finished; nothing is left to do", summary.table(figures), sep="\n")
-            return figures
+        saved = newest(where)
+        done = saved.figures is not None
+        config = resume_overrides.applied(where, overrides, changed, saved.config, done)
+        if saved.figures is not None:
+            print(f"{where} has finished; nothing is left to do")
+            print(summary.table(saved.figures))
+            return saved.figures
         pieces = (make or setup.make)(config)
-        point = None if step is None else restored(pieces, where, step)
+        point = None if saved.step is None else restored(pieces, where, saved.step)
         if overrides:  # they are saved only once the checkpoint is known to fit them
             text = dump(enclosed(pieces.config)[0])
             processes.decided(lambda: write(where / run_dir.CONFIG, text))
@@ -142,8 +138,8 @@ def finish(config: Config, where: Path) -> dict[str, Any]:
       config: of the run; a run that has started keeps the config in its directory.
       where: its directory.
     """
-    if (where / run_dir.SUMMARY).is_file():
-        return json.loads((where / run_dir.SUMMARY).read_text(encoding="utf-8"))
+    if (figures := summary.read(where / run_dir.SUMMARY)) is not None:
+        return figures
     with signals.caught() as request:
         request.check()  # a signal that came between two runs of a study
         print(f"\n{where.name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -14,7 +14,7 @@ from dst.core.typing import Array, PyTree
 from dst.train import setup
 from dst.train.config.run import enclosed, to_dict
 from dst.train.distributed import processes
-from dst.train.records import checkpoint, run_dir
+from dst.train.records import checkpoint, run_dir, summary
 from dst.train.setup import Setup
 from dst.train.state import TrainState
 
@@ -54,6 +54,32 @@ def first(pieces: Setup, where: Path) -> Point:
     if start in pieces.config.train.snapshot_steps():
         save_arrays(where / run_dir.weights(start), dst.save_weights, state.params)
     return Point(start, state, start, to_dict(enclosed(pieces.config)[0]))
+
+
+class Saved(NamedTuple):
+    """What a run directory holds of a run that has started.
+
+    Attributes:
+      step: of the newest checkpoint that is not damaged; None: there is none.
+      config: that it was trained with, as plain data; None: it does not say so.
+      figures: of ``summary.json``, where the run has come to its end; None elsewhere.
+    """
+
+    step: int | None
+    config: Mapping[str, Any] | None
+    figures: dict[str, Any] | None
+
+
+def newest(where: Path) -> Saved:
+    """What a run can be resumed from."""
+    checkpoints = where / run_dir.CHECKPOINTS
+    step = checkpoint.newest_whole(checkpoints)
+    if step is None:
+        return Saved(None, None, None)
+    config = checkpoint.position(checkpoints, step).get("config")
+    if config is None or config["train"]["steps"] != step:
+        return Saved(step, config, None)
+    return Saved(step, config, processes.decided(lambda: summary.read(where / run_dir.SUMMARY)))
 
 
 def restored(pieces: Setup, where: Path, step: int) -> Point:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, start: int):
-        self._path, self._warned = path, False
+        self._path, self._warned, self._named = path, False, False
         self._waiting: list[bytes] = []
         # Unbuffered: a killed run loses nothing that a checkpoint relies on.
         self._file = path.open("ab", buffering=0)
@@ -37,14 +37,24 @@ class JsonLines:
         self._write()
 
     def rewind(self, step: int) -> None:
-        """Cuts off the records after ``step``."""
-
-        def early(line: bytes) -> bool:
-            return line.endswith(b"\n") and json.loads(line)["step"] <= step
-
-        kept = takewhile(early, self._path.read_bytes().splitlines(keepends=True))
-        self._file.truncate(sum(map(len, kept)))
-        self._waiting = list(filter(early, self._waiting))
+        """Cuts off the records after ``step``. Lines that are none stay, and are named once."""
+        end = at = 0
+        bad: list[int] = []
+        for i, line in enumerate(_lines(self._path.read_bytes()), 1):
+            at += len(line)
+            if (record := parse(line)) is None:
+                bad.append(i)
+            elif record["step"] > step:
+                break
+            else:
+                end = at
+        self._file.truncate(end)
+        self._waiting = [x for x in self._waiting if json.loads(x)["step"] <= step]
+        if bad and not self._named:
+            which = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+            text = f"warning: {self._path}: left out as no record of a run: line {which}."
+            print(text, file=sys.stderr, flush=True)
+            self._named = True
 
     def records(self) -> list[dict[str, Any]]:
         """All records so far, with those that are not written yet."""
@@ -75,6 +85,28 @@ class JsonLines:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``; a last line that was cut off is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The records of a ``metrics.jsonl``; lines that are none are left out."""
+    lines = _lines(path.read_bytes()) if path.is_file() else []
+    return [record for line in lines if (record := parse(line)) is not None]
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """The record of a line; None for a line that is none: cut off, damaged, or something else."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        return None
+    step = record.get("step")
+    if not isinstance(step, (int, float)) or isinstance(step, bool) or not math.isfinite(step):
+        return None
+    return record | {"step": int(step)}
+
+
+def _lines(data: bytes) -> list[bytes]:
+    """Lines with their ends. Other marks that end a line of text are no ends here."""
+    *whole, rest = data.split(b"\n")
+    return [line + b"\n" for line in whole] + ([rest] if rest else [])

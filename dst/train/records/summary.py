@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import dst
@@ -25,11 +27,13 @@ def make(
       steps: optimizer updates of the run.
       seconds: wall time of this process.
     """
-    final = [line for line in records if line["kind"] == "eval"][-1]
+    scored = [line for line in records if line["kind"] == "eval" and "sparsity" in line]
+    # Without a record, which somebody may have lost, there are no scores.
+    final = scored[-1] if scored else _of_state(state)
     topology = [line for line in records if line["kind"] == "topology"]
 
     def total(name: str, path: str) -> int:
-        return sum(line[f"{name}/{path}"] for line in topology)
+        return sum(line.get(f"{name}/{path}", 0) for line in topology)
 
     layers = []
     for row in dst.rows(state.opt_state, state.params):
@@ -57,6 +61,20 @@ def make(
         "layers": layers,
         "versions": {"dst": dst.__version__, **{name: version(name) for name in _PACKAGES}},
     }
+
+
+def _of_state(state: TrainState) -> dict[str, float]:
+    measured = dst.metrics(state.opt_state, state.params)
+    return {name: float(measured[name]) for name in ("sparsity", "sparsity_model", "explored")}
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The figures of a ``summary.json``; None where there are none, or the file is damaged."""
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return figures if isinstance(figures, dict) and "steps" in figures else None
 
 
 def table(figures: Mapping[str, Any]) -> str:

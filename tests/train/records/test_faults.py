@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -215,6 +217,80 @@ def test_a_resumed_run_says_what_differs(finished, tmp_path, capsys):
     assert (kept.optimizer.value.learning_rate, kept.train.keep) == (1e-3, 1)
     assert checkpoint.steps(run / "checkpoints") == [40]
     assert records(run)[:-3] == records(finished)[:-3] and records(run) != records(finished)
+
+
+BAD_LINES = {
+    "garbage": b"\x00\xff not JSON {\n",
+    "null": b"null\n",
+    "empty": b"\n",
+    "a list": b"[1, 2]\n",
+    "no step": b'{"kind": "eval", "loss": 1}\n',
+    "a step that is none": b'{"kind": "eval", "step": "x"}\n',
+    "brackets": b"[" * 100_000 + b"\n",
+    "another end of line": "\u2028\x0b\n".encode(),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_bad_line_among_the_records_is_named_and_left_out(name, finished, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "checkpoints" / f"{40:09d}")
+    path = run / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], BAD_LINES[name], *lines[3:]]))
+    assert cli.main(["resume", str(run)]) == 0
+    assert f"{path}: left out as no record of a run: line 4." in capsys.readouterr().err
+    assert records(run) == records(finished)
+
+
+def test_records_that_are_lost_cost_their_figures_alone(finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "metrics.jsonl").unlink()
+    (run / "summary.json").write_text("[1]")
+    figures = loop.resume(run)
+    kept = json.loads((finished / "summary.json").read_text())
+    assert "accuracy" not in figures and figures["sparsity"] == pytest.approx(kept["sparsity"])
+
+
+def damaged(data):
+    """A file in five ways: emptied, cut, one bit flipped, garbage, something else of its kind."""
+    flipped = bytearray(data or b"\0")
+    flipped[len(flipped) // 2] ^= 4
+    return {
+        "emptied": b"",
+        "cut": data[: len(data) // 2],
+        "flipped": bytes(flipped),
+        "garbage": b"\x00\xff{[" * 50,
+        "null": b"null\n",
+    }
+
+
+@pytest.mark.evidence
+def test_every_file_damaged_in_five_ways_costs_a_message_at_most(finished, tmp_path, capsys):
+    names = [p.relative_to(finished) for p in contents(finished)]
+    last = Path("checkpoints") / f"{40:09d}"
+    outcomes = {}
+    for name in sorted(names):
+        for way, data in damaged((finished / name).read_bytes()).items():
+            run = tmp_path / "run"
+            shutil.rmtree(run, ignore_errors=True)
+            shutil.copytree(finished, run)
+            if last not in name.parents:
+                shutil.rmtree(run / last)
+            (run / name).write_bytes(data)
+            resumed = cli.main(["resume", str(run)])
+            reported = cli.main(["report", str(run)])
+            text = capsys.readouterr().err
+            outcomes[f"{name} {way}"] = (resumed, reported)
+            assert "Traceback" not in text, (name, way, text)
+            assert resumed in (0, 2) and reported in (0, 2), (name, way, resumed, text)
+            if resumed == 0 and name != Path("config.yaml"):
+                ends = [r / "masks-final.safetensors" for r in (run, finished)]
+                assert ends[0].read_bytes() == ends[1].read_bytes(), (name, way)
+    resumes = sum(resumed == 0 for resumed, _ in outcomes.values())
+    row(f"each file damaged, {len(outcomes)} cases", f"{resumes} resume", "none")
 
 
 def contents(run):
