@@ -13,6 +13,7 @@ from dst.core.text import aligned
 from dst.train.objectives.figures import FIGURES, SCORES, headline
 from dst.train.state import TrainState
 
+_SHOWN = {"layers", "seconds", "sparsity", "sparsity_model", "steps", "topology_steps"}
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -74,7 +75,7 @@ def read(path: Path) -> dict[str, Any] | None:
         figures = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return figures if isinstance(figures, dict) and "steps" in figures else None
+    return figures if isinstance(figures, dict) and figures.keys() >= _SHOWN else None
 
 
 def table(figures: Mapping[str, Any]) -> str:
@@ -105,10 +106,10 @@ def table(figures: Mapping[str, Any]) -> str:
             f"pass {figures['forward_cost']:.4f}; average density {figures['average_density']:.4f}"
         )
     name = headline(figures)
-    average = figures.get(f"ema_{name}")
-    text.append(
-        f"test {FIGURES[name].words} {figures[name]:.4f}"
-        + (f", of the moving average {average:.4f}" if average is not None else "")
-        + f" after {figures['steps']} steps in {figures['seconds']:.0f} s"
-    )
+    score = "no score is recorded"
+    if name in figures:
+        score = f"test {FIGURES[name].words} {figures[name]:.4f}"
+    if (average := figures.get(f"ema_{name}")) is not None:
+        score += f", of the moving average {average:.4f}"
+    text.append(f"{score} after {figures['steps']} steps in {figures['seconds']:.0f} s")
     return "\n".join(text)
