@@ -109,6 +109,11 @@ class Optimizer(nnx.Optimizer):
         if self.attach_masks and not steady:
             for path, mask in metrics.masks(self._arrays()).items():
                 holder, name, _ = _holder(model, path)
+                if not hasattr(holder, name):
+                    raise ValueError(
+                        f"{path}: the model carries no mask any more (dst.nnx.detach). Create the "
+                        "optimizer with attach_masks=False, or anew."
+                    )
                 getattr(holder, name).set_value(mask)
         return updates
 
@@ -187,7 +192,7 @@ def costs(
     def forward(params: Params, rest: PyTree, *inputs: PyTree) -> PyTree:
         return nnx.merge(graph, params, rest)(*inputs, **options)
 
-    return flops.trace(forward, *states, *inputs)
+    return flops.costs.trace_with_state(forward, *states, *inputs)
 
 
 def axes(module: nnx.Module) -> str | None:

@@ -35,17 +35,14 @@ class Browser:
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         options += ["--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run"]
 
-        def wire() -> None:  # Chromium reads from 3 and writes to 4
-            one, other = os.dup(ours[0]), os.dup(theirs[1])
-            os.dup2(one, 3)
-            os.dup2(other, 4)
-
+        # Chromium reads from 3 and writes to 4. A function between fork and exec would do, too, but
+        # JAX, which another test of this process may have loaded, warns of forks.
+        wired = f'exec "$@" 3<&{ours[0]} 4>&{theirs[1]}'
         self._process = subprocess.Popen(
-            [BROWSER, *options, "about:blank"],
+            ["bash", "-c", wired, "bash", BROWSER, *options, "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=wire,
-            close_fds=False,
+            pass_fds=(ours[0], theirs[1]),
         )
         os.close(ours[0])
         os.close(theirs[1])

@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import PartitionSpec, reshard
 
 from dst.core.reductions import totals
-from dst.core.typing import Array, Bool, Int, Num
+from dst.core.typing import Array, ArrayLike, Bool, Int, Num
 
 _LIMIT = 2**31 - 1  # counts and linear indices are 32-bit
 _NAN_BITS = 0x7F800000
@@ -58,7 +58,7 @@ def top_k_mask(
 
 def top_k_masks(
     scores: Sequence[Array],
-    ks: Sequence[Array | int],
+    ks: Sequence[ArrayLike],
     wheres: Sequence[Array | None],
     group_axes: Sequence[tuple[int, ...]],
 ) -> list[Array]:
@@ -71,7 +71,7 @@ def top_k_masks(
     return [_by_pairs(g, s, w, k) if by_pairs else next(searched) for g, s, w, k, by_pairs in parts]
 
 
-def _by_pairs(group: _Groups, scores: Array, where: Array | None, k: Array | int) -> Array:
+def _by_pairs(group: _Groups, scores: Array, where: Array | None, k: ArrayLike) -> Array:
     """Groups of few positions: the rank of each is how many others come before it."""
     keys = _ordered(scores, where)
     (axis,) = group.counted
@@ -85,7 +85,7 @@ def _by_pairs(group: _Groups, scores: Array, where: Array | None, k: Array | int
 
 
 def top_k_masks_together(
-    scores: Sequence[Array], k: Array | int, wheres: Sequence[Array | None]
+    scores: Sequence[Array], k: ArrayLike, wheres: Sequence[Array | None]
 ) -> list[Array]:
     """Masks of the ``k`` highest scores of all arrays together.
 
@@ -119,7 +119,7 @@ class _Pool:
                 "counts can hold. Rank layers by themselves, or select fewer of them."
             )
 
-    def counts(self, k: Array | int) -> Array:
+    def counts(self, k: ArrayLike) -> Array:
         return self.groups[0].counts(k) if len(self.groups) == 1 else jnp.asarray(k, jnp.int32)
 
     def totals(self, chosen: Sequence[Sequence[Array]]) -> list[Array]:
@@ -141,7 +141,7 @@ class _Pool:
         return ranks
 
 
-def _chosen(pools: Sequence[_Pool], ks: Sequence[Array | int]) -> list[Array]:
+def _chosen(pools: Sequence[_Pool], ks: Sequence[ArrayLike]) -> list[Array]:
     if not pools:
         return []
     counts = [p.counts(k) for p, k in zip(pools, ks, strict=True)]
@@ -207,7 +207,7 @@ class _Groups:
         """An array over groups, with the counted axes as axes of length 1."""
         return lax.expand_dims(x, self.counted)
 
-    def counts(self, k: Array | int) -> Array:
+    def counts(self, k: ArrayLike) -> Array:
         groups = tuple(self.shape[a] for a in self.group_axes)
         counts = jnp.broadcast_to(jnp.asarray(k, jnp.int32), groups)
         if any(entry is not None for entry in self.spec):
@@ -250,8 +250,8 @@ def _search(
     Each pass settles two bits of t, from the highest.
     """
 
-    def one_pass(i: Array, state: tuple[list[Array], list[Array]]):
-        shift = jnp.uint32(2 * (passes - 1)) - jnp.uint32(2) * i.astype(jnp.uint32)
+    def one_pass(i: ArrayLike, state: tuple[list[Array], list[Array]]):
+        shift = jnp.uint32(2 * (passes - 1)) - jnp.uint32(2) * jnp.asarray(i, jnp.uint32)
         prefixes, reached = [], []
         for members, k, pool, prefix, n in zip(keys, counts, pools, *state, strict=True):
             candidates = [prefix | (jnp.uint32(digit) << shift) for digit in (1, 2, 3)]

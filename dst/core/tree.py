@@ -14,24 +14,10 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import PyTreeDef
 
-from dst.core import checks
+from dst.core import checks, names
 from dst.core.typing import Array, Params, PyTree
 
 Select = str | Sequence[str] | Callable[[str, Array], bool]
-
-# Path segments that mark leaves which sparse training leaves dense by default, whatever
-# their rank: lookup tables, positions, depthwise kernels, normalisation.
-_DENSE_BY_NAME = (
-    ("embedding", re.compile(r"embed|^wte$|^tok(en)?s?(_table)?$|vocab", re.IGNORECASE)),
-    (
-        "position",
-        re.compile(r"^pos(ition(s|al)?)?(_?(table|ids?|enc\w*))?$|^wpe$|^cls(_token)?$", re.I),
-    ),
-    ("bias", re.compile(r"^bias$")),  # of several heads it has two dimensions
-    # One window per channel: few weights, each of which all positions need.
-    ("depthwise", re.compile(r"depthwise|^(conv_?)?dw(_?\d+)?$", re.IGNORECASE)),
-    ("norm", re.compile(r"norm|^(ln|bn|rms)(_?\d+|_[a-z]+)?$", re.IGNORECASE)),
-)
 
 
 @dataclass(frozen=True)
@@ -90,7 +76,8 @@ class Leaf:
             raise ValueError(
                 f"{self.path}: a kernel of shape {self.layer_shape} can be read in several ways. "
                 f"Say which axes are inputs (i), outputs (o) or kernel window (k): "
-                f"axes={{{self.path!r}: {_example_axes(len(self.layer_shape))!r}}}."
+                f"axes={{{self.path!r}: {_example_axes(self.layer_shape)!r}}}. If it is no kernel, "
+                f"leave it dense: select=['!{self.path}']."
             )
         return tuple(self.axes.split())
 
@@ -108,8 +95,11 @@ class Leaf:
         return window + tuple(_product(group) for group in (inputs, outputs) if group)
 
 
-def _example_axes(rank: int) -> str:
-    return " ".join(["i"] + ["o"] * (rank - 1))
+def _example_axes(shape: tuple[int, ...]) -> str:
+    if len(shape) in (4, 5):
+        window = "k" * (len(shape) - 2)
+        return " ".join(f"{window}io" if max(shape[:-2]) <= 15 < max(shape) else f"oi{window}")
+    return " ".join(["i"] + ["o"] * (len(shape) - 1))
 
 
 def _product(lengths: Iterable[int]) -> int:
@@ -208,11 +198,11 @@ def survey(
 
     Args:
       params: any pytree whose leaves have a shape and a dtype.
-      select: which leaves are sparse: a pattern, patterns (``!pattern`` takes out again) or a
-        function ``(path, leaf) -> bool``. Default: floating-point leaves of two or more
-        dimensions (stacked axes not counted), except embeddings, positions, norms and depthwise
-        kernels, by their names (a shape does not tell a depthwise kernel from one that reads
-        gray images).
+      select: which leaves are sparse: a pattern, patterns (``!pattern`` takes out again; alone, out
+        of the default) or a function ``(path, leaf) -> bool``. Default: floating-point leaves of
+        two or more dimensions (stacked axes not counted), except embeddings, positions, norms,
+        adapters and depthwise kernels, by their names (a shape does not tell a depthwise kernel
+        from one that reads gray images). What is sparse under an unknown name is marked a guess.
       overrides: ``{pattern: {"sparsity": s, "structure": x}}``; sparsity 0 means dense.
       stacked: ``{pattern: number of leading axes that enumerate layers}``.
       axes: ``{pattern: "k k i o"}``, one letter per axis that is not stacked.
@@ -234,12 +224,14 @@ def survey(
         depth = lookup(stacked, path) or 0
         checks.integer(f"stacked axes of {path}", depth, at_least=0)
         shape = tuple(leaf.shape)
-        if depth >= len(shape) > 0 and depth:
-            raise ValueError(
-                f"{path} of shape {shape} has no axis left after {depth} stacked ones."
-            )
+        depth = min(depth, len(shape))
         settings = dict(lookup(overrides, path) or {})
         sparse, why = _choose(path, leaf, len(shape) - depth, select)
+        if depth == len(shape) > 0 and (sparse or depth > 1):  # a scalar per layer stays dense
+            raise ValueError(
+                f"{path} of shape {shape} has no axis left after {depth} stacked ones. Leave it "
+                "out of `select`, or out of `stacked`."
+            )
         if sparse and settings.get("sparsity") == 0:
             sparse, why = False, "override: sparsity 0"
         result.append(
@@ -250,11 +242,43 @@ def survey(
                 sparse=sparse,
                 why=why,
                 stacked=depth,
-                axes=_read_axes(path, shape[depth:], lookup(axes, path)),
+                axes=_read_axes(path, shape[depth:], lookup(axes, path), sparse),
                 settings=settings,
             )
         )
+    _check_overrides(overrides or {}, result)
     return result
+
+
+def check_arrays(paths: Sequence[str], leaves: Sequence[Any]) -> None:
+    """Raises unless the leaves are arrays, or shapes, with one path each."""
+    for path, leaf in zip(paths, leaves, strict=True):
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+            raise ValueError(
+                f"{path or 'the parameters'}: expected an array, got {type(leaf).__name__} "
+                f"{str(leaf):.40}. Keep what is no parameter out of the tree, for example with "
+                "equinox.partition or nnx.split; a number becomes an array by jnp.asarray."
+            )
+    known: set[str] = set()
+    for path in paths:
+        if path in known:
+            raise ValueError(
+                f"two leaves have the path {path!r}: a key contains '/'. Rename it: masks and "
+                "settings go by path."
+            )
+        known.add(path)
+
+
+def _check_overrides(overrides: Mapping[str, Mapping[str, Any]], leaves: Sequence[Leaf]) -> None:
+    """Raises where a setting reaches no sparse leaf, and would be ignored in silence."""
+    for pattern, settings in overrides.items():
+        reached = [leaf for leaf in leaves if matches(pattern, leaf.path)]
+        if settings.get("sparsity") == 0 or any(leaf.sparse for leaf in reached):
+            continue
+        raise ValueError(
+            f"overrides: {pattern!r} matches no sparse leaf: {reached[0].path} is dense "
+            f"({reached[0].why}). Choose it with select=, or leave the override out."
+        )
 
 
 def _choose(path: str, leaf: Any, rank: int, select: Select | None) -> tuple[bool, str]:
@@ -262,33 +286,45 @@ def _choose(path: str, leaf: Any, rank: int, select: Select | None) -> tuple[boo
         return False, f"{leaf.dtype}, not floating-point"
     if callable(select):
         return (True, "selected") if select(path, leaf) else (False, "not selected")
-    if select is not None:
+    excluded = select is not None and all(pattern.startswith("!") for pattern in select)
+    if select is not None and excluded:
+        if any(matches(pattern.removeprefix("!"), path) for pattern in select):
+            return False, "not selected"
+    elif select is not None:
         verdict = False
         for pattern in select:
             if matches(pattern.removeprefix("!"), path):
                 verdict = not pattern.startswith("!")
         return verdict, "selected" if verdict else "not selected"
-    for kind, expression in _DENSE_BY_NAME:
-        if any(expression.search(segment) for segment in path.split("/")):
-            return False, f"{kind} (by name)"
+    if (kind := names.dense_kind(path)) is not None:
+        return False, f"{kind} (by name)"
     if rank < 2:
         return False, f"{rank} dimension{'' if rank == 1 else 's'}"
-    return True, f"{rank} dimensions"
+    if _product(leaf.shape) == 0:
+        return False, "no weights"
+    guess = "" if names.is_kernel(path) else " (a guess: an unknown name)"
+    return True, f"{rank} dimensions{guess}"
 
 
-def _read_axes(path: str, shape: tuple[int, ...], axes: str | None) -> str | None:
+def _read_axes(path: str, shape: tuple[int, ...], axes: str | None, sparse: bool) -> str | None:
     if axes is not None:
-        names = axes.split()
-        if len(names) != len(shape) or not set(names) <= {"i", "o", "k"}:
+        letters = axes.split()
+        if len(letters) == len(shape) and set(letters) <= {"i", "o", "k"}:
+            return " ".join(letters)
+        if sparse:
+            window = " ".join("k" * (len(shape) - 2))
+            hint = f" A convolution of PyTorch's order is 'o i {window}'." if window else ""
             raise ValueError(
                 f"axes of {path} must be {len(shape)} letters out of i (input), o (output) and "
-                f"k (kernel window) for shape {shape}, got {axes!r}."
+                f"k (kernel window) for shape {shape}, got {axes!r}.{hint}"
             )
-        return " ".join(names)
     if len(shape) <= 2:
         return " ".join("io"[: len(shape)])
     # Kernels of convolutions in two and three dimensions have small windows first (HWIO).
     # Other shapes of this rank are attention projections or convolutions: only the user knows.
-    if len(shape) in (4, 5) and max(shape[:-2]) <= 15:
+    # Where the last axes look like a window too, they may be in PyTorch's order, OIHW.
+    last = shape[-2:]
+    window_last = last[0] == last[1] and last[0] in (3, 5, 7, 9, 11)
+    if len(shape) in (4, 5) and max(shape[:-2]) <= 15 and not window_last:
         return " ".join("k" * (len(shape) - 2) + "io")
     return None

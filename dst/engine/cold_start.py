@@ -10,6 +10,7 @@ large models. The correction here counts the steps of each weight instead.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -33,18 +34,49 @@ def reset(inner: optax.GradientTransformation, state: OptState, where: PyTree) -
       where: tree like the parameters: bool arrays, ``optax.MaskedNode`` for dense leaves.
 
     Returns:
-      The new state. Slots of another shape than the parameter (factored second moments, one value
-      per row) do not change: none of their entries belongs to a single weight.
+      The new state. Slots of another shape or form than the parameter (factored second moments,
+      one value per row or column) do not change: none of their entries belongs to a single weight.
     """
 
+    def leaf(node: Any) -> bool:
+        return is_dense_marker(node) or isinstance(node, list)
+
     def slot(value: Any, fresh: Any) -> Any:
+        if isinstance(value, list):  # of parameters; or of SM3, whose parameter is one array
+            alike = isinstance(fresh, list) and len(fresh) == len(value)
+            pairs = zip(value, fresh, strict=True) if alike else ()
+            return [jax.tree.map(slot, v, f, is_leaf=leaf) for v, f in pairs] or value
         if is_dense_marker(value) or is_dense_marker(fresh):
             return value
         if getattr(value, "shape", None) != fresh.shape:
             return value
         return jnp.where(fresh, jnp.zeros_like(value), value)
 
-    return optax.tree.map_params(inner, slot, state, where, is_leaf=is_dense_marker)
+    return optax.tree.map_params(inner, slot, state, where, is_leaf=leaf)
+
+
+def check_slots(inner: optax.GradientTransformation, state: OptState, where: PyTree) -> None:
+    """Raises where the slots of an optimizer cannot be set to zero at single weights.
+
+    Args:
+      inner, state, where: as in :func:`reset`; shapes will do.
+    """
+    try:
+        jax.eval_shape(lambda s, w: reset(inner, s, w), state, where)
+    except Exception as error:
+        kinds = sorted({type(node).__name__ for node in _named_tuples(state)})
+        raise ValueError(
+            f"the state of the inner optimizer ({', '.join(kinds)}) cannot be set to zero at grown "
+            "weights. Use a method whose masks do not change, or an optimizer whose state has one "
+            f"entry per weight. {type(error).__name__}: {error!s:.80}"
+        ) from error
+
+
+def _named_tuples(state: OptState) -> Iterator[Any]:
+    if hasattr(state, "_fields"):
+        yield state
+    for node in state if isinstance(state, (tuple, list)) else ():
+        yield from _named_tuples(node)
 
 
 def adam_decays(

@@ -36,12 +36,19 @@ class Flat:
           ValueError: the tree has another structure than the parameters.
         """
         try:
-            return self.treedef.flatten_up_to(nodes)
+            leaves = self.treedef.flatten_up_to(nodes)
         except ValueError as error:
             raise ValueError(
                 "the sparse state does not fit the parameters: it belongs to another tree. "
                 f"Use the opt_state of tx.init(params). {error}"
             ) from error
+        for path, leaf in zip(self.paths, leaves, strict=True):
+            if leaf is None:
+                raise ValueError(
+                    f"{path}: expected a gradient, got None. Differentiate with respect to all "
+                    "parameters of tx.init(params), or give zeros."
+                )
+        return leaves
 
     def pick(self, leaves: Sequence[Any]) -> list[Any]:
         """The sparse ones of all leaves."""

@@ -15,6 +15,7 @@ from dst.core.tree import Leaf
 from dst.core.typing import Array, ArrayLike, OptState, Params, PyTree
 from dst.engine import cold_start, initial_masks, masks, schedule_lookup
 from dst.engine.flat import Flat
+from dst.engine.frozen import check_moving
 from dst.engine.hard_plan import plan_of
 from dst.engine.plan import Plan, Planner
 from dst.engine.state import SparsifyState, TopologyLog, initial_state
@@ -63,6 +64,11 @@ class HardMasks:
         starts = initial_masks.chosen(flat, rule, self.seed, self.initial, self.masks)
         placed = map(initial_masks.placed_like, map(masks.first_masks, starts), flat.sparse)
         accumulator = rule.which.accumulator
+        inner_state = self.inner.init(params)
+        if rule.when is not None and flat.plans:
+            shapes = flat.zip(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bool), flat.sparse)
+            cold_start.check_slots(self.inner, inner_state, shapes)
+            check_moving(self.inner, inner_state, params, flat)
         variables = flat.tree(
             [
                 optax.MaskedNode() if accumulator is None else accumulator.init(x)
@@ -77,7 +83,7 @@ class HardMasks:
             shares=self.plan(params).shares,
             decays=cold_start.decays(self.inner, params, rule, flat),
             variables=variables,
-            inner_state=self.inner.init(params),
+            inner_state=inner_state,
         )
 
     def update(

@@ -117,6 +117,7 @@ class Planner:
 
     def of(self, paths: Sequence[str], leaves: Sequence[ArrayLike], params: Params) -> Plan:
         """The same of a tree that has been flattened."""
+        tree.check_arrays(paths, leaves)
         key = tuple((p, tuple(x.shape), str(x.dtype)) for p, x in zip(paths, leaves, strict=True))
         if key not in self._plans:
             self._plans[key] = self._make(tree.survey(params, **self._options))

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from dst.core import tree
+from dst.core import checks, tree
 from dst.core.typing import Array, ArrayLike, OptState, Params, PyTree
 from dst.engine.hard import HardMasks
 from dst.engine.latent import LatentWeights
@@ -131,6 +132,7 @@ def sparsify(
             "method must be a method such as dst.RigL(sparsity=0.9, ...), a dst.Rule or a "
             f"dst.Latent, got {method!r:.80}."
         )
+    _check_seed(seed)
     rule = method if isinstance(method, (Rule, Latent)) else method.rule(steps)
     options = {"select": select, "overrides": overrides, "stacked": stacked, "axes": axes}
     inner = optax.with_extra_args_support(inner)
@@ -153,6 +155,11 @@ def sparsify(
                 "sparsify needs the parameters: call tx.update(grads, opt_state, params). "
                 "They hold the weights that topology steps rank and that updates set to zero."
             )
+        if not isinstance(state, SparsifyState):
+            raise ValueError(
+                f"expected the state of tx.init(params), a SparsifyState, got a "
+                f"{type(state).__name__}. Restore a saved state into that of tx.init(params)."
+            )
         return run.update(grads, state, params, topology, extra)
 
     def init(params: Params) -> SparsifyState:
@@ -164,6 +171,19 @@ def sparsify(
     tx.rule, tx.plan = run.rule, run.plan
     tx.update_weights, tx.selects_every_step = run.update_weights, run.selects_every_step
     return tx
+
+
+def _check_seed(seed: int | Array) -> None:
+    if isinstance(seed, jax.Array):
+        if seed.shape == () and jnp.issubdtype(seed.dtype, jnp.integer):
+            return
+        raise ValueError(
+            f"seed must be an integer scalar, got {seed.dtype}{list(seed.shape)}. Of a key, take "
+            "for example jax.random.bits(key)."
+        )
+    checks.integer("seed", seed, at_least=0)
+    if seed >= 2**32:
+        raise ValueError(f"seed must be below 2**32, got {seed}.")
 
 
 def around(tx: SparseTransformation, outer: optax.GradientTransformation) -> SparseTransformation:

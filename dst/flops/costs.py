@@ -255,8 +255,24 @@ def trace(forward: Callable[..., Any], params: Params, *inputs: PyTree, **option
       >>> costs.leaves["w"].macs, costs.forward({"w": 0.75})
       (32, 8.0)
     """
-    program = jax.make_jaxpr(lambda p, *x: forward(p, *x, **options))(params, *inputs)
-    total = tally(program, params)
+    return trace_with_state(lambda p, _, *x: forward(p, *x, **options), params, (), *inputs)
+
+
+def trace_with_state(
+    forward: Callable[..., PyTree], params: Params, state: PyTree, *inputs: PyTree
+) -> Costs:
+    """As :func:`trace`, for a network that has arrays beside its parameters.
+
+    A kernel times a fixed mask, or a scale of its own, still costs its multiply-adds.
+
+    Args:
+      forward: ``forward(params, state, *inputs)``.
+      params: as in :func:`trace`.
+      state: pytree of arrays or shapes that do not depend on the input: running statistics, masks.
+      inputs: as in :func:`trace`.
+    """
+    program = jax.make_jaxpr(forward)(params, state, *inputs)
+    total = tally(program, params, len(jax.tree.leaves(state)))
     paths, leaves, _ = tree.flatten(params)
     return Costs(
         leaves={

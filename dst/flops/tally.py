@@ -58,18 +58,20 @@ _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _NO_CALL = ("pallas_call",)  # its body works on references to memory
 
 
-def tally(program: ClosedJaxpr, params: Params) -> Tally:
-    """What a program costs whose first inputs are the leaves of ``params``, the others data.
+def tally(program: ClosedJaxpr, params: Params, constants: int = 0) -> Tally:
+    """What a program costs whose first inputs are the leaves of ``params``.
 
     Args:
       program: a jaxpr, from ``jax.make_jaxpr``.
       params: the tree of parameters that it was traced with; arrays or shapes.
+      constants: how many inputs after them do not depend on data; all others are data.
     """
     paths, leaves, _ = tree.flatten(params)
     sizes = {p: math.prod(x.shape) for p, x in zip(paths, leaves, strict=True)}
     weights = [Weights(((p, Fraction(1)),)) for p in paths]
-    data = [DATA] * (len(program.jaxpr.invars) - len(weights))
-    return _Walk(sizes).body(program, [*weights, *data])[1]
+    fixed = [CONSTANT] * constants
+    data = [DATA] * (len(program.jaxpr.invars) - len(weights) - constants)
+    return _Walk(sizes).body(program, [*weights, *fixed, *data])[1]
 
 
 @dataclass(frozen=True)

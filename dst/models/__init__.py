@@ -1,10 +1,10 @@
 """Networks in Flax NNX, one architecture per file.
 
-A file marks its network with ``@axis_names("name")``. Configs find it by that mark and read its
+A file marks its network with ``@named("name")``. Configs find it by that mark and read its
 arguments from the signature, without importing Flax. ``dst.models.Name`` imports it.
 
 A network of your own is ``make(shape, classes, *, rngs, **sizes) -> nnx.Module``; of ``shape``,
-``classes`` and ``rngs`` it takes what it needs:
+``classes`` and ``rngs`` it takes what it needs::
 
     # nets.py, beside the config: model: {import: "nets:Small", width: 32}
     class Small(nnx.Module):

@@ -49,7 +49,7 @@ def test_every_leaf_is_listed_with_its_reason():
     assert lines["head/bias"].endswith("bias (by name)")
     assert lines["scale"].endswith("1 dimension")
     assert lines["layers/kernel"].endswith("2 dimensions, 3 stacked layers")
-    assert lines["tiny"].endswith("2 dimensions, saturated")
+    assert lines["tiny"].endswith("2 dimensions (a guess: an unknown name), saturated")
     assert lines["embed/embedding"].split()[1:5] == ["50x8", "i", "o", "400"]
 
 

@@ -1,7 +1,7 @@
 """Data sets behind one interface, one file each.
 
 A data set of your own is a function that gives a :class:`Dataset`, of arrays or of a source with
-``len(source)`` and ``source[i] -> (input, label)``, as Grain has them:
+``len(source)`` and ``source[i] -> (input, label)``, as Grain has them::
 
     # spirals.py, beside the config: data: {import: "spirals:Spirals", noise: 0.1}
     def Spirals(*, noise: float = 0.1) -> Dataset:

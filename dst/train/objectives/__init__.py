@@ -1,7 +1,7 @@
 """What is asked of a network: one objective per file, and the figures that say how well it answers.
 
 An objective has ``loss(model, batch, key) -> (loss, metrics)``; a function of these three, and of
-arguments with names, will do:
+arguments with names, will do::
 
     # mine.py, beside the config: objective: {import: "mine:focal_loss", gamma: 2.0}
     def focal_loss(model, batch, key, *, gamma: float = 2.0):

@@ -2,7 +2,7 @@
 
 An update rule of your own is a function that gives an Optax transformation. It takes what it needs
 of ``learning_rate`` (a function of the updates done), ``weight_decay`` and ``mask`` (which weights
-decay); its other arguments are keys of the config:
+decay); its other arguments are keys of the config::
 
     optimizer: {import: "optax:lamb", learning_rate: 1e-3, warmup: 5%, b1: 0.9}
 """
