@@ -112,7 +112,7 @@ class Optimizer(nnx.Optimizer):
                 if not hasattr(holder, name):
                     raise ValueError(
                         f"{path}: the model carries no mask any more (dst.nnx.detach). Create the "
-                        "optimizer with attach_masks=False, or anew."
+                        "optimizer again, or with attach_masks=False."
                     )
                 getattr(holder, name).set_value(mask)
         return updates
