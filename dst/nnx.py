@@ -8,10 +8,9 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 import optax
-from flax import nnx
 
 from dst import flops
-from dst.core import checks
+from dst.core import checks, extras
 from dst.core.tree import lookup
 from dst.core.typing import OptState, Params, PyTree
 from dst.engine.projection import apply_masks
@@ -21,6 +20,9 @@ from dst.methods.from_masks import FromMasks
 from dst.rules.latent import Latent
 from dst.rules.method import Method
 from dst.rules.rule import Rule
+
+with extras.required():
+    from flax import nnx
 
 __all__ = ["Mask", "Optimizer", "axes", "check_invariants", "costs", "detach", "masks"]
 

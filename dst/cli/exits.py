@@ -7,23 +7,14 @@ import select
 import sys
 from collections.abc import Callable
 
+from dst.core import extras
+
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 RESUME = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 CODES = """Exit codes: 0 done; 1 failed; 2 bad input; 75 stopped by SIGTERM or SIGINT with a
 checkpoint, `dst resume` continues (a second signal stops at once, without one); 130 interrupted
 before training began."""
-
-# Which extra brings a module. Other modules are the user's own.
-EXTRAS = {
-    "flax": "flax",
-    **dict.fromkeys(("grain", "jinja2", "matplotlib", "orbax", "rich"), "train"),
-    **dict.fromkeys(("ruamel", "safetensors", "scipy", "sklearn", "typer"), "train"),
-    **dict.fromkeys(("PIL", "array_record", "tensorflow_datasets"), "tfds"),
-    "optuna": "sweep",
-    "psycopg": "postgres",
-    "wandb": "wandb",
-}
 
 
 def fail(message: object, code: int) -> int:
@@ -37,10 +28,9 @@ def missing(error: ModuleNotFoundError) -> int:
     module = (error.name or "dst").partition(".")[0]
     if module == "dst":
         raise error
-    extra = EXTRAS.get(module)
-    package = f"'dst-jax[{extra}]'" if extra else module
     return fail(
-        f"this command needs the module {module}, which is not installed: pip install {package}",
+        f"this command needs the module {module}, which is not installed: pip install "
+        f"{extras.package_of(module)}",
         BAD_INPUT,
     )
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from dst.core import tree
+from dst.core import extras, tree
 from dst.core.files import whole
 from dst.core.typing import ArrayLike, Params
+
+with extras.required():
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file, save_file
 
 
 def save_masks(path: str | os.PathLike[str], masks: Mapping[str, ArrayLike]) -> None:

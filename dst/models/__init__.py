@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dst.core import extras
 from dst.core.registry import Registry
 
 if TYPE_CHECKING:  # for editors; at run time the marks are what counts
@@ -39,11 +40,12 @@ __all__ = sorted({entry.attribute for entry in REGISTRY.values()} | {"recalibrat
 
 
 def __getattr__(name: str) -> Any:
-    if name == "recalibrate":
-        from dst.models.batchnorm import recalibrate
+    with extras.required():
+        if name == "recalibrate":
+            from dst.models.batchnorm import recalibrate
 
-        return recalibrate
-    for entry in REGISTRY.values():
-        if entry.attribute == name:
-            return entry.load()
+            return recalibrate
+        for entry in REGISTRY.values():
+            if entry.attribute == name:
+                return entry.load()
     raise AttributeError(f"module 'dst.models' has no attribute {name!r}")

@@ -14,6 +14,7 @@ import pytest
 import dst
 from dst import cli
 from dst.cli import exits
+from dst.core import extras
 from dst.methods import METHODS, PRESETS
 from tests.training import ROOT, write_small
 
@@ -197,7 +198,7 @@ import importlib.abc, sys
 
 class Missing(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in {sorted(exits.EXTRAS)}:
+        if name.partition(".")[0] in {sorted(extras.EXTRAS)}:
             raise ModuleNotFoundError(name, name=name)
 
 sys.meta_path.insert(0, Missing())
@@ -211,6 +212,32 @@ print([main(arguments) for arguments in (["--help"], [], ["train", "x.yaml"], ["
     ]
 
 
+@pytest.mark.parametrize(
+    ("code", "extra"),
+    [
+        ("import dst.nnx", "flax"),
+        ("import dst; dst.save_masks", "train"),
+        ("import dst.models; dst.models.MLP", "flax"),
+    ],
+)
+def test_without_extras_a_part_of_the_library_names_its_extra(code, extra):
+    result = python(f"""
+import importlib.abc, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in {sorted(extras.EXTRAS)}:
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Missing())
+try:
+    {code}
+except ModuleNotFoundError as error:
+    print(error)
+""")
+    assert f"pip install 'dst-jax[{extra}" in result.stdout, result
+
+
 def plain(name):
     """A distribution's name as pip compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -218,10 +245,10 @@ def plain(name):
 
 def test_each_module_is_in_the_extra_that_messages_name():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
+    offered = project["optional-dependencies"]
     distributions = metadata.packages_distributions()
-    for module, extra in exits.EXTRAS.items():
-        names = {plain(re.split(r"[\[>=]", x)[0]) for x in extras[extra]}
+    for module, extra in extras.EXTRAS.items():
+        names = {plain(re.split(r"[\[>=]", x)[0]) for x in offered[extra]}
         assert names & {plain(x) for x in distributions.get(module, names)}, module
 
 
