@@ -192,8 +192,8 @@ def test_defects_keep_their_traceback():
         exits.guarded(command)()
 
 
-def test_without_extras_the_command_line_names_the_extra_and_prints_the_version():
-    result = python(f"""
+# Python code after which no module of an extra can be imported.
+WITHOUT_EXTRAS = f"""
 import importlib.abc, sys
 
 class Missing(importlib.abc.MetaPathFinder):
@@ -202,6 +202,11 @@ class Missing(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(name, name=name)
 
 sys.meta_path.insert(0, Missing())
+"""
+
+
+def test_without_extras_the_command_line_names_the_extra_and_prints_the_version():
+    result = python(f"""{WITHOUT_EXTRAS}
 from dst.cli import main
 print([main(arguments) for arguments in (["--help"], [], ["train", "x.yaml"], ["--version"])])
 """)
@@ -221,15 +226,7 @@ print([main(arguments) for arguments in (["--help"], [], ["train", "x.yaml"], ["
     ],
 )
 def test_without_extras_a_part_of_the_library_names_its_extra(code, extra):
-    result = python(f"""
-import importlib.abc, sys
-
-class Missing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in {sorted(extras.EXTRAS)}:
-            raise ModuleNotFoundError(name, name=name)
-
-sys.meta_path.insert(0, Missing())
+    result = python(f"""{WITHOUT_EXTRAS}
 try:
     {code}
 except ModuleNotFoundError as error:
