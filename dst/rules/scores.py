@@ -106,9 +106,11 @@ def uniform(key: Array, like: Array) -> Array:
     """float32 uniforms in [0, 1) of the shape of an array; on explicit meshes also its sharding."""
     sharding = getattr(jax.typeof(like), "sharding", None)
     explicit = sharding is not None and bool(getattr(sharding.mesh, "explicit_axes", ()))
-    if explicit:
-        drawn = jax.random.uniform(key, like.shape, jnp.float32, out_sharding=sharding)
-    else:
-        drawn = jax.random.uniform(key, like.shape, jnp.float32)
+    # The other form of threefry gives other numbers, and not the same ones on every mesh.
+    with jax.threefry_partitionable(True):
+        if explicit:
+            drawn = jax.random.uniform(key, like.shape, jnp.float32, out_sharding=sharding)
+        else:
+            drawn = jax.random.uniform(key, like.shape, jnp.float32)
     # Without the barrier the compiler may draw the numbers again for each of their uses.
     return lax.optimization_barrier(drawn)

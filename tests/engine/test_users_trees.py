@@ -173,6 +173,14 @@ def test_without_jit_the_masks_are_the_same():
     np.testing.assert_array_equal(actual["a"], expected["a"])
 
 
+def test_the_form_of_threefry_changes_no_mask():
+    params = {"a": weight(8, 8), "b": weight(8)}
+    expected = dst.masks(trained(optax.adam(0.1), params)[1])
+    with jax.threefry_partitionable(False):
+        actual = dst.masks(trained(optax.adam(0.1), params)[1])
+    np.testing.assert_array_equal(actual["a"], expected["a"])
+
+
 def test_a_frozen_leaf_keeps_its_weights():
     params = {"a": weight(8, 8), "b": weight(8, 8)}
     labels = {"a": "frozen", "b": "trained"}
