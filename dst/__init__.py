@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dst.core.roles import roles
 from dst.core.selection import top_k_mask
 from dst.engine.projection import apply_masks
 from dst.engine.sparsify import SparseTransformation, sparsify
@@ -137,6 +138,7 @@ __all__ = [
     "metrics",
     "prune",
     "rigl_itop",
+    "roles",
     "rows",
     "sensitivity",
     "set_itop",

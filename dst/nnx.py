@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -11,7 +10,6 @@ import optax
 
 from dst import flops
 from dst.core import checks, extras
-from dst.core.tree import lookup
 from dst.core.typing import OptState, Params, PyTree
 from dst.engine.projection import apply_masks
 from dst.engine.sparsify import around, sparsify
@@ -23,6 +21,8 @@ from dst.rules.rule import Rule
 
 with extras.required():
     from flax import nnx
+
+    from dst.core.roles.nnx import axes, owner, roles
 
 __all__ = ["Mask", "Optimizer", "axes", "check_invariants", "costs", "detach", "masks"]
 
@@ -59,7 +59,7 @@ class Optimizer(nnx.Optimizer):
         exhaustive filters or map over the whole state.
       graph: as in ``nnx.Optimizer``.
       options: ``seed``, ``steps``, ``select``, ``overrides``, ``stacked``, ``axes`` and ``initial``
-        of :func:`dst.sparsify`; ``axes`` of the known modules are filled in.
+        of :func:`dst.sparsify`. The modules of the model are asked; see :func:`dst.roles`.
 
     Raises:
       ValueError: as :func:`dst.sparsify`; ``FromMasks()`` for a model that carries none.
@@ -83,14 +83,12 @@ class Optimizer(nnx.Optimizer):
         accumulate: int = 1,
         attach_masks: bool = True,
         graph: bool | None = None,
-        axes: Mapping[str, str] | None = None,
         **options: Any,
     ):
         if isinstance(method, FromMasks) and method.masks is None:
             method = FromMasks(masks(model))
-        known = _module_axes(model, wrt, options.get("stacked"))
         checks.integer("accumulate", accumulate, at_least=1)
-        tx = sparsify(inner, method, axes={**known, **(axes or {})}, **options)
+        tx = sparsify(inner, method, roles=roles(model, wrt), **options)
         if accumulate > 1:
             tx = around(tx, optax.MultiSteps(tx, accumulate).gradient_transformation())
         super().__init__(model, tx, wrt=wrt, graph=graph)
@@ -197,61 +195,11 @@ def costs(
     return flops.costs.trace_with_state(forward, *states, *inputs)
 
 
-def axes(module: nnx.Module) -> str | None:
-    """The meaning of a module's kernel axes: ``"k k i o"`` for a 2-D convolution.
-
-    Known are Linear, LinearGeneral (and so MultiHeadAttention), Conv, ConvTranspose and Einsum;
-    None for others.
-    """
-    if isinstance(module, nnx.Linear):
-        return "i o"
-    if isinstance(module, nnx.LinearGeneral):
-        return " ".join(["i"] * _rank(module.in_features) + ["o"] * _rank(module.out_features))
-    if isinstance(module, (nnx.Conv, nnx.ConvTranspose)):
-        ends = ["i", "o"]
-        if getattr(module, "transpose_kernel", False):
-            ends.reverse()
-        return " ".join(["k"] * _rank(module.kernel_size) + ends)
-    if isinstance(module, nnx.Einsum):
-        inputs, output = module.einsum_str.split("->")
-        labels = inputs.split(",")[1]
-        if "." not in labels:
-            return " ".join("o" if label in output else "i" for label in labels)
-    return None
-
-
-def _rank(features: object) -> int:
-    return len(features) if isinstance(features, (tuple, list)) else 1
-
-
-def _module_axes(
-    model: nnx.Module, wrt: Filter, stacked: Mapping[str, int] | None
-) -> dict[str, str]:
-    """Axes of all kernels whose rank is what their module says, stacked axes aside."""
-    meanings = {}
-    for path, name, module, shape in _kernels(model, wrt):
-        meaning = axes(module) if name == "kernel" else None
-        depth = lookup(stacked, path) or 0
-        if meaning is not None and len(meaning.split()) == len(shape) - depth:
-            meanings[path] = meaning
-    return meanings
-
-
-def _kernels(
-    model: nnx.Module, wrt: Filter
-) -> Iterator[tuple[str, str, nnx.Module, tuple[int, ...]]]:
-    for key, variable in nnx.to_flat_state(nnx.state(model, wrt)):
-        path = "/".join(map(str, key))
-        if path:
-            owner, name = _owner(model, path)
-            yield path, name, owner, tuple(variable.get_value().shape)
-
-
 def _holder(model: nnx.Module, path: str) -> tuple[nnx.Module, str, str]:
     """The module that holds the mask of a parameter, the attribute, and the path from there."""
     segments = path.split("/")
     for n in range(len(segments) - 1, -1, -1):
-        module, _ = _owner(model, "/".join([*segments[:n], ""]))
+        module, _ = owner(model, "/".join([*segments[:n], ""]))
         if not isinstance(module, nnx.Module) or isinstance(module, _CONTAINERS):
             continue
         for suffix in (_SUFFIX, _OTHER_SUFFIX):
@@ -268,16 +216,3 @@ def _holder(model: nnx.Module, path: str) -> tuple[nnx.Module, str, str]:
         f"{path} lies in a {type(model).__name__}, which cannot hold a mask beside it. Use "
         "attach_masks=False, or make it an attribute of a module."
     )
-
-
-def _owner(model: Any, path: str) -> tuple[nnx.Module, str]:
-    """The object that has a parameter as attribute, and the name of the attribute."""
-    *segments, name = path.split("/")
-    for segment in segments:
-        if isinstance(model, Mapping) and segment in model:
-            model = model[segment]
-        elif hasattr(model, segment):
-            model = getattr(model, segment)
-        else:
-            model = model[int(segment)]
-    return model, name

@@ -34,7 +34,7 @@ PAGES = sorted(
     + [x for x in DOCS.rglob("*.md") if not x.is_relative_to(links.GENERATED)]
     + list((ROOT / "experiments").glob("*/README.md"))
 )
-FENCE = re.compile(r"^(<!-- needs (\w+) -->\n)?```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def name(page):
@@ -42,9 +42,8 @@ def name(page):
 
 
 def blocks(page, *languages):
-    """The code of these languages in a page, with the package that it needs beside dst's own."""
-    found = FENCE.findall(page.read_text())
-    return [(code, needs) for _, needs, language, code in found if language in languages]
+    """The code of these languages in a page."""
+    return [code for language, code in FENCE.findall(page.read_text()) if language in languages]
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +88,14 @@ def test_methods_and_first_words_of_generated_pages_are_linked_as_pages_of_the_s
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
-    for code, needs in blocks(page, "python"):
-        if not needs or importlib.util.find_spec(needs):
-            exec(compile(code, name(page), "exec"), names)
+    for code in blocks(page, "python"):
+        exec(compile(code, name(page), "exec"), names)
 
 
 def lines_of(page):
     """Every ``dst ...`` line of a page's blocks, and every ``dst COMMAND ...`` within its text."""
     text = page.read_text()
-    lines = [line for code, _ in blocks(page, "", "sh", "bash") for line in code.splitlines()]
+    lines = [line for code in blocks(page, "", "sh", "bash") for line in code.splitlines()]
     inline = re.findall(r"`(dst [a-z]+ [^`…]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
     lines += [x.replace("\n", " ") for x in inline if "..." not in x]
     return [shlex.split(x, comments=True) for x in lines if re.match(r"dst [a-z]", x.strip())]
@@ -136,7 +134,7 @@ def test_the_commands_of_a_page_are_accepted(page, monkeypatch):
 @pytest.mark.parametrize("page", [x for x in PAGES if blocks(x, "yaml")], ids=name)
 def test_the_configs_of_a_page_load(page, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for text, _ in blocks(page, "yaml"):
+    for text in blocks(page, "yaml"):
         file = tmp_path / "page.yaml"
         file.write_text(text)
         if "apiVersion" in text:  # of Kubernetes
@@ -261,9 +259,9 @@ def build(where, **environment):
 def test_data_made_as_the_page_says_trains_with_the_config_of_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = DOCS / "howto" / "data.md"
-    for code, _ in blocks(page, "python"):
+    for code in blocks(page, "python"):
         exec(compile(code, name(page), "exec"), {"__name__": "page"})
-    Path("rings.yaml").write_text(blocks(page, "yaml")[0][0])
+    Path("rings.yaml").write_text(blocks(page, "yaml")[0])
     assert cli.main(["train", "rings.yaml"]) == 0
     summary = json.loads(Path("runs/rings/summary.json").read_text())
     assert summary["accuracy"] > 0.9

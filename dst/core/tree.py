@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -15,6 +13,8 @@ import optax
 from jax.tree_util import PyTreeDef
 
 from dst.core import checks, names
+from dst.core.patterns import lookup, matches, require_matches
+from dst.core.roles import Role, in_tree
 from dst.core.typing import Array, Params, PyTree
 
 Select = str | Sequence[str] | Callable[[str, Array], bool]
@@ -76,8 +76,9 @@ class Leaf:
             raise ValueError(
                 f"{self.path}: a kernel of shape {self.layer_shape} can be read in several ways. "
                 f"Say which axes are inputs (i), outputs (o) or kernel window (k): "
-                f"axes={{{self.path!r}: {_example_axes(self.layer_shape)!r}}}. If it is no kernel, "
-                f"leave it dense: select=['!{self.path}']."
+                f"axes={{{self.path!r}: {_example_axes(self.layer_shape)!r}}}. Or ask the model: "
+                "roles=dst.roles(model, inputs). If it is no kernel, leave it dense: "
+                f"select=['!{self.path}']."
             )
         return tuple(self.axes.split())
 
@@ -147,45 +148,6 @@ def is_dense_marker(node: object) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    parts = []
-    for segment in pattern.strip("/").split("/"):
-        if segment == "**":
-            parts.append("(?:[^/]+/)*")
-            continue
-        text = "".join(
-            "[^/]*" if c == "*" else "[^/]" if c == "?" else re.escape(c) for c in segment
-        )
-        parts.append(text + "/")
-    return re.compile("".join(parts))
-
-
-def matches(pattern: str, path: str) -> bool:
-    """Whether a path matches: ``*`` and ``?`` inside a segment, ``**`` any number of segments."""
-    return _compiled(pattern).fullmatch(path + "/") is not None
-
-
-def lookup(patterns: Mapping[str, Any] | None, path: str) -> Any | None:
-    """The value of the last pattern that matches a path, or None."""
-    result = None
-    for pattern, value in (patterns or {}).items():
-        if matches(pattern, path):
-            result = value
-    return result
-
-
-def require_matches(argument: str, patterns: Iterable[str], paths: Sequence[str]) -> None:
-    """Raises when a pattern matches no path, and lists the paths."""
-    for pattern in patterns:
-        if not any(matches(pattern, path) for path in paths):
-            listed = "\n  ".join(paths)
-            raise ValueError(
-                f"{argument}: pattern {pattern!r} matches no parameter."
-                f"{checks.nearest(pattern, paths)} The paths are:\n  {listed}"
-            )
-
-
 def survey(
     params: Params,
     *,
@@ -193,6 +155,7 @@ def survey(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     stacked: Mapping[str, int] | None = None,
     axes: Mapping[str, str] | None = None,
+    roles: Mapping[str, Role] | None = None,
 ) -> list[Leaf]:
     """What every leaf of a parameter tree is, in the order of the tree.
 
@@ -201,11 +164,14 @@ def survey(
       select: which leaves are sparse: a pattern, patterns (``!pattern`` takes out again; alone, out
         of the default) or a function ``(path, leaf) -> bool``. Default: floating-point leaves of
         two or more dimensions (stacked axes not counted), except embeddings, positions, norms,
-        adapters and depthwise kernels, by their names (a shape does not tell a depthwise kernel
-        from one that reads gray images). What is sparse under an unknown name is marked a guess.
+        adapters and depthwise kernels: as `roles` say, or else by their names (a shape does not
+        tell a depthwise kernel from one that reads gray images). What is sparse under an unknown
+        name is marked a guess.
       overrides: ``{pattern: {"sparsity": s, "structure": x}}``; sparsity 0 means dense.
       stacked: ``{pattern: number of leading axes that enumerate layers}``.
       axes: ``{pattern: "k k i o"}``, one letter per axis that is not stacked.
+      roles: what the modules of the model say, of :func:`dst.roles`. Equinox modules in `params`
+        are asked anyway.
 
     Raises:
       ValueError: a pattern that matches nothing, or settings that do not fit a leaf.
@@ -218,6 +184,7 @@ def survey(
         require_matches("select", [p.removeprefix("!") for p in select], paths)
     for name, patterns in (("overrides", overrides), ("stacked", stacked), ("axes", axes)):
         require_matches(name, patterns or {}, paths)
+    roles = in_tree(params) if roles is None else _fitting(roles, paths)
 
     result = []
     for path, leaf in zip(paths, leaves, strict=True):
@@ -226,7 +193,8 @@ def survey(
         shape = tuple(leaf.shape)
         depth = min(depth, len(shape))
         settings = dict(lookup(overrides, path) or {})
-        sparse, why = _choose(path, leaf, len(shape) - depth, select)
+        role = roles.get(path)
+        sparse, why = _choose(path, leaf, len(shape) - depth, select, role)
         if depth == len(shape) > 0 and (sparse or depth > 1):  # a scalar per layer stays dense
             raise ValueError(
                 f"{path} of shape {shape} has no axis left after {depth} stacked ones. Leave it "
@@ -242,7 +210,7 @@ def survey(
                 sparse=sparse,
                 why=why,
                 stacked=depth,
-                axes=_read_axes(path, shape[depth:], lookup(axes, path), sparse),
+                axes=_read_axes(path, shape[depth:], lookup(axes, path), sparse, role),
                 settings=settings,
             )
         )
@@ -281,7 +249,19 @@ def _check_overrides(overrides: Mapping[str, Mapping[str, Any]], leaves: Sequenc
         )
 
 
-def _choose(path: str, leaf: Any, rank: int, select: Select | None) -> tuple[bool, str]:
+def _fitting(roles: Mapping[str, Role], paths: Sequence[str]) -> Mapping[str, Role]:
+    """The roles; raises where they are those of another model."""
+    if roles and not roles.keys() & set(paths):
+        raise ValueError(
+            f"roles: none of their paths, such as {next(iter(roles))!r}, is one of the parameters, "
+            f"such as {paths[0]!r}. Ask the model whose parameters these are."
+        )
+    return roles
+
+
+def _choose(
+    path: str, leaf: Any, rank: int, select: Select | None, role: Role | None
+) -> tuple[bool, str]:
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return False, f"{leaf.dtype}, not floating-point"
     if callable(select):
@@ -296,6 +276,8 @@ def _choose(path: str, leaf: Any, rank: int, select: Select | None) -> tuple[boo
             if matches(pattern.removeprefix("!"), path):
                 verdict = not pattern.startswith("!")
         return verdict, "selected" if verdict else "not selected"
+    if role is not None and (not role.sparse or rank > 1):
+        return role.sparse, f"{path.rpartition('/')[2]} of {role.kind}"
     if (kind := names.dense_kind(path)) is not None:
         return False, f"{kind} (by name)"
     if rank < 2:
@@ -306,7 +288,9 @@ def _choose(path: str, leaf: Any, rank: int, select: Select | None) -> tuple[boo
     return True, f"{rank} dimensions{guess}"
 
 
-def _read_axes(path: str, shape: tuple[int, ...], axes: str | None, sparse: bool) -> str | None:
+def _read_axes(
+    path: str, shape: tuple[int, ...], axes: str | None, sparse: bool, role: Role | None
+) -> str | None:
     if axes is not None:
         letters = axes.split()
         if len(letters) == len(shape) and set(letters) <= {"i", "o", "k"}:
@@ -318,6 +302,8 @@ def _read_axes(path: str, shape: tuple[int, ...], axes: str | None, sparse: bool
                 f"axes of {path} must be {len(shape)} letters out of i (input), o (output) and "
                 f"k (kernel window) for shape {shape}, got {axes!r}.{hint}"
             )
+    if role is not None and role.axes is not None and len(role.axes.split()) == len(shape):
+        return role.axes
     if len(shape) <= 2:
         return " ".join("io"[: len(shape)])
     # Kernels of convolutions in two and three dimensions have small windows first (HWIO).

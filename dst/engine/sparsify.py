@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from dst.core import checks, tree
+from dst.core.roles import Role
 from dst.core.typing import Array, ArrayLike, OptState, Params, PyTree
 from dst.engine.hard import HardMasks
 from dst.engine.latent import LatentWeights
@@ -85,6 +86,7 @@ def sparsify(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     stacked: Mapping[str, int] | None = None,
     axes: Mapping[str, str] | None = None,
+    roles: Mapping[str, Role] | None = None,
     initial: str | Mapping[str, ArrayLike] | None = None,
 ) -> SparseTransformation:
     """Wraps an optimizer so that it trains a sparse network.
@@ -106,6 +108,7 @@ def sparsify(
       overrides: settings per leaf pattern.
       stacked: leading axes that enumerate layers, per leaf pattern.
       axes: meaning of kernel axes, per leaf pattern.
+      roles: what the modules of the model say of its leaves; see :func:`dst.roles`.
       initial: ``"random"``, ``"magnitude"`` (start from a dense checkpoint) or bool masks by leaf
         path, whose counts replace the allocation. None: the default of the method, mostly random.
 
@@ -134,7 +137,13 @@ def sparsify(
         )
     _check_seed(seed)
     rule = method if isinstance(method, (Rule, Latent)) else method.rule(steps)
-    options = {"select": select, "overrides": overrides, "stacked": stacked, "axes": axes}
+    options = {
+        "select": select,
+        "overrides": overrides,
+        "stacked": stacked,
+        "axes": axes,
+        "roles": roles,
+    }
     inner = optax.with_extra_args_support(inner)
     run: Implementation
     if isinstance(rule, Rule):

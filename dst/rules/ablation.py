@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from dst.core import checks
+from dst.core.patterns import matches
 from dst.core.reductions import totals
 from dst.core.selection import top_k_masks
-from dst.core.tree import matches
 from dst.core.typing import Array
 from dst.rules.counts import TopologyInputs, exchanged
 from dst.rules.layout import Layout

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import SupportsFloat
 
 from dst.core import checks
-from dst.core.tree import matches
+from dst.core.patterns import matches
 from dst.rules import scores
 from dst.rules.schedule import exact
 

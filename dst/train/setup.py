@@ -105,6 +105,8 @@ def _make(config: Config) -> Setup:
         select=config.sparsify.select,
         overrides={k: {"sparsity": v.sparsity} for k, v in config.sparsify.overrides.items()},
         stacked={**stacked, **config.sparsify.stacked},
+        axes=config.sparsify.axes,
+        roles=dst.roles(model),
         initial=dst.load_masks(start.masks) if start.masks else config.sparsify.initial,
     )
     rate = optimizer.learning_rate(config.optimizer.value, steps, start.step)

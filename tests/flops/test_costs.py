@@ -16,6 +16,7 @@ from jax import lax
 import dst
 import dst.nnx
 from dst import flops, models
+from dst.core.roles.nnx import owner
 from dst.engine.hard_plan import reads_gradient
 from dst.rules.allocation import Uniform
 from dst.rules.rule import HowMany, Rule, Which
@@ -51,7 +52,7 @@ def measured_again(costs, model, sides):
     """
     leaves = dict(costs.leaves)
     for path, side in sides.items():
-        module, _ = dst.nnx._owner(model, path)
+        module, _ = owner(model, path)
         again = dst.nnx.costs(module, shape(1, side, side, module.in_features))
         leaf = again.leaves["kernel"]
         leaves[path] = flops.LeafCost(

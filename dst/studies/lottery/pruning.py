@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dst.core import tree
+from dst.core.patterns import lookup, require_matches
 from dst.core.selection import top_k_masks
 from dst.core.typing import Array
 from dst.rules.schedule import exact
@@ -68,13 +69,13 @@ def prunable(
     overrides = dict.fromkeys(dense, {"sparsity": 0.0})
     try:
         leaves = tree.survey(dict(arrays), select=select, stacked=stacked, overrides=overrides)
-        tree.require_matches("lottery.overrides", settings.overrides, list(arrays))
+        require_matches("lottery.overrides", settings.overrides, list(arrays))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     pruned = {
         leaf.path: leaf.stacked
         for leaf in leaves
-        if leaf.sparse and tree.lookup(settings.overrides, leaf.path) != 0
+        if leaf.sparse and lookup(settings.overrides, leaf.path) != 0
     }
     if not pruned:
         raise ConfigError("no leaf is left to prune. Use sparsify.select or lottery.overrides.")
@@ -160,7 +161,7 @@ def _emptied(path: str, settings: Tickets) -> ConfigError:
 
 
 def _layer_count(path: str, shape: Sequence[int], settings: Tickets, rounds: int) -> int:
-    rate = tree.lookup(settings.overrides, path)
+    rate = lookup(settings.overrides, path)
     rate = settings.prune if rate is None else rate
     return remaining(math.prod(shape), rate, rounds, settings.rounding)
 

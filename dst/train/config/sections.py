@@ -30,9 +30,12 @@ class Sparsify:
 
     Attributes:
       select: pattern or patterns of the leaves that are sparse (`!pattern` takes out again);
-        null: leaves of two or more dimensions except embeddings, positions and norms.
+        null: leaves of two or more dimensions except embeddings, positions and norms, which the
+        modules of the network tell, or else the names of leaves.
       overrides: settings by leaf pattern.
       stacked: number of leading axes that enumerate layers, by leaf pattern.
+      axes: meaning of kernel axes, by leaf pattern: `"i o o"`, a letter per axis that is not
+        stacked, `i` input, `o` output, `k` window. The modules of Flax say it by themselves.
       initial: the connections to start with: random ones, or those of largest initial weight;
         null: what the method says, mostly random.
     """
@@ -40,6 +43,7 @@ class Sparsify:
     select: str | tuple[str, ...] | None = None
     overrides: Mapping[str, Override] = field(default_factory=dict)
     stacked: Mapping[str, int] = field(default_factory=dict)
+    axes: Mapping[str, str] = field(default_factory=dict)
     initial: Literal["random", "magnitude"] | None = None
 
 

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dst.core.patterns import lookup
 from dst.core.registry import Registry
-from dst.core.tree import flatten, lookup
+from dst.core.tree import flatten
 from dst.core.typing import Array, PyTree
 from dst.rules.fields import AboveZero, BelowOne, NotNegative, Positive
 from dst.rules.schedule import Duration, Schedule, constant, cosine, linear, resolve
