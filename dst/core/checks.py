@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from dst.core.text import shown
+
+LARGEST = 2**31 - 1  # counts and linear indices are 32-bit
+
 
 def fraction(name: str, value: Any, *, below_one: bool = False) -> None:
     """Raises unless ``value`` is a number in [0, 1], or in [0, 1) with ``below_one``."""
@@ -22,45 +26,53 @@ def fraction(name: str, value: Any, *, below_one: bool = False) -> None:
         hint = (
             f" Did you mean {value / 100:g}?" if value > 1 else " An empty layer cannot be trained."
         )
-    raise ValueError(f"{name} must be a number in {interval}, got {value!r}.{hint}")
+    raise ValueError(f"{name} must be a number in {interval}, got {shown(value)}.{hint}")
 
 
 def at_least_zero(name: str, value: Any) -> None:
     """Raises unless ``value`` is a finite number that is not negative."""
     good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not good or value < 0:
-        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.")
+        raise ValueError(f"{name} must be a finite number >= 0, got {shown(value)}.")
 
 
-def above_zero(name: str, value: Any) -> None:
-    """Raises unless ``value`` is a finite number above 0."""
+def above_zero(name: str, value: Any, *, at_most: float = math.inf) -> None:
+    """Raises unless ``value`` is a finite number above 0, and no larger than ``at_most``."""
     good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value <= 0:
-        raise ValueError(f"{name} must be a finite number > 0, got {value!r}.")
+    if not good or not 0 < value <= at_most:
+        bound = f" and <= {at_most:g}" if math.isfinite(at_most) else ""
+        raise ValueError(f"{name} must be a finite number > 0{bound}, got {shown(value)}.")
 
 
-def integer(name: str, value: Any, *, at_least: int) -> None:
-    """Raises unless ``value`` is an integer of at least ``at_least``."""
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= at_least:
+def integer(name: str, value: Any, *, at_least: int, at_most: int = LARGEST) -> None:
+    """Raises unless ``value`` is an integer from ``at_least`` to ``at_most``."""
+    good = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if good and at_least <= value <= at_most:
         return
-    raise ValueError(f"{name} must be an integer >= {at_least}, got {value!r}.")
+    bound = f" and <= {at_most}" if good and value > at_most else ""
+    raise ValueError(f"{name} must be an integer >= {at_least}{bound}, got {shown(value)}.")
 
 
 def not_empty(name: str, value: Any) -> None:
     """Raises unless a sequence has at least one entry."""
     if not isinstance(value, (list, tuple)) or not value:
-        raise ValueError(f"{name} must be a list of at least one entry, got {value!r}.")
+        raise ValueError(f"{name} must be a list of at least one entry, got {shown(value)}.")
 
 
 def one_of(name: str, value: Any, options: Iterable[str | None]) -> None:
     """Raises unless ``value`` is one of ``options``; names the nearest one."""
     options = list(options)
-    if value in options:
-        return
-    raise ValueError(f"{name} must be one of {options}, got {value!r}.{nearest(value, options)}")
+    if value not in options:
+        raise unknown(name, value, options)
+
+
+def unknown(name: str, value: Any, options: Iterable[str | None]) -> ValueError:
+    """The error of a value that is none of ``options``; it names the nearest one."""
+    near = nearest(value, options := list(options))
+    return ValueError(f"{name} must be one of {options}, got {shown(value)}.{near}")
 
 
 def nearest(value: Any, options: Iterable[str | None]) -> str:
     """`` Did you mean 'x'?`` for the option nearest to ``value``, or nothing."""
     matches = difflib.get_close_matches(str(value), map(str, options), n=1, cutoff=0.5)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
+    return f" Did you mean {shown(matches[0])}?" if matches else ""

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec, reshard
 
+from dst.core import checks
 from dst.core.reductions import totals
 from dst.core.typing import Array, ArrayLike, Bool, Int, Num
 
-_LIMIT = 2**31 - 1  # counts and linear indices are 32-bit
 _NAN_BITS = 0x7F800000
 _SMALL = 32  # up to this size of a group, comparing all pairs beats counting
 
@@ -113,10 +113,10 @@ class _Pool:
         self.groups = groups
         self.keys = [_ordered(s, w) for s, w in zip(scores, wheres, strict=True)]
         self.size = sum(g.size for g in groups)
-        if self.size > _LIMIT:
+        if self.size > checks.LARGEST:
             raise ValueError(
-                f"{self.size} scores to be ranked together are beyond the {_LIMIT} that 32-bit "
-                "counts can hold. Rank layers by themselves, or select fewer of them."
+                f"{self.size} scores to be ranked together are beyond the {checks.LARGEST} that "
+                "32-bit counts can hold. Rank layers by themselves, or select fewer of them."
             )
 
     def counts(self, k: ArrayLike) -> Array:
@@ -193,10 +193,11 @@ class _Groups:
         self.size = 1
         for a in self.counted:
             self.size *= self.shape[a]
-        if self.size > _LIMIT:
+        if self.size > checks.LARGEST:
             raise ValueError(
                 f"a group of {self.size} scores (shape {self.shape}) is beyond the "
-                f"{_LIMIT} that 32-bit counts can hold. Split the array, or name a stacked axis."
+                f"{checks.LARGEST} that 32-bit counts can hold. Split the array, or name a stacked "
+                "axis."
             )
 
         placed = tuple(jax.typeof(scores).sharding.spec)  # all None where axes are not explicit

@@ -1,7 +1,8 @@
-"""Tables in plain text."""
+"""Tables and values in plain text."""
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 
 
@@ -25,3 +26,23 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+# A message names what it found; it does not repeat a page of it. `reprlib` never builds the rest.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 5, 12, 12, 12
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = _LONGEST = 80
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: its ``repr``, cut to 80 characters.
+
+    >>> shown("rigl"), shown([1, 2]), len(shown("a" * 5000))
+    ("'rigl'", '[1, 2]', 80)
+    """
+    return short(_SHORT.repr(value))
+
+
+def short(text: str) -> str:
+    """A name as messages show it: cut to 80 characters."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -176,6 +176,12 @@ def _leaf_plan(
     mask: np.ndarray | None,
     targets: Targets,
 ) -> LeafPlan:
+    if layout.units > checks.LARGEST:
+        raise ValueError(
+            f"{leaf.path} of shape {leaf.shape} has {layout.units} weights in a layer, more than "
+            f"the {checks.LARGEST} that 32-bit counts can hold. Split the array, or name axes that "
+            "enumerate layers: stacked=."
+        )
     slices = math.prod(layout.counts)
     # Where layers share a budget: the units of all slices before each slice.
     first = allocation.before.get(leaf.path)

@@ -190,9 +190,7 @@ def _check_seed(seed: int | Array) -> None:
             f"seed must be an integer scalar, got {seed.dtype}{list(seed.shape)}. Of a key, take "
             "for example jax.random.bits(key)."
         )
-    checks.integer("seed", seed, at_least=0)
-    if seed >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {seed}.")
+    checks.integer("seed", seed, at_least=0, at_most=2**32 - 1)
 
 
 def around(tx: SparseTransformation, outer: optax.GradientTransformation) -> SparseTransformation:

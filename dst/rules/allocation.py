@@ -10,6 +10,7 @@ from typing import SupportsFloat
 
 from dst.core import checks
 from dst.core.patterns import matches
+from dst.core.text import shown
 from dst.rules import scores
 from dst.rules.schedule import exact
 
@@ -87,7 +88,7 @@ class Uniform:
         dense = {p for p in layers if self.dense is not None and matches(self.dense, p)}
         if self.dense is not None and not dense:
             raise ValueError(
-                f"allocation: pattern {self.dense!r} matches no sparse layer."
+                f"allocation: pattern {shown(self.dense)} matches no sparse layer."
                 f"{checks.nearest(self.dense, layers)} The layers are: {', '.join(layers)}."
             )
         if self.compensate:

@@ -32,7 +32,14 @@ BelowOne = Sparsity
 Share = Annotated[float, Check(checks.fraction, (("minimum", 0), ("maximum", 1)))]
 NotNegative = Annotated[float, Check(checks.at_least_zero, (("minimum", 0),))]
 AboveZero = Annotated[float, Check(checks.above_zero, (("exclusiveMinimum", 0),))]
-Positive = Annotated[int, Check(partial(checks.integer, at_least=1), (("minimum", 1),))]
+Positive = Annotated[
+    int,
+    Check(partial(checks.integer, at_least=1), (("minimum", 1), ("maximum", checks.LARGEST))),
+]
+LearningRate = Annotated[
+    float,
+    Check(partial(checks.above_zero, at_most=1000), (("exclusiveMinimum", 0), ("maximum", 1000))),
+]
 Widths = Annotated[tuple[Positive, ...], Check(checks.not_empty, (("minItems", 1),))]
 Decay = Literal["cosine", "constant", "linear"]
 Rounding = Literal["floor", "ceil", "round"]

@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dst.core import checks
+from dst.core.text import shown
 
 Schedule = Callable[[Any], Any]
 Duration = int | str
 
-FOREVER = 2**31 - 1
+FOREVER = checks.LARGEST
+_MANY = 10_000_000  # topology steps
 
 
 def constant(value: float) -> Schedule:
@@ -109,7 +111,16 @@ class UpdateSchedule:
         return (count - self.first) % self.every == 0 or count == self.last
 
     def steps(self) -> list[int]:
-        """The counts of all topology steps, for schedules that end."""
+        """The counts of all topology steps, for schedules that end.
+
+        Raises:
+          ValueError: more than ten million, each of which has a row in the tables of a plan.
+        """
+        if (self.last - self.first) // self.every >= _MANY:
+            raise ValueError(
+                f"every={self.every} gives more than {_MANY} topology steps until {self.last}. "
+                "Raise `every`, or lower `stop`."
+            )
         steps = list(range(self.first, self.last + 1, self.every))
         return steps if steps[-1] == self.last else [*steps, self.last]
 
@@ -129,8 +140,11 @@ def duration(name: str, value: Any) -> None:
         if 0 <= share <= 100:
             return
     elif isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 0:
+        checks.integer(name, value, at_least=0)
         return
-    raise ValueError(f"{name} must be a number of steps or a percentage as '75%', got {value!r}.")
+    raise ValueError(
+        f"{name} must be a number of steps or a percentage as '75%', got {shown(value)}."
+    )
 
 
 def resolve(name: str, value: Duration, steps: int | None, hint: str) -> int:
@@ -151,7 +165,7 @@ def resolve(name: str, value: Duration, steps: int | None, hint: str) -> int:
         return int(value)
     if steps is None:
         raise Unresolved(
-            f"{name}={value!r} needs the length of training: pass steps= to sparsify, or give "
+            f"{name}={shown(value)} needs the length of training: pass steps= to sparsify, or give "
             f"{name} in steps. {hint}"
         )
     return int(Fraction(value.removesuffix("%")) * steps / 100)

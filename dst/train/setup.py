@@ -15,7 +15,7 @@ import dst
 from dst.core.typing import Array
 from dst.engine.plan import Plan
 from dst.io import safetensors
-from dst.train import data, evaluation, objectives, optimizer, state, step
+from dst.train import data, evaluation, memory, objectives, optimizer, state, step
 from dst.train.config.run import Config, ConfigError
 from dst.train.data import stream
 from dst.train.distributed import mesh
@@ -125,6 +125,7 @@ def _make(config: Config) -> Setup:
         )
 
     plan = tx.plan(shapes)
+    memory.check(begin)
     one = jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype)
 
     def calibration() -> Iterator[Array]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dst.core import checks
+from dst.core.text import shown
 from dst.rules.schedule import Duration, duration, resolve
 from dst.train.config import plain_data
 from dst.train.config import run as runs
@@ -97,7 +98,7 @@ class Tickets:
             if self.connectivity:
                 raise ValueError(
                     "connectivity needs rewind to be a step, from which two copies start, "
-                    f"got rewind={self.rewind!r}."
+                    f"got rewind={shown(self.rewind)}."
                 )
         else:
             try:
@@ -107,7 +108,7 @@ class Tickets:
             if self.retrain != "100%":
                 raise ValueError(
                     f"retrain must be '100%' where weights are rewound: training goes from the "
-                    f"step of rewind={self.rewind!r} to its end, got {self.retrain!r}."
+                    f"step of rewind={shown(self.rewind)} to its end, got {shown(self.retrain)}."
                 )
         duration("retrain", self.retrain)
         if self.finetune_rate is not None and not (
@@ -115,7 +116,7 @@ class Tickets:
         ):
             raise ValueError(
                 "finetune_rate must be a number > 0 with rewind='finetune' and null otherwise, "
-                f"got {self.finetune_rate} with rewind={self.rewind!r}."
+                f"got {self.finetune_rate} with rewind={shown(self.rewind)}."
             )
 
     @property
@@ -139,11 +140,11 @@ class Tickets:
         if self.rewind_step(steps) >= steps:
             raise ValueError(
                 f"lottery.rewind must lie before the end of training at {steps}, got "
-                f"{self.rewind!r}."
+                f"{shown(self.rewind)}."
             )
         if not 1 <= resolve("retrain", self.retrain, steps, "") <= steps:
             raise ValueError(
-                f"lottery.retrain must be from 1 to {steps} steps, got {self.retrain!r}."
+                f"lottery.retrain must be from 1 to {steps} steps, got {shown(self.retrain)}."
             )
         last = learning_rate(config.optimizer.value, steps)(steps - 1)
         if self.rewind == "finetune" and self.finetune_rate is None:
@@ -175,7 +176,7 @@ class RandomSearch:
         if config.sparsify.initial not in (None, "random"):
             raise ValueError(
                 "sparsify.initial must be 'random' here, or all masks would be the same, got "
-                f"{config.sparsify.initial!r}."
+                f"{shown(config.sparsify.initial)}."
             )
 
 
@@ -206,7 +207,7 @@ class Connectivity:
         if resolve("at", self.at, config.train.steps, "") >= config.train.steps:
             raise ValueError(
                 f"lottery.at must lie before the end of training at {config.train.steps}, got "
-                f"{self.at!r}."
+                f"{shown(self.at)}."
             )
 
 
@@ -289,4 +290,4 @@ def json_schema() -> dict[str, Any]:
 def _check_method(config: Config, names: Sequence[str], why: str) -> None:
     if config.method.name not in names:
         expected = " or ".join(map(repr, names))
-        raise ValueError(f"method must be {expected} here, got {config.method.name!r}. {why}")
+        raise ValueError(f"method must be {expected} here, got {shown(config.method.name)}. {why}")

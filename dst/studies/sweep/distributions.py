@@ -15,6 +15,7 @@ from statistics import NormalDist
 from typing import Any
 
 from dst.core import checks
+from dst.core.text import shown
 
 
 @dataclass(frozen=True)
@@ -112,21 +113,21 @@ def read(given: Mapping[str, Any]) -> Distribution:
     needed, optional = _KEYS[name]
     for key in given:
         if key != "distribution" and key not in (*needed, *optional):
-            raise ValueError(f"{name} has no {key!r}, only {[*needed, *optional]}.")
+            raise ValueError(f"{name} has no {shown(key)}, only {[*needed, *optional]}.")
     if missing := [key for key in needed if key not in given]:
-        raise ValueError(f"{name} must have {missing[0]!r}, found {list(given)}.")
+        raise ValueError(f"{name} must have {shown(missing[0])}, found {list(given)}.")
     if name == "constant":
         return Values((given["value"],))
     if name.startswith("categorical"):
         for key in (k for k in ("values", "probabilities") if k in given):
             if not isinstance(given[key], list):
-                raise ValueError(f"{key} must be a list, got {given[key]!r}.")
+                raise ValueError(f"{key} must be a list, got {shown(given[key])}.")
         probabilities = given.get("probabilities")
         return Values(tuple(given["values"]), probabilities and tuple(probabilities))
     numbers = {k: v for k, v in given.items() if k != "distribution"}
     for key, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-            raise ValueError(f"{key} must be a finite number, got {value!r}.")
+            raise ValueError(f"{key} must be a finite number, got {shown(value)}.")
     return _range(name, numbers)
 
 
@@ -163,25 +164,25 @@ def _range(name: str, numbers: Mapping[str, Any]) -> Range:
     kind = name.removeprefix("q_")
     q = numbers.get("q", 1) if name.startswith("q_") else None
     if q is not None and q <= 0:
-        raise ValueError(f"q must be above 0, got {q!r}.")
+        raise ValueError(f"q must be above 0, got {shown(q)}.")
     if kind in ("normal", "log_normal"):
         mu, sigma = numbers.get("mu", 0), numbers.get("sigma", 1)
         if sigma <= 0:
-            raise ValueError(f"sigma must be above 0, got {sigma!r}.")
+            raise ValueError(f"sigma must be above 0, got {shown(sigma)}.")
         bell = NormalDist(mu, sigma).inv_cdf
         return Range(bell if kind == "normal" else lambda u: math.exp(bell(u)), q)
     low, high = numbers["min"], numbers["max"]
     if not low < high:
-        raise ValueError(f"min must be below max, got {low!r} and {high!r}.")
+        raise ValueError(f"min must be below max, got {shown(low)} and {shown(high)}.")
     if kind == "int_uniform":
         if type(low) is not int or type(high) is not int:
-            raise ValueError(f"min and max must be integers, got {low!r} and {high!r}.")
+            raise ValueError(f"min and max must be integers, got {shown(low)} and {shown(high)}.")
         return Range(lambda u: math.floor(low + u * (high - low + 1)), 1, (low, high))
     if kind == "uniform":
         return Range(lambda u: low + u * (high - low), q, (low, high))
     if kind == "log_uniform_values":
         if low <= 0:
-            raise ValueError(f"min must be above 0, got {low!r}.")
+            raise ValueError(f"min must be above 0, got {shown(low)}.")
         low, high = math.log(low), math.log(high)
     return Range(lambda u: math.exp(low + u * (high - low)), q)
 

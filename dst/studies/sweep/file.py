@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ruamel.yaml import YAML
 
 from dst.core import checks
+from dst.core.text import short, shown
 from dst.studies.sweep import distributions
 from dst.studies.sweep.distributions import Distribution, Values
 from dst.studies.sweep.spec import Hyperband, Keys, Metric, Sweep, SweepError, overrides_of
@@ -59,11 +60,11 @@ def load(path: str | Path) -> Sweep:
         with at(key):
             if key not in (*_KEYS, *_THEIRS):
                 known = checks.nearest(key, _KEYS)
-                raise ValueError(f"a sweep has no {key!r}, only {list(_KEYS)}.{known}")
+                raise ValueError(f"a sweep has no {shown(key)}, only {list(_KEYS)}.{known}")
     for key in ("command", "method", "parameters"):
         with at():
             if key not in data:
-                raise ValueError(f"a sweep must have {key!r}, found {list(data)}.")
+                raise ValueError(f"a sweep must have {shown(key)}, found {list(data)}.")
     with at("command"):
         base, fixed = _command(data["command"])
     with at("method"):
@@ -79,14 +80,14 @@ def load(path: str | Path) -> Sweep:
             checks.integer("run_cap", data["run_cap"], at_least=1)
     with at("parameters"):
         if not isinstance(data["parameters"], Mapping) or not data["parameters"]:
-            raise ValueError(f"parameters must be a mapping, got {data['parameters']!r}.")
+            raise ValueError(f"parameters must be a mapping, got {shown(data['parameters'])}.")
     parameters: dict[Keys, Distribution] = {}
     places: dict[Keys, tuple[str, ...]] = {}
     for keys, given in _leaves(data["parameters"], ()):
         name = tuple(k for i, k in enumerate(keys) if i % 2 == 0)
         with at("parameters", *keys):
             if not isinstance(given, Mapping):
-                raise ValueError(f"{'.'.join(name)} must be a mapping, got {given!r}.")
+                raise ValueError(f"{short('.'.join(name))} must be a mapping, got {shown(given)}.")
             parameters[name] = distributions.read(given)
             if data["method"] == "grid":
                 parameters[name].all()
@@ -110,15 +111,21 @@ def load(path: str | Path) -> Sweep:
 
 def _command(command: Any) -> tuple[Path, tuple[str, ...]]:
     words = command if isinstance(command, list) else [command]
-    if "train" not in words or words[-1] != ARGUMENTS or len(words) < words.index("train") + 3:
+    texts = all(isinstance(word, str) for word in words)
+    if (
+        not texts
+        or "train" not in words
+        or words[-1] != ARGUMENTS
+        or len(words) < words.index("train") + 3
+    ):
         raise ValueError(
             f"command must read [dst, train, CONFIG, {ARGUMENTS!r}], where overrides may stand "
-            f"before the last one, got {words}."
+            f"before the last one, got {shown(words)}."
         )
     base, *fixed = words[words.index("train") + 1 : -1]
     if options := [x for x in fixed if str(x).startswith("-")]:
         raise ValueError(
-            f"command must have no option such as {options[0]!r}: directories are "
+            f"command must have no option such as {shown(options[0])}: directories are "
             "those of the sweep."
         )
     for text in fixed:
@@ -128,12 +135,12 @@ def _command(command: Any) -> tuple[Path, tuple[str, ...]]:
 
 def _section(cls: type[T], name: str, given: Any) -> T:
     if not isinstance(given, Mapping):
-        raise ValueError(f"{name} must be a mapping, got {given!r}.")
+        raise ValueError(f"{name} must be a mapping, got {shown(given)}.")
     for key in given:
         checks.one_of(f"a key of {name}", key, [x.name for x in fields(cls)])
     for x in fields(cls):
         if x.default is MISSING and x.name not in given:
-            raise ValueError(f"{name} must have {x.name!r}, found {dict(given)}.")
+            raise ValueError(f"{name} must have {shown(x.name)}, found {shown(dict(given))}.")
     return cls(**given)
 
 
@@ -141,10 +148,10 @@ def _early(given: Any) -> Hyperband | None:
     if given is None:
         return None
     if not isinstance(given, Mapping) or given.get("type") != "hyperband":
-        raise ValueError(f"early_terminate must have type: hyperband, got {given!r}.")
+        raise ValueError(f"early_terminate must have type: hyperband, got {shown(given)}.")
     if "min_iter" not in given and not {"max_iter", "s"} <= given.keys():
         raise ValueError(
-            f"early_terminate must have min_iter, or max_iter and s, found {dict(given)}."
+            f"early_terminate must have min_iter, or max_iter and s, found {shown(dict(given))}."
         )
     # The number of brackets, `s`, and `strict` follow from the others in Optuna.
     rest = {k: v for k, v in given.items() if k not in ("type", "s", "strict")}

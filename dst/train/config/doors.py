@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from dst.core import checks
+from dst.core.text import short, shown
 
 _BESIDE: ContextVar[Path] = ContextVar("_BESIDE", default=Path())
+_LONGEST_NAME = 200  # of a module; file systems allow about 255 bytes
 
 
 class DoorError(ValueError):
@@ -50,7 +52,7 @@ def resolve(path: Any, key: str) -> tuple[Callable[..., Any], str]:
     if not name or not attribute.isidentifier():
         raise ValueError(
             f"{key} must be 'module:name' or 'file.py:name', for example 'my_package.nets:make', "
-            f"got {path!r}."
+            f"got {shown(path)}."
         )
     file = _file(name)
     if file is not None:
@@ -61,7 +63,7 @@ def resolve(path: Any, key: str) -> tuple[Callable[..., Any], str]:
     if not callable(thing := getattr(module, attribute, None)):
         known = [n for n, x in vars(module).items() if callable(x) and n[0] != "_"]
         raise ValueError(
-            f"{key} must name a class or a function of {name}, which has no {attribute!r}."
+            f"{key} must name a class or a function of {name}, which has no {shown(attribute)}."
             f"{checks.nearest(attribute, known)}"
         )
     return thing, f"{name}:{attribute}"
@@ -76,7 +78,9 @@ def _file(name: str) -> Path | None:
     parts = name.split(".")
     places = (folder.joinpath(*parts).with_suffix(".py"), folder.joinpath(*parts, "__init__.py"))
     alone = len(parts) == 1  # of a package, Python's path has the folder above
-    return next((f.resolve() for f in places if alone and f.is_file()), None)
+    if not alone or len(name) > _LONGEST_NAME:
+        return None
+    return next((f.resolve() for f in places if f.is_file()), None)
 
 
 def _imported(name: str, file: Path | None, key: str) -> types.ModuleType:
@@ -85,10 +89,12 @@ def _imported(name: str, file: Path | None, key: str) -> types.ModuleType:
     except ModuleNotFoundError as error:
         if file is None and name.startswith(error.name or "\0"):
             raise ValueError(
-                f"{key}: no module {name!r}, neither in {_BESIDE.get().resolve()} nor on Python's "
-                "path. Install it, or put it beside the config."
+                f"{key}: no module {shown(name)}, neither in {_BESIDE.get().resolve()} nor on "
+                "Python's path. Install it, or put it beside the config."
             ) from error
-        raise ValueError(f"{key}: {name} needs the module {error.name!r}, found none.") from error
+        raise ValueError(
+            f"{key}: {short(name)} needs the module {error.name!r}, found none."
+        ) from error
     except DoorError:
         raise
     except Exception as error:
@@ -104,7 +110,7 @@ def _from_file(file: Path, key: str) -> types.ModuleType:
         if Path(origin).resolve() == file:
             return loaded
         raise DoorError(
-            f"{key}: a module {name!r} is loaded already, from {origin}. Rename {file}."
+            f"{key}: a module {shown(name)} is loaded already, from {origin}. Rename {file}."
         )
     if str(root) not in sys.path:  # last: what stands beside the file shadows no package
         sys.path.append(str(root))

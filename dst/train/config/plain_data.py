@@ -12,6 +12,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dst.core import checks
+from dst.core.text import shown
+
+_DEEP = "nested too deeply"
 
 
 def read(path: Path) -> Mapping[str, Any]:
@@ -25,10 +28,12 @@ def read(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"expected a YAML file, found none.{checks.nearest(path.name, near)}")
     try:
         data = _yaml().load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ValueError(f"this is {_DEEP}.") from error
+    except (YAMLError, ValueError) as error:  # no text, no YAML, a date that is none
         raise ValueError(f"this is no valid YAML: {error}") from error
     if not isinstance(data, Mapping):
-        raise ValueError(f"expected a mapping of keys to values, found {data!r}.")
+        raise ValueError(f"expected a mapping of keys to values, found {shown(data)}.")
     return data
 
 
@@ -43,7 +48,7 @@ def override(text: str) -> Mapping[str, Any]:
     """
     key, separator, value = text.partition("=")
     if not separator or not all(key.split(".")):
-        raise ValueError(f"an override must read key=value, got {text!r}.")
+        raise ValueError(f"an override must read key=value, got {shown(text)}.")
     data = _value(text, value)
     for part in reversed(key.split(".")):
         data = {part: data}
@@ -53,12 +58,13 @@ def override(text: str) -> Mapping[str, Any]:
 def _value(text: str, value: str) -> Any:
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        pass
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        pass  # no literal, or one too deep for the parser
     try:
         return _yaml().load(value)
-    except YAMLError as error:
-        raise ValueError(f"the value of {text!r} is neither YAML nor a Python literal.") from error
+    except (YAMLError, RecursionError, ValueError) as error:
+        reason = _DEEP if isinstance(error, RecursionError) else "neither YAML nor a Python literal"
+        raise ValueError(f"the value of {shown(text)} is {reason}.") from error
 
 
 def merged(base: Any, *changes: Any) -> Any:

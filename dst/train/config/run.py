@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from dst import models
 from dst.core import checks
 from dst.core.registry import Registry
+from dst.core.text import short, shown
 from dst.methods import METHODS, SETTINGS
 from dst.rules.latent import Latent
 from dst.rules.rule import Rule
@@ -72,6 +73,7 @@ _DOORS = {
     "objective": OBJECTIVE,
     "optimizer": OPTIMIZER,
 }
+_LONGEST_NAME = 100
 _OF_OTHERS = {"lottery": "dst lottery"}  # sections that are no part of one run
 
 
@@ -118,11 +120,14 @@ class Config:
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise ValueError(
                 f"name must be letters, digits, '_', '-' and '.', since it names a directory, "
-                f"got {self.name!r}."
+                f"got {shown(self.name)}."
             )
-        checks.integer("seed", self.seed, at_least=0)
-        if self.seed >= 2**32:
-            raise ValueError(f"seed must be below 2**32, got {self.seed}.")
+        if len(self.name) > _LONGEST_NAME:
+            raise ValueError(
+                f"name must have at most {_LONGEST_NAME} characters, since it names a directory, "
+                f"got {len(self.name)}."
+            )
+        checks.integer("seed", self.seed, at_least=0, at_most=2**32 - 1)
         self._check_inputs()
         batch, parts = self.data.value.batch_size, self.optimizer.value.accumulate
         if batch % parts:
@@ -137,12 +142,12 @@ class Config:
         if self.model.imported or self.data.imported:
             return
         kinds = {name: x.facts.get("inputs") for name, x in models.REGISTRY.items()}
-        wanted = data_sets.REGISTRY[DATA.entry(self.data.name)].facts.get("inputs")
+        wanted = data_sets.REGISTRY[DATA.entry(self.data.name) or ""].facts.get("inputs")
         if kinds[self.model.name] != wanted:
             fit = [name for name, kind in kinds.items() if kind == wanted]
             raise ValueError(
-                f"model.name must be one of {fit} for data {self.data.name!r}, "
-                f"got {self.model.name!r}."
+                f"model.name must be one of {fit} for data {shown(self.data.name)}, "
+                f"got {shown(self.model.name)}."
             )
 
     def _check_start(self) -> None:
@@ -236,7 +241,7 @@ def merged(path: str | Path, overrides: Sequence[str]) -> Any:
             # Another thing: the keys of the file's one go with it.
             data = {**data, key: {k: v for k, v in after.items() if k in own}}
             continue
-        option = choice.options.get(choice.entry(after.get("name")))
+        option = choice.options.get(choice.entry(after.get("name")) or "")
         if option is None or after["name"] == before.get("name"):
             continue
         known = {"name"}
@@ -260,7 +265,7 @@ def parse(data: Mapping[str, Any], path: str | Path) -> Config:
         if key in data:
             raise ValueError(
                 f"{key} describes many runs, and this command makes one. Use `{command}`, or take "
-                f"the key {key!r} out."
+                f"the key {shown(key)} out."
             )
     with doors.beside(Path(path)):
         config = schema.read(Config, recipes.filled(data, METHOD), "")
@@ -275,7 +280,7 @@ def enclosed(config: Config) -> tuple[Config, dict[str, str]]:
 
 def source(path: str | Path, overrides: Sequence[str] = ()) -> str:
     """Where a config comes from, for messages."""
-    return f"{path} with {' '.join(overrides)}" if overrides else str(path)
+    return f"{path} with {' '.join(map(short, overrides))}" if overrides else str(path)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

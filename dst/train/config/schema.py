@@ -17,6 +17,7 @@ from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
 from dst.core import checks
+from dst.core.text import short, shown
 from dst.rules.allocation import Allocator, ErdosRenyi, Global, Uniform
 from dst.rules.structure import (
     NM,
@@ -99,9 +100,10 @@ class Choice:
     offers: tuple[str, ...] | None = None
     shared: type | None = None
 
-    def entry(self, name: Any) -> Any:
-        """The key of ``options`` that a name belongs to; the name itself where there is none."""
-        return next((key for key in self.options if fnmatchcase(str(name), key)), name)
+    def entry(self, name: Any) -> str | None:
+        """The key of ``options`` that a name belongs to, or None."""
+        found = (key for key in self.options if isinstance(name, str) and fnmatchcase(name, key))
+        return next(found, None)
 
     def read(self, value: Any, key: str) -> Any:
         """The dataclass that a mapping or a bare name describes."""
@@ -112,10 +114,11 @@ class Choice:
             door = " or with the key 'import'" if self.offers is not None else ""
             raise ValueError(
                 f"{key} must be a mapping with the key 'name', one of {list(self.options)},{door} "
-                f"got {value!r}."
+                f"got {shown(value)}."
             )
         entry = self.entry(given["name"])
-        checks.one_of(f"{key}.name", entry, self.options)
+        if entry is None:
+            raise checks.unknown(f"{key}.name", given["name"], self.options)
         if self.bare and given is not value:
             return value
         option = self.options[entry]
@@ -156,7 +159,7 @@ class Choice:
             ):
                 bare = _by_default(option.type) and value == option.type(**option.defaults)
                 return name if bare else {"name": name, **dump(option.type, value)}
-        raise TypeError(f"{value!r} has no name in configs.")
+        raise TypeError(f"{shown(value)} has no name in configs.")
 
 
 # Fields of the methods that hold code in the Python API and have names in configs.
@@ -218,8 +221,10 @@ def read(hint: Any, value: Any, key: str) -> Any:
     if kind in strict.LISTS and isinstance(value, list | tuple):
         return tuple(read(strict.item(hint), x, f"{key}[{i}]") for i, x in enumerate(value))
     if kind in strict.MAPPINGS and isinstance(value, Mapping):
-        return {str(k): read(strict.item(hint), v, f"{key}.{k}") for k, v in value.items()}
-    raise ValueError(f"{key or 'a config'} must be {nested(hint)}, got {value!r}.")
+        return {
+            str(k): read(strict.item(hint), v, f"{key}.{short(str(k))}") for k, v in value.items()
+        }
+    raise ValueError(f"{key or 'a config'} must be {nested(hint)}, got {shown(value)}.")
 
 
 def read_fields(cls: Any, given: Mapping, key: str, defaults: Mapping[str, Any]) -> Any:

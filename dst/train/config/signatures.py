@@ -15,6 +15,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dst.core.registry import Entry
+from dst.core.text import shown
 from dst.rules import fields
 
 Parameter = tuple[str, Any, Any]  # name, type, default
@@ -60,7 +61,7 @@ def arguments(
         if p.name in offered or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             continue
         if p.kind is p.POSITIONAL_ONLY:
-            raise ValueError(f"{key}: argument {p.name!r} must be one that can be named.")
+            raise ValueError(f"{key}: argument {shown(p.name)} must be one that can be named.")
         default = dataclasses.MISSING if p.default is p.empty else p.default
         taken.append((p.name, _readable(hints.get(p.name, Any)), default))
     return _dataclass(thing.__name__, taken, inspect.getdoc(thing), shared)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import pydantic
 
 from dst.core import checks
+from dst.core.text import short, shown
 from dst.rules.fields import Check
 
 LISTS, MAPPINGS = (tuple, list, Sequence), (dict, Mapping)
@@ -159,7 +160,7 @@ def _message(
     every = error.errors(include_url=False)
     errors = {x["type"]: x for x in reversed(every) if len(x["loc"]) == 1}  # the first of each
     if x := errors.get("extra_forbidden"):
-        name = str(x["loc"][0])
+        name = short(str(x["loc"][0]))
         for new in set(_RENAMED.get(name, ())) & set(names):
             return f"{prefix}{name} is now called {new}. Rename the key."
         near = checks.nearest(name, names)
@@ -174,7 +175,7 @@ def _message(
         listed = isinstance(value, list | tuple) and token in range(len(value))
         if not listed and not (isinstance(value, Mapping) and token in value):
             break  # the name of an arm of a union
-        key = f"{key}[{token}]" if listed else f"{key}.{token}"
+        key = f"{key}[{token}]" if listed else f"{key}.{short(str(token))}"
         kinds = LISTS if listed else MAPPINGS
         bare = [get_args(x)[0] if get_origin(x) is Annotated else x for x in arms(hint)]
         holder = next((x for x in bare if (get_origin(x) or x) in kinds), Any)
@@ -189,9 +190,9 @@ def _message(
     if isinstance(value, list | tuple) and (get_origin(hint) or hint) is tuple:
         inner_types = get_args(hint)
         if inner_types and inner_types[-1] is not Ellipsis and len(inner_types) != len(value):
-            return f"{key} must have {len(inner_types)} entries, got {value!r}."
+            return f"{key} must have {len(inner_types)} entries, got {shown(value)}."
     near = checks.nearest(value, options) if options else ""
-    return f"{key} must be {words(hint, nested)}, got {value!r}.{near}"
+    return f"{key} must be {words(hint, nested)}, got {shown(value)}.{near}"
 
 
 def _comparable(value: Any) -> bool:

@@ -21,7 +21,7 @@ from dst.core.patterns import lookup
 from dst.core.registry import Registry
 from dst.core.tree import flatten
 from dst.core.typing import Array, PyTree
-from dst.rules.fields import AboveZero, BelowOne, NotNegative, Positive
+from dst.rules.fields import AboveZero, BelowOne, LearningRate, NotNegative, Positive
 from dst.rules.schedule import Duration, Schedule, constant, cosine, linear, resolve
 from dst.train.config.schema import Section
 
@@ -34,7 +34,7 @@ class Optimizer:
     """What every inner optimizer of a run has, whatever its update rule.
 
     Attributes:
-      learning_rate: its peak, > 0.
+      learning_rate: its peak, > 0, at most 1000.
       warmup: steps or percent in which the learning rate rises linearly to its peak.
       decay: how the learning rate falls to zero, from the end of the warm-up to the end of
         training; "constant" does not fall.
@@ -46,7 +46,7 @@ class Optimizer:
         null: no average.
     """
 
-    learning_rate: AboveZero
+    learning_rate: LearningRate
     warmup: Duration = 0
     decay: Literal["constant", "cosine", "linear"] = "constant"
     weight_decay: NotNegative = 0.0
