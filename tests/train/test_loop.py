@@ -42,6 +42,7 @@ def test_a_run_directory_holds_all_that_is_promised(finished):
     }
     final = json.loads((finished / "summary.json").read_text())
     assert final["steps"] == 40 and final["topology_steps"] == 2
+    assert final["test_labels"] == 360 and 0 < final["compile_seconds"] <= final["seconds"]
     masks = dst.load_masks(finished / "masks-final.safetensors")
     rows = {row["path"]: row for row in final["layers"]}
     assert {p: int(m.sum()) for p, m in masks.items()} == {p: rows[p]["active"] for p in masks}
