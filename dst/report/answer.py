@@ -256,6 +256,7 @@ def _fit(comparison: Comparison, words: _Words, effects: Sequence[Effect]) -> st
     clear, rest = [], []
     for x in effects:
         chance = "p < 0.001" if x.p < 0.001 else f"p = {x.p:.2g}"
+        chance = chance.replace(" ", "\N{NO-BREAK SPACE}")  # one line
         name = short(x.key, comparison.keys)
         if x.p < _CHANCE and x.size > words.least:
             best, size = published(worded(x.best)), words.points(x.size)

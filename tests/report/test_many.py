@@ -437,12 +437,16 @@ def test_the_browser_hears_of_errors_and_of_requests(chromium, tmp_path):
 def test_a_browser_finds_no_error_and_asks_for_nothing(chromium, toy):
     cli.main(["report", str(toy / "trials/00000")])
     pages = [many.write_report([toy]), toy / "trials/00000/report.html"]
+    tiles = '[...document.querySelectorAll(".tiles > div")].map(x => x.offsetTop)'
     for target in pages:
         for width in (390, 1200):
             for dark in (False, True):
                 chromium.open(target, width=width, dark=dark)
                 wide = chromium.run("document.documentElement.scrollWidth")
                 assert wide <= chromium.run("window.innerWidth") == width
+                assert width < 1200 or len(set(chromium.run(tiles))) == 1, "tiles are in one row"
+        shown = chromium.run('document.querySelectorAll("circle.tip > title").length')
+        assert shown == chromium.run('document.querySelectorAll("circle.tip").length') > 20
     assert not chromium.errors
     asked = {x for x in chromium.requests if not x.startswith("data:")}
     assert asked == {target.resolve().as_uri() for target in pages}
