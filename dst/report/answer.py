@@ -169,7 +169,8 @@ def _methods(comparison: Comparison, words: _Words) -> str:
     parts = [f"{_at([place])}{_lead(words, verdict)}" for place, verdict in clear]
     for names, some in equal.items():
         within = words.bound(max(v.within for _, v in some))
-        subject = "they" if parts else joined([published(str(x)) for x in names])
+        again = "they" if len(names) == 2 else "all"
+        subject = again if parts else joined([published(str(x)) for x in names])
         note = "".join(words.number(v.contrast) for _, v in some)
         at = _at([place for place, _ in some])
         parts.append(f"{at}{subject} are equal within {within}{note}")
