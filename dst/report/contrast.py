@@ -103,8 +103,8 @@ def contrast(groups: Sequence[Group], key: str, name: str) -> Contrast | None:
     # [levels, settings, seeds]
     values = np.array([[[cell[k][s] for s in seeds] for cell in complete] for k in levels])
     if len(seeds) < LEAST <= len(complete):
-        return _paired(names, values.mean(axis=2), "setting")
-    return _paired(names, values.mean(axis=1), "seed")
+        return paired(names, values.mean(axis=2), "setting")
+    return paired(names, values.mean(axis=1), "seed")
 
 
 def _by_seed(group: Group, name: str) -> Mapping[str, float]:
@@ -116,8 +116,14 @@ def _by_seed(group: Group, name: str) -> Mapping[str, float]:
     return {seed: float(np.mean(values)) for seed, values in found.items()}
 
 
-def _paired(levels: tuple[Any, ...], values: np.ndarray, unit: str) -> Contrast:
-    """From values ``[levels, blocks]``."""
+def paired(levels: tuple[Any, ...], values: np.ndarray, unit: str) -> Contrast:
+    """Compares levels that share their seeds.
+
+    Args:
+      levels: their names.
+      values: float ``[levels, n]``.
+      unit: what the columns are: ``seed`` or ``setting``.
+    """
     k, n = values.shape
     means = values.mean(axis=1)
     half = None

@@ -35,9 +35,10 @@ class CompileTime:
         """So far."""
         return sum(end - begin for begin, end in self._spans)
 
-    def _add(self, event: str, begin: float, end: float, **_: object) -> None:
+    def _add(self, event: str, start_time: float, end_time: float, **_: str | int) -> None:
         if not event.startswith(_EVENTS):
             return
+        begin, end = start_time, end_time
         # A function that is traced inside of another has ended before: its time counts once.
         while self._spans and self._spans[-1][0] >= begin:
             self._spans.pop()
