@@ -77,13 +77,14 @@ def runs(comparison: Comparison, trials: Sequence[Trial], beside: Path) -> Table
 
 def means(comparison: Comparison) -> Table:
     """Every setting with what a paper reports of it: costs, pattern, seeds, dense baseline."""
-    heads = [*_keys(comparison), f"mean {comparison.figure.words}", "± (95 %)"]
+    heads = [*_keys(comparison), f"mean {comparison.figure.words}"]
     heads += [*_FIGURES.values(), "pattern", "seeds", BASELINE]
     rows = []
     for group in comparison.groups:
         mean, half = group.mean(comparison.name), group.half(comparison.name)
         row = [_setting(group.settings, key) for key in comparison.keys]
-        row += [_figure(comparison, mean), _figure(comparison, half)]
+        interval = "" if half is None else f" ± {figure(half, comparison.figure.share)}"
+        row += [Cell(_figure(comparison, mean).text + interval, _value(mean))]
         row += [_share(group.mean(name)) for name in _FIGURES]
         row += [_pattern(group.trials[0]), _seeds(comparison, group), _baseline(comparison, mean)]
         rows.append(row)

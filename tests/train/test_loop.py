@@ -79,7 +79,7 @@ def test_records_and_report_say_what_the_run_cost(finished):
     evaluations = [x for x in records(finished) if x["kind"] == "eval"]
     costs = [x["forward_cost"] for x in evaluations]
     assert costs == pytest.approx([final["forward_cost"]] * 2, rel=1e-5)
-    tile = next(x for x in tiles(reading.read(finished)) if "cost" in x.label)
+    tile = next(x for x in tiles(reading.read(finished)) if x.label == "Training FLOPs")
     assert tile.value == f"{100 * final['training_cost']:.1f} %"
     assert "average density" in tile.detail
 
