@@ -9,14 +9,16 @@ from functools import reduce
 import numpy as np
 
 from dst.report import plots
+from dst.report.comparison import Comparison
 from dst.report.contents import Run
-from dst.report.figures import Comparison
-from dst.report.groups import Group
+from dst.report.groups import Group, described
 from dst.report.plots import Key, Line, Plot
-from dst.report.theme import colour, variable
+from dst.report.theme import DASHES, MUTED, variable
+from dst.report.words import joined
 
 _POINTS = 6000  # of one figure, over all its lines
-_FAINTEST = 0.3
+_PATTERNS = 4  # dash patterns that a reader can tell apart
+_SOLID = len(DASHES)  # in a legend, a solid line and not a square
 
 
 @dataclass(frozen=True)
@@ -112,31 +114,38 @@ def curves(comparison: Comparison, kind: Kind) -> list[Curve]:
 
 
 def draw(comparison: Comparison, kind: Kind) -> Plot | None:
-    """All curves in one figure; None without any.
+    """The curves in one figure; None without any.
 
-    Colours are those of the other figures. Opacity stands for their horizontal axis.
+    Colours are those of the other figures. Dash patterns stand for their horizontal axis, of which
+    a few values are shown.
     """
-    drawn = curves(comparison, kind)
-    if not drawn:
+    every = curves(comparison, kind)
+    if not every:
         return None
-    positions = [curve.group.number(comparison.layout.x or "") for curve in drawn]
-    places = sorted({x for x in positions if x is not None})
-    labels = list(comparison.lines())
+    x = comparison.layout.x or ""
+    places = sorted({at for curve in every if (at := curve.group.number(x)) is not None})
+    looks = comparison.looks
+    patterned = any(looks[c.label].dash for c in every if c.group not in comparison.dense)
+    chosen = _spread(places, 1 if patterned else _PATTERNS)
+    drawn = [c for c in every if c.group.number(x) is None or c.group.number(x) in chosen]
     most = min(plots.POINTS, max(100, _POINTS // len(drawn)))
     lines = []
-    for x, at in zip(drawn, positions, strict=True):
-        rank = 1.0 if at is None or len(places) < 2 else places.index(at) / (len(places) - 1)
-        n = plots.window(x.values.size) if kind.noisy else 1
+    for curve in drawn:
+        at, look = curve.group.number(x), looks[curve.label]
+        n = plots.window(curve.values.size) if kind.noisy else 1
+        values = plots.smooth(curve.values, n) if n > 1 else curve.values
         lines.append(
             Line(
                 "",
-                x.steps,
-                plots.smooth(x.values, n) if n > 1 else x.values,
-                colour(labels.index(x.label)),
-                alpha=_FAINTEST + (1 - _FAINTEST) * rank,
-                dashed=not x.ended,
-                points=x.values.size < 3,
+                curve.steps,
+                values,
+                look.colour,
+                dash=look.dash if patterned or at is None else _dash(at, chosen),
+                width=1.6 if curve.ended else 1.0,
+                crossed=not curve.ended,
+                points=values.size < 3,
                 holds=kind.holds,
+                name=described(curve.group.settings, comparison.keys, comparison.keys),
             )
         )
     plot = plots.lines(
@@ -145,24 +154,42 @@ def draw(comparison: Comparison, kind: Kind) -> Plot | None:
         percent=kind.share,
         may_log=not kind.share,
         most=most,
-        caption=" ".join(_caption(comparison, kind, drawn, len(places))),
+        caption=" ".join(_caption(comparison, kind, drawn, len(chosen) < len(places), chosen)),
     )
     if plot is None:
         return None
-    shown = dict.fromkeys(x.label for x in drawn)
-    keys = tuple(Key(variable(colour(labels.index(label))), label) for label in shown)
-    return Plot(plot.title, plot.svg, keys, plot.caption)
+    shown = dict.fromkeys(curve.label for curve in drawn)
+    keys = [Key(variable(looks[s].colour), s, looks[s].dash) for s in shown]
+    if len(chosen) > 1:
+        for at in chosen:
+            dash = _dash(at, chosen)
+            words = f"{comparison.x_words} {comparison.x_value(at)}"
+            keys.append(Key(variable(MUTED), words, dash or _SOLID))
+    return Plot(plot.title, plot.svg, tuple(keys), plot.caption)
+
+
+def _spread(places: Sequence[float], most: int) -> list[float]:
+    """At most so many of the places, the last one among them."""
+    if len(places) <= most:
+        return list(places)
+    return [places[round(i)] for i in np.linspace(len(places) - 1, 0, most)][::-1]
+
+
+def _dash(at: float, chosen: Sequence[float]) -> int:
+    """The greatest value is solid."""
+    return len(chosen) - 1 - list(chosen).index(at)
 
 
 def _caption(
-    comparison: Comparison, kind: Kind, drawn: Sequence[Curve], places: int
+    comparison: Comparison, kind: Kind, drawn: Sequence[Curve], some: bool, chosen: Sequence[float]
 ) -> Iterator[str]:
     if kind.caption:
         yield kind.caption
-    if places > 1:
-        yield f"A more opaque line has a higher {comparison.x_words}."
+    if some:
+        values = joined([comparison.x_value(x) for x in chosen])
+        yield f"Drawn for {comparison.x_words} {values}; the CSV file has all."
     if any(not x.ended for x in drawn):
-        yield "A dashed line is a run that has not ended."
+        yield "A thin line that ends in a cross is a run that has not ended."
 
 
 def _of(label: str, group: Group, kind: Kind) -> Iterator[Curve]:

@@ -1,64 +1,25 @@
-"""Figures that compare groups of runs: against a setting, against costs, over all settings."""
+"""Figures that compare groups of runs: against a setting, and against costs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from dst.report import groups, theme
-from dst.report.groups import SPARSITY, Group, Layout
+from dst.report.comparison import Comparison, Look
+from dst.report.groups import SPARSITY, Group
 from dst.report.plots import Key, Plot
-from dst.report.theme import SERIES, colour
-from dst.report.words import joined, percent
-from dst.train.objectives.figures import Figure
+from dst.report.words import figure as shown_figure
+from dst.report.words import joined, of_all, percent
 
-_LOG_RATIO = 20.0  # from this ratio on, an axis of positive numbers is logarithmic
+LOG_RATIO = 20.0  # from this ratio on, an axis of positive numbers is logarithmic
+_MARKS = "osD^vP"  # of points, where lines have dash patterns
 _SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Groups of runs, and how they are drawn.
-
-    Attributes:
-      groups: of runs that differ in their seed only; a group without an ended run is not drawn.
-      keys: settings that tell them apart.
-      layout: what is drawn where.
-      name, figure: by which they are compared.
-    """
-
-    groups: Sequence[Group]
-    keys: Sequence[str]
-    layout: Layout
-    name: str
-    figure: Figure
-
-    def lines(self) -> dict[str, list[Group]]:
-        """Groups by what the legend calls their line."""
-        lines: dict[str, list[Group]] = {}
-        for group in self.groups:
-            words = groups.described(group.settings, self.layout.line, self.keys)
-            lines.setdefault(words or "all runs", []).append(group)
-        return lines
-
-    def ended(self) -> list[Group]:
-        """Groups with a figure."""
-        return [group for group in self.groups if group.values(self.name).size]
-
-    @property
-    def title(self) -> str:
-        """The figure's name for a heading."""
-        return f"Test {self.figure.words}"
-
-    @property
-    def x_words(self) -> str:
-        """The name of the horizontal axis."""
-        return groups.short(self.layout.x, self.keys) if self.layout.x else ""
 
 
 def against_setting(comparison: Comparison) -> Plot | None:
@@ -71,30 +32,32 @@ def against_setting(comparison: Comparison) -> Plot | None:
     legend = []
     values: list[float] = []
     places: list[float] = []
-    for i, (label, some) in enumerate(comparison.lines().items()):
+    for label, some in comparison.lines().items():
         some = [group for group in some if group.values(comparison.name).size]
         if not some:
             continue
-        style = "--" if i >= len(SERIES) else "-"
-        legend.append(Key(theme.variable(colour(i)), label))
+        look = comparison.looks[label]
+        legend.append(Key(theme.variable(look.colour), label, look.dash))
         for group in some:
             values += group.values(comparison.name).tolist()
             if group.number(comparison.layout.x) is None:
-                _level(axes, comparison, group, colour(i))
+                _level(axes, comparison, group)
         placed = [group for group in some if group.number(comparison.layout.x) is not None]
         if placed:
-            _line(axes, comparison, placed, colour(i), "" if comparison.layout.rest else style)
+            _line(axes, comparison, placed, look, joins=not comparison.layout.rest)
             places += [group.number(comparison.layout.x) or 0.0 for group in placed]
     _horizontal(axes, comparison.layout.x, comparison.x_words, np.array(places or [0.0]))
     _vertical(axes, comparison, values)
     title = f"{comparison.title} against {comparison.x_words}"
-    caption = seeds_caption(comparison)
+    caption = [seeds_caption(comparison)]
     if comparison.layout.rest:
         rest = joined([groups.short(key, comparison.keys) for key in comparison.layout.rest])
-        caption = f"Points of one colour differ in {rest}. {caption}"
+        caption.insert(0, f"Points of one colour differ in {rest}.")
     if any(group.number(comparison.layout.x) is None for group in comparison.ended()):
-        caption = f"Horizontal lines are runs without a {comparison.x_words}. {caption}"
-    return Plot(title, theme.themed(figure, title), tuple(legend), caption)
+        caption.insert(0, f"Horizontal lines are runs without a {comparison.x_words}.")
+    if comparison.test_labels and comparison.figure.share:
+        caption.append(_resolution(comparison.test_labels))
+    return Plot(title, theme.themed(figure, title), tuple(legend), " ".join(caption))
 
 
 def pareto(comparison: Comparison, cost: str, words: str) -> Plot | None:
@@ -108,13 +71,26 @@ def pareto(comparison: Comparison, cost: str, words: str) -> Plot | None:
     steps = at[best]
     axes.step(steps[:, 0], steps[:, 1], where="post", color=theme.MUTED, linewidth=1.2, zorder=1)
     legend = []
-    for i, (label, some) in enumerate(comparison.lines().items()):
+    for label, some in comparison.lines().items():
         mine = [n for n, group in enumerate(known) if group in some]
         if mine:
-            axes.plot(at[mine, 0], at[mine, 1], "o", color=colour(i), markersize=5)
-            legend.append(Key(theme.variable(colour(i)), label))
+            look = comparison.looks[label]
+            dense = known[mine[0]] in comparison.dense
+            axes.plot(
+                at[mine, 0],
+                at[mine, 1],
+                _MARKS[0 if dense else look.dash % len(_MARKS)],
+                color=look.colour,
+                markersize=5,
+            )
+            legend.append(Key(theme.variable(look.colour), label, look.dash if dense else 0))
+        for n in mine:
+            place = f"{words} {percent(float(at[n, 0]))}"
+            theme.tip(axes, at[n, 0], at[n, 1], f"{mean_words(comparison, known[n])}, {place}")
+    for group in comparison.dense:
+        _level(axes, comparison, group)
     legend.append(Key(theme.variable(theme.MUTED), "Pareto front"))
-    _scaled(axes, at[:, 0])
+    scaled(axes, at[:, 0])
     theme.percent_ticks(axes.xaxis)
     axes.set_xlabel(f"{words}, relative to dense")
     _vertical(axes, comparison, at[:, 1].tolist())
@@ -139,48 +115,17 @@ def front(cost: np.ndarray, gain: np.ndarray) -> list[int]:
     return best
 
 
-def parallel(comparison: Comparison) -> Plot | None:
-    """A line per group through all numeric settings, up to the figure; None below two settings."""
-    numbers = [
-        key
-        for key in comparison.keys
-        if len({group.number(key) for group in comparison.groups} - {None}) > 1
-    ]
-    known = [x for x in comparison.ended() if all(x.number(key) is not None for key in numbers)]
-    if len(numbers) < 2 or len(known) < 3:
-        return None
-    columns = [np.array([x.number(key) for x in known], dtype=float) for key in numbers]
-    columns.append(np.array([x.mean(comparison.name) for x in known], dtype=float))
-    order = np.argsort(columns[-1] * (1 if comparison.figure.best is max else -1), kind="stable")
-    figure, axes = theme.canvas()
-    figure.subplots_adjust(left=0.08, right=0.92, bottom=0.2, top=0.9)
-    heights = np.stack([_unit(column) for column in columns])
-    for rank, i in enumerate(order, start=1):
-        last = rank == len(order)
-        axes.plot(
-            heights[:, i],
-            color=SERIES[7] if last else SERIES[0],
-            alpha=1.0 if last else 0.1 + 0.6 * rank / len(order),
-            linewidth=2.2 if last else 1.2,
-        )
-    names = [*(groups.short(key, comparison.keys) for key in numbers), comparison.figure.words]
-    for n, column in enumerate(columns):
-        axes.axvline(n, color=theme.MUTED, linewidth=0.8, zorder=0)
-        for value, y, side in ((column.max(), 1.04, "bottom"), (column.min(), -0.04, "top")):
-            share = n == len(numbers) and comparison.figure.share
-            text = percent(value) if share else theme.short(value)
-            axes.text(n, y, text, color=theme.MUTED, ha="center", va=side, fontsize=9)
-    axes.grid(False)
-    axes.yaxis.set_visible(False)
-    axes.spines["bottom"].set_visible(False)
-    axes.set_xticks(range(len(names)), names)
-    axes.tick_params(axis="x", length=0, pad=16)
-    title = "All numeric settings"
-    legend = (
-        Key(theme.variable(SERIES[0]), "one setting; a better one is more opaque"),
-        Key(theme.variable(SERIES[7]), "the best setting"),
-    )
-    return Plot(title, theme.themed(figure, title), legend)
+def mean_words(comparison: Comparison, group: Group) -> str:
+    """A group and its figure, for a pointer."""
+    name = groups.described(group.settings, comparison.keys, comparison.keys) or "all runs"
+    n, share = group.values(comparison.name).size, comparison.figure.share
+    text = f"{name}: {shown_figure(group.mean(comparison.name), share)}"
+    if n > 1:
+        half = group.half(comparison.name)
+        interval = "" if half is None else f" ± {shown_figure(half, share)}"
+        return f"{text}{interval} (mean of {n} seeds)"
+    counted = of_all(group.mean(comparison.name), comparison.test_labels) if share else ""
+    return f"{text}, {counted}" if counted else text
 
 
 def seeds_caption(comparison: Comparison) -> str:
@@ -195,26 +140,59 @@ def seeds_caption(comparison: Comparison) -> str:
     return f"{text} Bands are 95 % t intervals of the means of three or more seeds."
 
 
-def _line(axes: Axes, comparison: Comparison, some: list[Group], tone: str, style: str) -> None:
+def _resolution(labels: int) -> str:
+    return f"The test set has {labels:,} labels: one of them is {100 / labels:.2g} points."
+
+
+def _line(axes: Axes, comparison: Comparison, some: list[Group], look: Look, joins: bool) -> None:
     x = np.array([group.number(comparison.layout.x or "") for group in some], dtype=float)
     order = np.argsort(x, kind="stable")
     some, x = [some[i] for i in order], x[order]
     y = np.array([group.mean(comparison.name) for group in some], dtype=float)
     half = np.array([group.half(comparison.name) or math.nan for group in some])
-    axes.plot(x, y, style or " ", marker="o", markersize=4.5, color=tone, linewidth=1.6)
+    tone, style = look.colour, theme.linestyle(look.dash) if joins else " "
+    axes.plot(x, y, linestyle=style, marker="o", markersize=4.5, color=tone, linewidth=1.6)
     axes.errorbar(x, y, half, color=tone, linestyle="", linewidth=1, alpha=0.6)
-    if style:
+    if joins:
         axes.fill_between(x, y - half, y + half, color=tone, alpha=0.16, linewidth=0)
     for group, place in zip(some, x, strict=True):
         values = group.values(comparison.name)
         _single(axes, np.full(values.size, place), values, tone)
+        _tips(axes, comparison, group, partial(_upright, place))
 
 
-def _level(axes: Axes, comparison: Comparison, group: Group, tone: str) -> None:
+def _tips(
+    axes: Axes,
+    comparison: Comparison,
+    group: Group,
+    place: Callable[[float], tuple[float, float]],
+) -> None:
+    """What a pointer shows of a group, and of its single runs."""
+    mean, share = group.mean(comparison.name) or 0.0, comparison.figure.share
+    seeds = [(x, value) for x in group.trials if (value := x.figure(comparison.name)) is not None]
+    for trial, value in seeds if len(seeds) > 1 else ():
+        counted = of_all(value, comparison.test_labels) if share else ""
+        text = f"seed {trial.settings.get(groups.SEED, 'unknown')}: {shown_figure(value, share)}"
+        theme.tip(axes, *place(value), ", ".join(x for x in (text, counted) if x))
+    theme.tip(axes, *place(mean), mean_words(comparison, group))
+
+
+def _upright(place: float, value: float) -> tuple[float, float]:
+    return place, value
+
+
+def _lying(row: float, value: float) -> tuple[float, float]:
+    return value, row
+
+
+def _level(axes: Axes, comparison: Comparison, group: Group) -> None:
     mean, half = group.mean(comparison.name) or 0.0, group.half(comparison.name)
-    axes.axhline(mean, color=tone, linewidth=1.4, linestyle=(0, (5, 2)))
+    look = comparison.look(group)
+    axes.axhline(
+        mean, color=look.colour, linewidth=1.4, linestyle=theme.linestyle(look.dash), zorder=1.5
+    )
     if half is not None:
-        axes.axhspan(mean - half, mean + half, color=tone, alpha=0.12, linewidth=0)
+        axes.axhspan(mean - half, mean + half, color=look.colour, alpha=0.1, linewidth=0)
 
 
 def _single(axes: Axes, x: np.ndarray, y: np.ndarray, tone: str) -> None:
@@ -231,11 +209,15 @@ def _side_by_side(comparison: Comparison) -> Plot:
     longest = max(len(label) for label, _ in rows)
     left = min(0.5, 0.06 + 0.019 * longest)
     figure.subplots_adjust(left=left, bottom=0.3 / height, top=1 - 0.06 / height)
-    for i, (_, group) in enumerate(rows):
+    for i, (label, group) in enumerate(rows):
         values, mean = group.values(comparison.name), group.mean(comparison.name) or 0.0
-        half = group.half(comparison.name)
-        axes.errorbar(mean, i, xerr=half, color=colour(i), marker="o", markersize=6)
-        _single(axes, values, np.full(values.size, float(i)), colour(i))
+        half, look = group.half(comparison.name), comparison.looks[label]
+        axes.errorbar(mean, i, xerr=half, color=look.colour, marker="o", markersize=6)
+        _single(axes, values, np.full(values.size, float(i)), look.colour)
+        _tips(axes, comparison, group, partial(_lying, i))
+        if group in comparison.dense:
+            style = theme.linestyle(look.dash)
+            axes.axvline(mean, color=look.colour, linewidth=1.2, linestyle=style, zorder=1)
     axes.set_yticks(range(len(rows)), [_shortened(label) for label, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(True, axis="x", color=theme.GRID, linewidth=0.8)
@@ -264,7 +246,7 @@ def _vertical(axes: Axes, comparison: Comparison, values: list[float]) -> None:
 def _horizontal(axes: Axes, key: str, words: str, values: np.ndarray) -> None:
     axes.set_xlabel(words)
     if key != SPARSITY:
-        _scaled(axes, values)
+        scaled(axes, values)
         return
     # Equal distances for equal ratios of densities: 90 to 99 % is as far as 99 to 99.9 %.
     axes.set_xscale(
@@ -279,16 +261,9 @@ def _horizontal(axes: Axes, key: str, words: str, values: np.ndarray) -> None:
     theme.percent_ticks(axes.xaxis)
 
 
-def _scaled(axes: Axes, values: np.ndarray) -> None:
-    if values.min() > 0 and values.max() > _LOG_RATIO * values.min():
+def scaled(axes: Axes, values: np.ndarray) -> None:
+    """A horizontal axis of numbers, by logarithms where they are far apart."""
+    if values.min() > 0 and values.max() > LOG_RATIO * values.min():
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(theme.short))
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    """From 0 to 1, by logarithms where values are far apart."""
-    if values.min() > 0 and values.max() > _LOG_RATIO * values.min():
-        values = np.log(values)
-    span = np.ptp(values)
-    return (values - values.min()) / span if span else np.full(values.shape, 0.5)

@@ -17,9 +17,10 @@ from dst.report.words import worded
 from dst.train.config.resume_overrides import FREE
 
 SEED = "seed"
+METHOD = "method.name"
 SPARSITY = "method.sparsity"
 LINES = 8  # lines that a reader can still tell apart by colour
-_LEAST = 3  # seeds for an interval; with two it is 13 times as wide as their distance
+LEAST = 3  # runs for an interval; with two it is 13 times as wide as their distance
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Group:
     def half(self, name: str) -> float | None:
         """Half the width of the 95 % t interval of the mean; None with fewer than three seeds."""
         values = self.values(name)
-        if values.size < _LEAST:
+        if values.size < LEAST:
             return None
         error = values.std(ddof=1) / math.sqrt(values.size)
         return float(stdtrit(values.size - 1, 0.975) * error)
@@ -55,6 +56,16 @@ class Group:
     def number(self, key: str) -> float | None:
         """A setting that is a number."""
         return number(self.settings.get(key))
+
+    @property
+    def method(self) -> str:
+        """The name of the method in the config; empty where it is unknown."""
+        return str(self.trials[0].settings.get(METHOD, ""))
+
+    @property
+    def dense(self) -> bool:
+        """Whether its runs are dense."""
+        return self.method == "dense"
 
 
 @dataclass(frozen=True)
@@ -73,13 +84,14 @@ class Layout:
 
 
 def varying(trials: Sequence[Trial]) -> list[str]:
-    """Dotted keys that tell runs apart, without the seed.
+    """Dotted keys that tell runs apart, without the seed; method and sparsity come first.
 
     Settings that cannot change the mathematics (names, devices, logging) are left out. So is a
     setting other than the sparsity that depends on the ``name`` in its section alone.
     """
     keys, settings = _differing(trials)
-    return [key for key in keys if not _follows(key, keys, settings)]
+    varied = [key for key in keys if not _follows(key, keys, settings)]
+    return sorted(varied, key=lambda key: (key != METHOD, key != SPARSITY))
 
 
 def following(trials: Sequence[Trial]) -> list[str]:
@@ -92,7 +104,7 @@ def following(trials: Sequence[Trial]) -> list[str]:
 def _differing(trials: Sequence[Trial]) -> tuple[list[str], list[Mapping[str, Any]]]:
     known = [trial.settings for trial in trials if trial.settings]
     keys = dict.fromkeys(key for settings in known for key in settings if not _free(key))
-    return [k for k in keys if k != SEED and len({_text(s, k) for s in known}) > 1], known
+    return [k for k in keys if k != SEED and len({text_of(s, k) for s in known}) > 1], known
 
 
 def common(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -100,14 +112,14 @@ def common(trials: Sequence[Trial]) -> dict[str, Any]:
     known = [trial.settings for trial in trials if trial.run and trial.settings]
     if not known:
         return {}
-    return {k: v for k, v in known[0].items() if len({_text(s, k) for s in known}) == 1}
+    return {k: v for k, v in known[0].items() if len({text_of(s, k) for s in known}) == 1}
 
 
 def grouped(trials: Sequence[Trial], keys: Sequence[str]) -> list[Group]:
     """Groups of runs with the same values of these keys, in the order of their values."""
     members: dict[tuple[str, ...], list[Trial]] = {}
     for trial in trials:
-        members.setdefault(tuple(_text(trial.settings, k) for k in keys), []).append(trial)
+        members.setdefault(tuple(text_of(trial.settings, k) for k in keys), []).append(trial)
     groups = [
         Group({k: some[0].settings[k] for k in keys if k in some[0].settings}, tuple(some))
         for some in members.values()
@@ -115,16 +127,22 @@ def grouped(trials: Sequence[Trial], keys: Sequence[str]) -> list[Group]:
     return sorted(groups, key=lambda group: [_order(group.settings, key) for key in keys])
 
 
-def layout(groups: Sequence[Group], keys: Sequence[str]) -> Layout:
+def layout(groups: Sequence[Group], keys: Sequence[str], first: Sequence[str] = ()) -> Layout:
     """The horizontal axis is sparsity if it varies, else the number with the most values.
 
     The other keys tell lines apart, unless there would be too many lines.
+
+    Args:
+      groups: of runs.
+      keys: that vary.
+      first: keys that come first where several numbers have as many values.
     """
     values = {key: {x.number(key) for x in groups} - {None} for key in keys}
     numbers = [key for key in keys if len(values[key]) > 1]
     x = SPARSITY if SPARSITY in numbers else None
     if x is None and numbers:
-        x = max(numbers, key=lambda key: len(values[key]))
+        ranked = [*(key for key in first if key in numbers), *numbers]
+        x = max(ranked, key=lambda key: len(values[key]))
     others = tuple(key for key in keys if key != x)
     if len({line_of(group, others) for group in groups}) <= LINES:
         return Layout(x, others, ())
@@ -134,7 +152,7 @@ def layout(groups: Sequence[Group], keys: Sequence[str]) -> Layout:
 
 def line_of(group: Group, keys: Sequence[str]) -> tuple[str, ...]:
     """What a group shares with the others of its line."""
-    return tuple(_text(group.settings, key) for key in keys)
+    return tuple(text_of(group.settings, key) for key in keys)
 
 
 def short(key: str, keys: Sequence[str]) -> str:
@@ -161,7 +179,7 @@ def _free(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in FREE)
 
 
-def _text(settings: Mapping[str, Any], key: str) -> str:
+def text_of(settings: Mapping[str, Any], key: str) -> str:
     """A value that can be compared: 1 equals 1.0, and an absent value equals no other."""
     if key not in settings:
         return ""
@@ -171,7 +189,7 @@ def _text(settings: Mapping[str, Any], key: str) -> str:
 
 def _order(settings: Mapping[str, Any], key: str) -> tuple[int, float, str]:
     value = number(settings.get(key))
-    return (1, 0.0, _text(settings, key)) if value is None else (0, value, "")
+    return (1, 0.0, text_of(settings, key)) if value is None else (0, value, "")
 
 
 def _follows(key: str, keys: Sequence[str], known: Sequence[Mapping[str, Any]]) -> bool:
@@ -180,5 +198,5 @@ def _follows(key: str, keys: Sequence[str], known: Sequence[Mapping[str, Any]]) 
         return False
     if key == SPARSITY and all(key in settings for settings in known):
         return False
-    pairs = {(_text(settings, name), _text(settings, key)) for settings in known}
+    pairs = {(text_of(settings, name), text_of(settings, key)) for settings in known}
     return len(pairs) == len({first for first, _ in pairs})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -12,16 +13,22 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
-from dst.report import collect, curves, figures, groups, page, tables, theme
+from markupsafe import Markup
+
+from dst.report import collect, curves, figures, groups, overview, page, tables, theme
+from dst.report.answer import answer
 from dst.report.collect import Runs
+from dst.report.comparison import Comparison
 from dst.report.contents import number
-from dst.report.figures import Comparison
+from dst.report.contrast import fitted
+from dst.report.plots import Plot
 from dst.report.question import model_words
 from dst.report.run import REPORT
 from dst.report.sections import Section
-from dst.report.tiles import Tile
-from dst.report.words import duration, figure, joined, name_of, worded
+from dst.report.tiles import Tile, seconds
+from dst.report.words import count, duration, figure, joined, name_of, worded
 from dst.train.config import plain_data
+from dst.train.records.run_dir import CONFIG
 
 COMPARISON = "comparison.html"
 _COSTS = (("training_cost", "training FLOPs"), ("forward_cost", "inference FLOPs"))
@@ -65,7 +72,10 @@ def compare(runs: Runs) -> Comparison:
     """Groups of runs, and how to draw them."""
     keys = groups.varying(runs.trials)
     members = groups.grouped([trial for trial in runs.trials if trial.settings], keys)
-    return Comparison(members, keys, groups.layout(members, keys), *runs.headline())
+    name, figure = runs.headline()
+    effects = fitted([x for x in members if not x.dense], keys, name)
+    layout = groups.layout(members, keys, [effect.key for effect in effects])
+    return Comparison(members, keys, layout, name, figure)
 
 
 def render(runs: Runs, comparison: Comparison, target: Path, csv: str) -> str:
@@ -84,11 +94,16 @@ def render(runs: Runs, comparison: Comparison, target: Path, csv: str) -> str:
         name=runs.name,
         kind="sweep" if runs.sweep else "comparison",
         notes=runs.notes,
+        answer=answer(comparison),
         question=question(runs, comparison),
         settings=settings(runs, comparison),
         tiles=tiles(runs, comparison),
-        sections=[result(comparison), efficiency(comparison), progress(comparison)],
-        means=tables.means(comparison) if len(comparison.groups) < len(runs.trials) else None,
+        sections=[
+            result(comparison, paths(runs, target)),
+            efficiency(comparison),
+            progress(comparison),
+        ],
+        means=tables.means(comparison) if comparison.groups else None,
         runs=tables.runs(comparison, runs.trials, target.parent),
         broken=[trial for trial in runs.trials if trial.error],
         shared=plain_data.to_yaml(_nested(groups.common(runs.trials))),
@@ -135,26 +150,89 @@ def tiles(runs: Runs, comparison: Comparison) -> list[Tile]:
     by_state = ", ".join(f"{n} {state}" for state, n in states.most_common())
     sizes = [len(group.trials) for group in comparison.groups] or [0]
     seeds = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else f"{max(sizes)}"
-    seconds = [number(x.run.summary.get("seconds")) for x in runs.trials if x.run]
-    known = [x for x in seconds if x is not None]
     return [
-        _best(comparison),
+        _baseline(comparison),
+        _noise(comparison),
+        _test_set(comparison),
         Tile("Runs", f"{len(runs.trials)}", by_state),
         Tile("Settings", f"{len(comparison.groups)}", f"{seeds} seed{'s' * (seeds != '1')} each"),
-        Tile("Time", duration(statistics.median(known) if known else None), "median of the runs"),
+        _time(runs),
     ]
 
 
-def result(comparison: Comparison) -> Section:
+def _baseline(comparison: Comparison) -> Tile:
+    if not comparison.dense:
+        return Tile("Dense baseline", "none", "see Result")
+    group, share = comparison.dense[0], comparison.figure.share
+    n = group.values(comparison.name).size
+    over = f"mean of {n} seeds" if n > 1 else "one run"
+    value = figure(group.mean(comparison.name), share)
+    return Tile("Dense baseline", value, f"test {comparison.figure.words}, {over}")
+
+
+def _noise(comparison: Comparison) -> Tile:
+    """The standard deviation over seeds, pooled over all settings."""
+    values = [group.values(comparison.name) for group in comparison.ended()]
+    freedom = sum(x.size - 1 for x in values)
+    if not freedom:
+        return Tile("Spread over seeds", "–", "one run of each setting")
+    variance = sum(float(((x - x.mean()) ** 2).sum()) for x in values) / freedom
+    scale, unit = (100, " points") if comparison.figure.share else (1, "")
+    value = f"{scale * variance**0.5:.{1 if unit else 3}f}{unit}"
+    return Tile("Spread over seeds", value, "standard deviation, over all settings")
+
+
+def _test_set(comparison: Comparison) -> Tile:
+    labels = comparison.test_labels
+    if labels is None:
+        return Tile("Test labels", "–", "the runs do not record them, or differ")
+    one = f"one is {100 / labels:.2g} points" if comparison.figure.share else ""
+    return Tile("Test labels", count(labels), one)
+
+
+def _time(runs: Runs) -> Tile:
+    """Training and compilation apart, medians of the runs."""
+    known = [(seconds(x.run), x.run) for x in runs.trials if x.run]
+    parts = [parts for parts, _ in known if parts is not None]
+    if parts:
+        training, compiling = (statistics.median(x) for x in zip(*parts, strict=True))
+        return Tile("Training time", duration(training), f"and {duration(compiling)} to compile")
+    whole = [number(run.summary.get("seconds")) for _, run in known]
+    some = [x for x in whole if x is not None]
+    return Tile("Time", duration(statistics.median(some) if some else None), "median of the runs")
+
+
+def paths(runs: Runs, target: Path) -> tuple[str, str]:
+    """A config for a dense baseline, and what to report with it; empty where there is no config."""
+    named = next((x.path / CONFIG for x in runs.trials if (x.path / CONFIG).is_file()), None)
+    reported = [str(target.parent)] if runs.sweep else [str(x.path) for x in runs.trials[:4]]
+    more = " ..." if not runs.sweep and len(runs.trials) > 4 else ""
+    return shlex.quote(str(named)) if named else "", f"{shlex.join(reported)}{more}"
+
+
+def result(comparison: Comparison, where: tuple[str, str]) -> Section:
     """The figure that runs are compared by."""
-    shown = tuple(
-        p for p in (figures.against_setting(comparison), figures.parallel(comparison)) if p
-    )
-    return Section(
-        "Result",
-        "" if shown else "There are no final figures yet, because no run has ended.",
-        shown,
-    )
+    plot = figures.against_setting(comparison)
+    if plot is None:
+        return Section("Result", "There are no final figures yet, because no run has ended.")
+    config, runs = where
+    shown, text = depends(comparison)
+    if comparison.dense or not comparison.sparse or comparison.sparse[0].dense or not config:
+        return Section("Result", text, (plot, *shown))
+    train = f"dst train {config} method=dense name=dense --dir runs/dense"
+    hint = Markup(
+        "There is no dense baseline. To add one: <code>{}</code>, then <code>{}</code>."
+    ).format(train, f"dst report {runs} runs/dense")
+    return Section("Result", hint + (f" {text}" if text else ""), (plot, *shown))
+
+
+def depends(comparison: Comparison) -> tuple[tuple[Plot, ...], str]:
+    """Figures over several settings at once, none where one varies; and what is missing."""
+    drawn = [*overview.heat_maps(comparison), overview.parallel(comparison)]
+    importance = overview.importance(comparison)
+    text = importance if isinstance(importance, str) else ""
+    drawn.append(importance if isinstance(importance, Plot) else None)
+    return tuple(plot for plot in drawn if plot), text
 
 
 def efficiency(comparison: Comparison) -> Section:
@@ -173,21 +251,6 @@ def progress(comparison: Comparison) -> Section:
     shown = tuple(p for kind in curves.kinds(comparison) if (p := curves.draw(comparison, kind)))
     text = "Each line is the mean over the seeds of one setting, at the steps that all have logged."
     return Section("During training", text if shown else "There are no curves yet.", shown)
-
-
-def _best(comparison: Comparison) -> Tile:
-    ended = comparison.ended()
-    if not ended:
-        return Tile(f"Best {comparison.figure.words}", "–")
-    best = comparison.figure.best(ended, key=lambda group: group.mean(comparison.name))
-    value = figure(best.mean(comparison.name), comparison.figure.share)
-    setting = groups.described(best.settings, comparison.keys, comparison.keys)
-    n = best.values(comparison.name).size
-    mean = f"mean of {n} seeds" if n > 1 else ""
-    equal = sum(group.mean(comparison.name) == best.mean(comparison.name) for group in ended) - 1
-    others = f"{equal} more are as good" if equal else ""
-    detail = "; ".join(x for x in (setting, others, mean) if x)
-    return Tile(f"Best {comparison.figure.words}", value, detail)
 
 
 def _order(value: object) -> tuple[int, float, str]:

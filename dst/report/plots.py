@@ -17,22 +17,32 @@ from dst.report.theme import (
     SERIES,
     TICKS,
     canvas,
+    dasharray,
+    linestyle,
     percent_ticks,
     percents,
     short,
     themed,
+    tip,
     variable,
 )
 
 POINTS = 1500  # of one line; more cannot be seen
+_TIPS = 120  # points of a figure that show their values
 
 
 @dataclass(frozen=True)
 class Key:
-    """One entry of a legend: a CSS colour and what it stands for."""
+    """One entry of a legend: a CSS colour, what it stands for, and the dash pattern of lines."""
 
     colour: str
     label: str
+    dash: int = 0
+
+    @property
+    def dasharray(self) -> str:
+        """The pattern as SVG takes it."""
+        return dasharray(self.dash)
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,10 @@ class Line:
       x, y: steps and values.
       colour: one of the stand-ins.
       faint: for raw values behind an average.
-      alpha: opacity of a line that is not faint.
       points: marks every value.
+      dash: number of the dash pattern; 0: solid.
+      crossed: the line ends in a cross.
+      name: what a pointer on the line shows; the label where it is empty.
       holds: a value holds until the next one, as what only topology steps change.
     """
 
@@ -64,11 +76,12 @@ class Line:
     y: np.ndarray
     colour: str
     faint: bool = False
-    alpha: float = 1.0
     points: bool = False
     width: float = 1.6
-    dashed: bool = False
+    dash: int = 0
     holds: bool = False
+    crossed: bool = False
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,13 +174,16 @@ def lines(
             *thinned(line, most),
             color=line.colour,
             linewidth=1.0 if line.faint else line.width,
-            alpha=0.3 if line.faint else line.alpha,
-            linestyle="--" if line.dashed else "-",
+            alpha=0.3 if line.faint else 1.0,
+            linestyle=linestyle(line.dash),
             drawstyle="steps-post" if line.holds else "default",
             marker="o" if line.points else "",
             markersize=3.5,
             solid_joinstyle="round",
         )
+        if line.crossed:
+            axes.plot(line.x[-1], line.y[-1], "x", color=line.colour, markersize=6)
+    _tips(axes, shown, percent, x_label if axis is None else axis.label, axis is not None)
     values = np.concatenate([line.y[np.isfinite(line.y)] for line in shown])
     if may_log and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
@@ -191,8 +207,23 @@ def lines(
         _steps(axes, until, x_label)
     else:
         axis.apply(axes, np.concatenate([line.x for line in shown]))
-    legend = tuple(Key(variable(line.colour), line.label) for line in shown if line.label)
+    legend = tuple(
+        Key(variable(line.colour), line.label, line.dash) for line in shown if line.label
+    )
     return Plot(title, themed(figure, title), legend, caption)
+
+
+def _tips(axes: Axes, shown: Sequence[Line], percent: bool, x_label: str, shares: bool) -> None:
+    """Values for a pointer: of some points of each line, the last one included."""
+    drawn = [line for line in shown if not line.faint]
+    most = max(4, _TIPS // max(1, len(drawn)))
+    for line in drawn:
+        for x, y in zip(*thinned(line, most), strict=True):
+            if math.isfinite(y):
+                value = f"{100 * y:.2f} %" if percent else f"{y:.4g}"
+                place = f"{100 * x:.3g} % {x_label}" if shares else f"{x_label} {x:,.6g}"
+                name = line.name or line.label
+                tip(axes, x, y, ", ".join(t for t in (name, f"{place}: {value}") if t))
 
 
 def exchange(
@@ -205,6 +236,9 @@ def exchange(
     axes.bar(steps, -np.nan_to_num(dropped), width, color=SERIES[7], linewidth=0)
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: short(abs(v))))
+    for step, more, less in zip(steps, grown, dropped, strict=True):
+        if len(steps) <= _TIPS and math.isfinite(more):
+            tip(axes, step, more, f"step {step:,.0f}: grew {more:,.0f}, dropped {less:,.0f}")
     _steps(axes, until)
     legend = (Key(variable(SERIES[1]), "grown"), Key(variable(SERIES[7]), "dropped"))
     return Plot(
@@ -224,6 +258,11 @@ def histogram(title: str, unit: str, before: np.ndarray | None, after: np.ndarra
     figure, axes = canvas()
     counts, _ = np.histogram(after, edges)
     axes.stairs(counts, edges, fill=True, color=SERIES[0], alpha=0.55, linewidth=0)
+    for first, n in zip(edges, counts, strict=False):
+        if n:
+            least, most = int(first + 0.5), int(first + width - 0.5)
+            which = f"{least}" if width == 1 else f"{least} to {most}"
+            tip(axes, first + width / 2, n, f"{n:,} {unit}s with {which} connections")
     legend = [Key(variable(SERIES[0]), "after training")]
     if before is not None:
         counts, _ = np.histogram(before, edges)

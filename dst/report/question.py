@@ -33,6 +33,20 @@ def method_words(run: Run) -> str:
     return METHODS[name].__name__ if name in METHODS else name or "its method"
 
 
+def pattern_words(run: Run) -> str:
+    """The pattern of the zeros, ``unstructured`` or ``2:4``; empty where no config says it."""
+    method = run.section("method")
+    if name_of(method) == "dense":
+        return "dense"
+    structure = method.get("structure")
+    sizes = structure if isinstance(structure, Mapping) else method
+    if {"n", "m"} <= sizes.keys():
+        return f"{sizes['n']}:{sizes['m']}"
+    if structure is None:  # a method of one pattern has no such setting
+        return f"that of {method_words(run)}" if method else ""
+    return worded(structure)
+
+
 def model_words(run: Run) -> str:
     """The model with its sizes, as ``mlp (hidden 300, 100)``."""
     return worded(run.section("model")) or "the model"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from dst.report import page, reading, sections, theme
 from dst.report.contents import Run
+from dst.report.finding import answer
+from dst.report.neurons import sentence, unconnected
 from dst.report.question import question, settings
-from dst.report.tables import metrics_csv
+from dst.report.tables import metrics_csv, single
 from dst.report.tiles import tiles
 
 REPORT = "report.html"
@@ -37,20 +40,30 @@ def write_report(
     """
     run = reading.read(run_dir)
     with theme.style():
-        html = render(run)
+        html = render(run, shlex.quote(str(run_dir)))
     target = Path(out or Path(run_dir) / REPORT)
     page.write(target.with_suffix(".csv"), metrics_csv(run))
     page.write(target, html)
     return target
 
 
-def render(run: Run) -> str:
-    """The report as HTML text; to be called under :func:`dst.report.theme.style`."""
+def render(run: Run, path: str = "") -> str:
+    """The report as HTML text; to be called under :func:`dst.report.theme.style`.
+
+    Args:
+      run: what its files hold.
+      path: of the run directory, as commands take it.
+    """
     layers, masks = run.layers(), sections.mask_view(run)
     return page.fill(
         "report.html.j2",
         run=run,
+        answer=answer(run),
         question=question(run),
+        single=single(run),
+        compare=path if run.config_text else "",
+        neurons=[str(x) for x in unconnected(run)],
+        neurons_text=sentence(run),
         settings=settings(run),
         tiles=tiles(run),
         training=sections.training(run),

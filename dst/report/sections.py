@@ -105,7 +105,7 @@ def per_layer(run: Run, key: str, title: str, together: str) -> plots.Plot | Non
         )
         for i, path in enumerate(paths)
     ]
-    whole = plots.Line(together, *run.series(key, *kinds), INK, width=2.2, dashed=True, holds=True)
+    whole = plots.Line(together, *run.series(key, *kinds), INK, width=2.2, dash=1, holds=True)
     if len(paths) == 1:
         layers = []
     return plots.lines(title, [*layers, whole], percent=True, until=run.last_step())

@@ -14,17 +14,19 @@ from urllib.parse import quote
 
 from dst.report import curves, groups
 from dst.report.collect import Trial
+from dst.report.comparison import Comparison
 from dst.report.contents import Run, number
-from dst.report.figures import Comparison
-from dst.report.words import count, duration, figure, percent, worded
+from dst.report.question import method_words, pattern_words
+from dst.report.tiles import final
+from dst.report.words import count, duration, figure, listed, of_all, percent, worded
 from dst.train.records.run_dir import CONFIG
 
+BASELINE = "dense baseline"
 _FIGURES = {
-    "sparsity": "sparsity, measured",
+    "sparsity": "sparsity of weights",
     "sparsity_model": "sparsity of the model",
-    "explored": "explored",
-    "training_cost": "training cost",
-    "forward_cost": "forward cost",
+    "training_cost": "training FLOPs",
+    "forward_cost": "inference FLOPs",
 }
 
 
@@ -68,23 +70,41 @@ def runs(comparison: Comparison, trials: Sequence[Trial], beside: Path) -> Table
       beside: the directory of the report; links are relative to it.
     """
     heads = ["run", "report", "state", *_keys(comparison), groups.SEED]
-    heads += [comparison.figure.words, *_FIGURES.values(), "steps", "time", "command"]
+    heads += [comparison.figure.words, "test labels", *_FIGURES.values(), "pattern", BASELINE]
+    heads += ["explored", "steps", "time", "of it compilation", "command"]
     return Table(heads, [list(_run(comparison, trial, beside)) for trial in trials])
 
 
 def means(comparison: Comparison) -> Table:
-    """Means over seeds."""
-    heads = [*_keys(comparison), "seeds", f"mean {comparison.figure.words}"]
-    heads += ["± (95 %)", *_FIGURES.values()]
+    """Every setting with what a paper reports of it: costs, pattern, seeds, dense baseline."""
+    heads = [*_keys(comparison), f"mean {comparison.figure.words}"]
+    heads += [*_FIGURES.values(), "pattern", "seeds", BASELINE]
     rows = []
     for group in comparison.groups:
         mean, half = group.mean(comparison.name), group.half(comparison.name)
         row = [_setting(group.settings, key) for key in comparison.keys]
-        row += [_number(group.values(comparison.name).size)]
-        row += [_figure(comparison, mean), _figure(comparison, half)]
+        interval = "" if half is None else f" ± {figure(half, comparison.figure.share)}"
+        row += [Cell(_figure(comparison, mean).text + interval, _value(mean))]
         row += [_share(group.mean(name)) for name in _FIGURES]
+        row += [_pattern(group.trials[0]), _seeds(comparison, group), _baseline(comparison, mean)]
         rows.append(row)
+    if not comparison.keys:
+        heads.insert(0, "setting")
+        rows = [[Cell("all runs", "all runs"), *row] for row in rows]
     return Table(heads, rows)
+
+
+def single(run: Run) -> Table:
+    """One run with what a paper reports of it."""
+    known, value = run.figure(), final(run, run.headline())
+    heads = ["method", known.words, *_FIGURES.values(), "pattern", "seeds", BASELINE]
+    seed = run.config.get(groups.SEED)
+    row = [method_words(run), figure(value, known.share)]
+    row += [percent(final(run, name)) for name in _FIGURES]
+    row += [pattern_words(run) or "–", f"1 ({worded(seed)})" if seed is not None else "1"]
+    return Table(
+        heads, [[Cell(text, "") for text in (*row, "this run" if run.dense() else "none")]]
+    )
 
 
 def runs_csv(comparison: Comparison, trials: Sequence[Trial]) -> str:
@@ -151,15 +171,25 @@ def _run(comparison: Comparison, trial: Trial, beside: Path) -> Iterable[Cell]:
     for key in [*comparison.keys, groups.SEED]:
         yield _setting(trial.settings, key)
     summary = trial.run.summary if trial.run else {}
-    yield _figure(comparison, trial.figure(comparison.name))
+    value = trial.figure(comparison.name)
+    yield _figure(comparison, value)
+    labels = number(summary.get("test_labels"))
+    labels = None if labels is None else int(labels)
+    counted = of_all(value, labels) if comparison.figure.share else ""
+    yield Cell(counted or count(labels), _value(labels if value is None else value))
     for name in _FIGURES:
         yield _share(trial.figure(name))
+    yield _pattern(trial)
+    yield _baseline(comparison, value)
+    yield _share(trial.figure("explored"))
     steps = number(summary.get("steps"))
     if steps is None and trial.run:
         steps = trial.run.last_step()
     yield _number(steps)
     seconds = number(summary.get("seconds"))
     yield Cell(duration(seconds), _value(seconds))
+    compiling = number(summary.get("compile_seconds"))
+    yield Cell(duration(compiling), _value(compiling))
     again = command(trial)
     yield Cell(again, again, code=True) if again else _none()
 
@@ -182,6 +212,31 @@ def _share(value: float | None) -> Cell:
 
 def _number(value: float | None) -> Cell:
     return Cell(count(value), _value(value))
+
+
+def _pattern(trial: Trial) -> Cell:
+    text = pattern_words(trial.run) if trial.run else ""
+    return Cell(text, text) if text else _none()
+
+
+def _seeds(comparison: Comparison, group: groups.Group) -> Cell:
+    ended = [x for x in group.trials if x.figure(comparison.name) is not None]
+    names = [worded(x.settings.get(groups.SEED, "?")) for x in ended]
+    text = f"{len(names)} ({listed(names)})" if names else "0"
+    return Cell(text, f"{len(names)}")
+
+
+def _baseline(comparison: Comparison, value: float | None) -> Cell:
+    """The dense baseline, and how far a figure is from it."""
+    if not comparison.dense:
+        return Cell("none", "")
+    dense = comparison.dense[0].mean(comparison.name)
+    text = figure(dense, comparison.figure.share)
+    if value is None or dense is None:
+        return Cell(text, "")
+    gap = (value - dense) * (100 if comparison.figure.share else 1)
+    digits = 1 if comparison.figure.share else 3
+    return Cell(f"{text} ({gap:+.{digits}f})".replace("-", "−"), _value(gap))
 
 
 def _none() -> Cell:

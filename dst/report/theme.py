@@ -22,8 +22,48 @@ SERIES = tuple(f"#0400{i:02x}" for i in range(1, 9))
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {
     colour: f"s{i}" for i, colour in enumerate(SERIES, start=1)
 }
+# Patterns of lines, in widths of the line; a line after the last one repeats them.
+DASHES = ((), (4.5, 2), (1.2, 1.5), (7, 1.8, 1.2, 1.8), (2.5, 1.2), (9, 2, 3, 2))
 SIZE = (4.5, 2.75)  # inches; small, so that the text stays readable on a phone
 TICKS = [1, 2, 2.5, 5, 10]  # round numbers
+
+
+class Drawing(Figure):
+    """A figure of matplotlib with texts that show when a pointer rests on a place."""
+
+    def __init__(self, size: tuple[float, float]):
+        super().__init__(figsize=size)
+        self.tips: list[tuple[Axes, float, float, str]] = []
+
+    def circles(self) -> str:
+        """The places as SVG. They are drawn last, so that nothing covers them."""
+        parts = []
+        for axes, x, y, text in self.tips:
+            across, up = axes.transData.transform((x, y)) / self.dpi * 72
+            down = 72 * self.get_figheight() - up
+            title = f"<title>{escape(text)}</title>"
+            if np.isfinite((across, down)).all():
+                place = f'cx="{across:.1f}" cy="{down:.1f}" r="5"'
+                parts.append(f'<circle class="tip" {place}>{title}</circle>')
+        return "\n".join(parts)
+
+
+def linestyle(dash: int) -> str | tuple[int, tuple[float, ...]]:
+    """A dash pattern as matplotlib takes it."""
+    pattern = DASHES[dash % len(DASHES)]
+    return (0, pattern) if pattern else "-"
+
+
+def dasharray(dash: int, width: float = 2.0) -> str:
+    """A dash pattern as SVG takes it."""
+    return " ".join(f"{width * x:g}" for x in DASHES[dash % len(DASHES)]) or "none"
+
+
+def tip(axes: Axes, x: float, y: float, text: str) -> None:
+    """Shows a text when a pointer rests on a point of the axes."""
+    drawing = axes.figure
+    assert isinstance(drawing, Drawing)
+    drawing.tips.append((axes, float(x), float(y), text))
 
 
 def colour(index: int) -> str:
@@ -73,12 +113,14 @@ def themed(figure: Figure, label: str) -> Markup:
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     for colour, css in _VARIABLES.items():
         svg = svg.replace(colour, f"var(--{css})")
+    if isinstance(figure, Drawing):
+        svg = svg.replace("</svg>", f"{figure.circles()}</svg>")
     return Markup(re.sub(r"\n\s*", "\n", svg).strip())
 
 
-def canvas(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+def canvas(size: tuple[float, float] = SIZE) -> tuple[Drawing, Axes]:
     """An empty figure with axes, in this module's style; ``size`` in inches."""
-    figure = Figure(figsize=size)
+    figure = Drawing(size)
     # Fixed margins: figures align with each other, and need no second drawing to be laid out.
     figure.subplots_adjust(left=0.15, right=0.945, bottom=0.18, top=0.96)
     figure.patch.set_visible(False)

@@ -14,6 +14,14 @@ def figure(value: float | None, share: bool) -> str:
     return percent(value) if share or value is None else f"{value:.3f}"
 
 
+def of_all(value: float | None, n: int | None) -> str:
+    """``353 of 360``: what a share of ``n`` counts; empty where it is no whole number of them."""
+    if value is None or not n or not 0 <= value <= 1:
+        return ""
+    counted = round(value * n)
+    return f"{counted:,} of {n:,}" if abs(value * n - counted) < 0.02 + 1e-6 * n else ""
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A fraction in percent; a dash where it is unknown."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"

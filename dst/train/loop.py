@@ -28,6 +28,7 @@ from dst.train.nonfinite import Diverged, Rollback, Watch
 from dst.train.objectives.figures import score
 from dst.train.point import Point, first, newest, restored, save_arrays
 from dst.train.records import checkpoint, run_dir, summary
+from dst.train.records.compile_time import CompileTime
 from dst.train.records.costs import RunCosts
 from dst.train.records.loggers import Loggers
 from dst.train.setup import Setup
@@ -159,7 +160,10 @@ def _run(
     print(pieces.plan, *pieces.notes, sep="\n")
     costs = pieces.costs()
     rollback = Rollback(settings.on_nonfinite, checkpoints)
-    with checkpoint.Writer(checkpoints, settings.keep, settings.keep_best) as writer:
+    with (
+        CompileTime() as compiling,
+        checkpoint.Writer(checkpoints, settings.keep, settings.keep_best) as writer,
+    ):
         if new := at is None:
             at = first(pieces, where)
             writer.save(at.step, at.state, at.position)
@@ -189,7 +193,8 @@ def _run(
             last = at.state._replace(opt_state=processes.gathered(at.state.opt_state))
 
             def conclude() -> dict[str, Any]:
-                figures = summary.make(last, loggers.records(), settings.steps, seconds)
+                about = (settings.steps, seconds, compiling.seconds, pieces.test_labels)
+                figures = summary.make(last, loggers.records(), *about)
                 sparsities = {row["path"]: row["sparsity"] for row in figures["layers"]}
                 return figures | costs.figures(sparsities)
 

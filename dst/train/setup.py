@@ -9,6 +9,7 @@ from itertools import islice
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 
 import dst
@@ -46,6 +47,7 @@ class Setup(NamedTuple):
       evaluate_halves: the same on the even and on the odd test examples: one half to choose by,
         the other to judge by.
       costs: what the run costs beside a dense one; from a trace of the network.
+      test_labels: how many labels the test set has; scores are means over them.
     """
 
     config: Config
@@ -59,6 +61,7 @@ class Setup(NamedTuple):
     evaluate: Callable[[TrainState], Scores]
     evaluate_halves: Callable[[TrainState], tuple[Scores, ...]]
     costs: Callable[[], costs.RunCosts]
+    test_labels: int
 
 
 def make(config: Config) -> Setup:
@@ -173,4 +176,5 @@ def _make(config: Config) -> Setup:
         evaluate=judged(),
         evaluate_halves=halves,
         costs=lambda: costs.measure(model, one, plan, steps),
+        test_labels=len(dataset.test) * dataset.test.take(np.zeros(1, int))[1].size,
     )

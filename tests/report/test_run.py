@@ -135,7 +135,7 @@ def page(where) -> Page:
 
 def notes(text: str) -> str:
     """The text of the part on what is missing."""
-    part = re.search(r"What is missing(.*?)Training", text)
+    part = re.search(r"What is missing(.*?)In one row", text)
     return part.group(1) if part else ""
 
 

@@ -42,6 +42,7 @@ def test_a_run_directory_holds_all_that_is_promised(finished):
     }
     final = json.loads((finished / "summary.json").read_text())
     assert final["steps"] == 40 and final["topology_steps"] == 2
+    assert final["test_labels"] == 360 and 0 < final["compile_seconds"] <= final["seconds"]
     masks = dst.load_masks(finished / "masks-final.safetensors")
     rows = {row["path"]: row for row in final["layers"]}
     assert {p: int(m.sum()) for p, m in masks.items()} == {p: rows[p]["active"] for p in masks}
@@ -78,7 +79,7 @@ def test_records_and_report_say_what_the_run_cost(finished):
     evaluations = [x for x in records(finished) if x["kind"] == "eval"]
     costs = [x["forward_cost"] for x in evaluations]
     assert costs == pytest.approx([final["forward_cost"]] * 2, rel=1e-5)
-    tile = next(x for x in tiles(reading.read(finished)) if "cost" in x.label)
+    tile = next(x for x in tiles(reading.read(finished)) if x.label == "Training FLOPs")
     assert tile.value == f"{100 * final['training_cost']:.1f} %"
     assert "average density" in tile.detail
 

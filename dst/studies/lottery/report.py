@@ -13,11 +13,12 @@ from dst.core.files import write
 from dst.report import page, plots, theme
 from dst.report.run import REPORT
 from dst.report.words import percent
-from dst.studies.lottery import study
+from dst.studies.lottery import answer, study
 from dst.studies.lottery.connectivity import STABLE
 from dst.train.records import run_dir
 
 Row = Mapping[str, Any]  # of `lottery.json`
+Shown = tuple[list[plots.Plot | None], str, str]  # figures, question, answer
 
 _LABELS = {
     "ticket": "tickets",
@@ -64,10 +65,11 @@ def render(results: Sequence[Mapping[str, Any]], config: str) -> str:
     kinds = {result["kind"] for result in results}
     if len(kinds) > 1:
         raise ValueError(f"one report shows studies of one kind, got {sorted(kinds)}.")
-    figures, question = _FIGURES[kinds.pop()](results)
+    figures, question, sentence = _FIGURES[kinds.pop()](results)
     return page.fill(
         "study.html.j2",
         name=results[0]["name"],
+        answer=sentence,
         question=question,
         chips=_chips(results),
         finished=all(result["finished"] for result in results),
@@ -95,7 +97,7 @@ def _words(value: object) -> str:
     )
 
 
-def _tickets(results: Sequence[Mapping[str, Any]]) -> tuple[list[plots.Plot | None], str]:
+def _tickets(results: Sequence[Mapping[str, Any]]) -> Shown:
     shortest = min(len(result["rows"]) for result in results)
     rows = [result["rows"][:shortest] for result in results]
     shares = [[row["share"] for row in some] for some in rows]
@@ -122,6 +124,7 @@ def _tickets(results: Sequence[Mapping[str, Any]]) -> tuple[list[plots.Plot | No
     return (
         figures,
         "Which of the pruned networks train as well as the dense one?",
+        answer.tickets(rows),
     )
 
 
@@ -145,7 +148,7 @@ def _lines(
     return [*faint, mean]
 
 
-def _search(results: Sequence[Mapping[str, Any]]) -> tuple[list[plots.Plot | None], str]:
+def _search(results: Sequence[Mapping[str, Any]]) -> Shown:
     sorted_ = [sorted(row["accuracy"] for row in result["rows"]) for result in results]
     some = [
         plots.Line(
@@ -164,10 +167,11 @@ def _search(results: Sequence[Mapping[str, Any]]) -> tuple[list[plots.Plot | Non
         caption="From the worst to the best.",
         x_label="rank",
     )
-    return [plot], "How good does the best of many random masks become, and how far do they spread?"
+    question = "How good does the best of many random masks become, and how far do they spread?"
+    return [plot], question, " ".join(answer.search(result) for result in results)
 
 
-def _connectivity(results: Sequence[Mapping[str, Any]]) -> tuple[list[plots.Plot | None], str]:
+def _connectivity(results: Sequence[Mapping[str, Any]]) -> Shown:
     some = [
         plots.Line(
             f"seed {result['seed']}",
@@ -185,7 +189,8 @@ def _connectivity(results: Sequence[Mapping[str, Any]]) -> tuple[list[plots.Plot
         caption="0 and 1 are the two solutions.",
         x_label="position between both solutions",
     )
-    return [plot], "Do copies that see batches in another order reach one low-error region?"
+    question = "Do copies that see batches in another order reach one low-error region?"
+    return [plot], question, answer.connectivity(results)
 
 
 _FIGURES = {"tickets": _tickets, "random_search": _search, "connectivity": _connectivity}

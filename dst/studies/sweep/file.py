@@ -29,7 +29,7 @@ _KEYS = ("name", "command", "method", "metric", "parameters", "early_terminate",
 MEASURED = (
     *SCORES,
     *("sparsity", "sparsity_model", "explored", "training_cost", "forward_cost"),
-    *("average_density", "topology_steps", "steps", "seconds"),
+    *("average_density", "topology_steps", "steps", "seconds", "compile_seconds", "test_labels"),
 )
 _MANY = 100_000  # trials of a grid; more are a mistake
 

@@ -18,7 +18,12 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def make(
-    state: TrainState, records: Sequence[Mapping[str, Any]], steps: int, seconds: float
+    state: TrainState,
+    records: Sequence[Mapping[str, Any]],
+    steps: int,
+    seconds: float,
+    compile_seconds: float,
+    test_labels: int,
 ) -> dict[str, Any]:
     """The figures of a finished run.
 
@@ -27,6 +32,8 @@ def make(
       records: of the run, from which scores and sums over all topology steps are taken.
       steps: optimizer updates of the run.
       seconds: wall time of this process.
+      compile_seconds: the part of it in which programs were compiled.
+      test_labels: over how many labels the scores are means.
     """
     scored = [line for line in records if line["kind"] == "eval" and "sparsity" in line]
     # Without a record, which somebody may have lost, there are no scores.
@@ -59,6 +66,8 @@ def make(
         "topology_steps": len(topology),
         "steps": steps,
         "seconds": round(seconds, 2),
+        "compile_seconds": round(compile_seconds, 2),
+        "test_labels": test_labels,
         "layers": layers,
         "versions": {"dst": dst.__version__, **{name: version(name) for name in _PACKAGES}},
     }
