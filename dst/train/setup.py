@@ -76,9 +76,11 @@ def make(config: Config) -> Setup:
 def _make(config: Config) -> Setup:
     steps, size, ema = config.train.steps, config.data.value.batch_size, config.optimizer.value.ema
     start = config.start
-    dataset = data.load(config.data)
+    dataset = data.load(config.data, objectives.label_kind(config.objective))
+    if not config.data.imported:
+        objectives.check_labels(config.objective, dataset.objective)
     pinned = replace(config.data.value, **dataset.identity)
-    objective = objectives.chosen(config.objective, dataset.objective)
+    objective = objectives.chosen(config.objective, dataset)
 
     def build() -> nnx.Module:
         return state.network(config.model, dataset.shape, dataset.classes, config.seed)

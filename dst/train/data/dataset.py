@@ -89,7 +89,7 @@ class Dataset:
     Attributes:
       train, test: splits without common examples.
       shape: of one input.
-      classes: number of different labels.
+      classes: number of outputs that are asked of a network: classes, or targets.
       objective: the name of what is asked of a network, where its config does not say.
       dtype: of the inputs.
       at_once: test examples that are evaluated together, so that memory is bounded.
@@ -107,6 +107,7 @@ class Dataset:
     at_once: int = 1024
     threads: int = 0
     identity: Mapping[str, Any] = field(default_factory=dict)
+    units: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,15 +134,16 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def from_arrays(
-    train: Pair, test: Pair, *, classes: int | None = None, objective: str = "classification"
+    train: Pair, test: Pair, *, classes: int | None = None, objective: str | None = None
 ) -> Dataset:
     """A data set of arrays in memory.
 
     Args:
       train, test: inputs ``[n, ...]`` and labels ``[n, ...]``, of equal shapes and types.
-      classes: number of different labels; None: one more than the largest label, or of labels
-        that are no integers the length of their last axis.
-      objective: what is asked of a network, where the config does not say.
+      classes: number of outputs; None: one more than the largest label of integers, of others the
+        length of their last axis.
+      objective: what is asked of a network, where the config does not say; None: regression of
+        floats, classification of integers, multi-label of booleans ``[n, classes]``.
 
     Raises:
       ValueError: splits that are empty, of different lengths, shapes or types.
@@ -158,11 +160,14 @@ def from_arrays(
             f"train and test must be alike: got inputs {inputs.dtype} {inputs.shape[1:]} and "
             f"{others.dtype} {others.shape[1:]}."
         )
+    if objective is None:
+        objective = _OBJECTIVES.get(labels.dtype.kind, "classification")
+    several = objective in _OBJECTIVES.values()
     return Dataset(
         Images(*train),
         Images(*test),
         shape=inputs.shape[1:],
-        classes=_classes([train[1], test[1]]) if classes is None else classes,
+        classes=_classes([train[1], test[1]], several) if classes is None else classes,
         objective=objective,
         dtype=inputs.dtype,
     )
@@ -191,8 +196,11 @@ def from_sources(
     )
 
 
-def _classes(labels: list[np.ndarray]) -> int:
-    if all(np.issubdtype(x.dtype, np.integer) for x in labels):
+_OBJECTIVES = {"f": "regression", "b": "multi-label"}
+
+
+def _classes(labels: list[np.ndarray], several: bool) -> int:
+    if not several and all(np.issubdtype(x.dtype, np.integer) for x in labels):
         return 1 + max(int(x.max()) for x in labels)
     return labels[0].shape[-1] if labels[0].ndim > 1 else 1
 

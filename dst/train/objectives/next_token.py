@@ -11,7 +11,7 @@ from dst.core.typing import Array
 from dst.train.objectives.classification import cross_entropy
 
 
-@named("next-token")
+@named("next-token", labels="class")
 @dataclass(frozen=True)
 class NextToken:
     """Cross-entropy of the following token, in nats; of bytes also as bits per byte."""
