@@ -14,6 +14,7 @@ from dst.train.data import augment
 from dst.train.data.dataset import Batch
 
 THREADS = min(16, os.cpu_count() or 1)
+_IN_MEMORY = 2**30  # bytes of a split that is read once and kept
 _AT_ONCE = 2**26  # bytes of test examples that are evaluated together
 
 
@@ -84,6 +85,17 @@ def in_memory(records: Source) -> Arrays:
         np.concatenate([np.asarray(inputs) for inputs, _ in read]),
         np.concatenate([labels for _, labels in read]),
     )
+
+
+def fits(examples: int, shape: Sequence[int], size: int) -> bool:
+    """Whether a split is kept in memory.
+
+    Args:
+      examples: of the split.
+      shape: of an input.
+      size: bytes of a number in it.
+    """
+    return examples * int(np.prod(shape)) * size <= _IN_MEMORY
 
 
 def at_once(shape: Sequence[int]) -> int:

@@ -14,11 +14,8 @@ from dst.core import checks
 from dst.core.registry import named
 from dst.train.data import augment, statistics
 from dst.train.data.dataset import Dataset
-from dst.train.data.examples import THREADS, Examples, at_once, in_memory
+from dst.train.data.examples import THREADS, Examples, at_once, fits, in_memory
 
-_IN_MEMORY = 2**30  # bytes of a split that is read once and kept
-# The means and standard deviations that ImageNet's training images are known by.
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names, by number of channels
 
 
@@ -139,21 +136,23 @@ def load(name: str, settings: Tfds) -> Dataset:
     splits = {field: opened(field, getattr(settings, field)) for field in ("train", "test")}
     size = np.dtype(image.np_dtype).itemsize
     whole = None not in image.shape and settings.augment != "imagenet"
-    most = max(map(len, splits.values())) * int(np.prod(shape)) * size
-    held = whole and most <= _IN_MEMORY
+    most = max(map(len, splits.values()))
+    held = whole and fits(most, shape, size)
     arrays = {field: in_memory(x) for field, x in splits.items()} if held else {}
 
     scale = 255.0 if is_image else 1.0
     mean, std = settings.mean, settings.std
     if mean is None or std is None:
         if settings.augment == "imagenet":
-            mean, std = _IMAGENET["mean"], _IMAGENET["std"]
+            mean, std = augment.IMAGENET_MEAN, augment.IMAGENET_STD
         elif held:
             mean, std = statistics.moments(arrays["train"].inputs, scale)
         else:
+            gigabytes = most * np.prod(shape) * size / 2**30
             raise ValueError(
                 f"data.mean and data.std must be given for tfds:{name}: its largest split takes "
-                f"{most / 2**30:.1f} GB, and only what is at most 1 GB is read to compute them."
+                f"{gigabytes:.1f} GB, and only what is at most 1 GB is read to compute "
+                "them."
             )
     statistics.check_length(mean, std, shape[-1], str(shape))
     examples = {
