@@ -49,16 +49,22 @@ class Shared:
 
 
 def located(section: Section, config: Path) -> Section:
-    """The same with the absolute path of its files, where its name has one.
+    """The same with the absolute paths of its files, where it names some.
 
     Args:
       section: of a config.
       config: the file that it stands in.
     """
-    if section.imported or not _entry(section.name).facts.get("path"):
+    facts = {} if section.imported else _entry(section.name).facts
+    if not facts.get("path"):
         return section
     prefix, _, path = section.name.partition(":")
-    return replace(section, name=f"{prefix}:{files.located(path, config)}")
+    fields = {k: x for k in facts.get("files", ()) if (x := getattr(section.value, k)) is not None}
+    return replace(
+        section,
+        name=f"{prefix}:{files.located(path, config)}",
+        value=replace(section.value, **{k: files.located(x, config) for k, x in fields.items()}),
+    )
 
 
 def _entry(name: str) -> Entry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,12 +59,12 @@ class Images:
 
 @dataclass(frozen=True)
 class Windows:
-    """Pieces of one long text, and the byte that follows each of theirs.
+    """Pieces of one long text, and the byte or token that follows each of theirs.
 
     Attributes:
-      text: uint8 ``[length]``.
+      text: uint8 ``[length]`` of bytes, int32 of tokens.
       starts: int ``[n]``: where each piece begins.
-      context: bytes per piece.
+      context: bytes or tokens per piece.
     """
 
     text: np.ndarray
@@ -76,10 +76,21 @@ class Windows:
         return len(self.starts)
 
     def take(self, chosen: np.ndarray, chance: np.ndarray | None = None) -> Batch:
-        """Bytes, int32 ``[n, context]``, and the same bytes one place further on."""
+        """Int32 ``[n, context]``, and the same one place further on."""
         places = self.starts[chosen][:, None] + np.arange(self.context + 1)[None]
         pieces = self.text[places].astype(np.int32)
         return pieces[:, :-1], pieces[:, 1:]
+
+    def spread(self, n: int) -> Windows:
+        """``n`` of the pieces, or all of fewer, evenly spread."""
+        chosen = np.linspace(0, len(self) - 1, min(n, len(self))).astype(int)
+        return replace(self, starts=self.starts[chosen])
+
+
+def windows(text: np.ndarray, context: int) -> Windows:
+    """All pieces of a text, side by side: each byte or token but the first is predicted once,
+    except fewer than ``context`` at the end."""
+    return Windows(text, np.arange(max((len(text) - 1) // context, 0)) * context, context)
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,8 @@ class Dataset:
       threads: that read ahead, a batch each; 0 where all examples are in memory.
       identity: fields of the config's data section that pin what a run was trained on, where that
         depends on the machine.
+      units: of labels: by what the targets of regression were divided, a number each; or how many
+        bytes a token has on average. None: by nothing, and one.
     """
 
     train: Split

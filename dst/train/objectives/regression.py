@@ -31,7 +31,7 @@ class Regression:
 
     def of(self, units: tuple[float, ...] | None) -> Regression:
         """The objective for a data set that divided targets by these units."""
-        return self if self.units is not None else replace(self, units=units)
+        return replace(self, units=units) if self.units is None else self
 
     def loss(
         self, model: Any, batch: tuple[Array, Array], key: Array
