@@ -53,10 +53,15 @@ def content(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def text(content: str) -> str:
+    """The SHA-256 of a text, hexadecimal."""
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def names_and_sizes(root: Path, files: Iterable[Path]) -> str:
     """The SHA-256 of the names and the sizes of files in a folder: their content is not read."""
     sizes = sorted((x.relative_to(root).as_posix(), x.stat().st_size) for x in files)
-    return hashlib.sha256(repr(sizes).encode()).hexdigest()
+    return text(repr(sizes))
 
 
 def check(found: str, expected: str | None, where: str) -> None:

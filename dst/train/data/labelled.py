@@ -78,6 +78,7 @@ def dataset(
     where: str,
     names: Sequence[str] = (),
     as_they_are: np.ndarray | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Dataset:
     """A data set of arrays.
 
@@ -88,6 +89,7 @@ def dataset(
       where: the file, for messages.
       names: of the columns of labels.
       as_they_are: bool ``[channels]``: inputs that are not normalised; None: all are.
+      classes: names in the order of the outputs, where the config has none; None: sorted.
 
     Raises:
       ValueError: no examples, different lengths or shapes, numbers that are not finite, labels that
@@ -95,7 +97,7 @@ def dataset(
     """
     _check_parts(parts, where)
     found = labels.encoded(
-        np.concatenate([y for _, y in parts]), kind, where, names, settings.classes
+        np.concatenate([y for _, y in parts]), kind, where, names, settings.classes or classes
     )
     train, test = chosen(parts, found, settings, where)
     labels.check_both(found, train, test, where)
@@ -123,6 +125,33 @@ def dataset(
             **target,
         },
     )
+
+
+def numbers(x: np.ndarray, where: str) -> np.ndarray:
+    """Inputs with an axis of channels: images of 8 bits without one get it, and single numbers.
+
+    Args:
+      x: ``[n, ...]``.
+      where: what holds them, for messages.
+
+    Raises:
+      ValueError: no numbers, or some that are not finite.
+    """
+    if x.dtype.kind not in "iubf" or not x.ndim:
+        raise ValueError(
+            f"data.inputs: {where} must hold numbers, one row for each "
+            f"example, found {x.dtype} {list(x.shape)}."
+        )
+    if x.dtype.kind == "f":
+        for i in range(0, len(x), 1024):  # in parts: what np.isfinite makes is as large
+            if not (finite := np.isfinite(x[i : i + 1024])).all():
+                row = np.argwhere(~finite)[0]
+                raise ValueError(
+                    f"data.inputs: {where} has {x[i:][tuple(row)]} in example "
+                    f"{i + row[0]}. Leave such examples out, or fill in numbers."
+                )
+    images = x.dtype == np.uint8 and x.ndim == 3
+    return x[..., None] if images or x.ndim == 1 else x
 
 
 def chosen(

@@ -139,10 +139,13 @@ def check_both(labels: Labels, train: np.ndarray, test: np.ndarray, where: str) 
         (judged & ~learned, "test", "training"),
     ):
         if only := [labels.names[i] for i in np.flatnonzero(only_there)]:
+            what = "if labels are quantities, say objective: regression"
+            if labels.kind == "multi-label":
+                what = "where the split is random, try another data.seed"
             raise ValueError(
                 f"data.labels: every class must be in both splits; {only[:_SOME]} of {where} "
                 f"occurs in the {has} split and not in the {lacks} split. Add examples of it or "
-                "leave it out; if labels are quantities, say objective: regression."
+                f"leave it out; {what}."
             )
 
 

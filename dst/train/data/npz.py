@@ -88,7 +88,7 @@ def _parts(opened: Any, path: Path, settings: Npz) -> list[Pair]:
                 )
         x = _array(opened, settings.inputs + end, path)
         y = _array(opened, settings.labels + end, path)
-        parts.append((_numbers(x, settings.inputs + end, path), y))
+        parts.append((labelled.numbers(x, f"the array {settings.inputs + end!r} of {path}"), y))
     return parts
 
 
@@ -106,22 +106,3 @@ def _array(opened: Any, name: str, path: Path) -> np.ndarray:
 
 def _broken(path: Path, error: Exception) -> str:
     return f"data: expected named arrays, as np.savez writes them, in {path}: {error}"
-
-
-def _numbers(x: np.ndarray, name: str, path: Path) -> np.ndarray:
-    """Inputs with an axis of channels."""
-    if x.dtype.kind not in "iubf" or not x.ndim:
-        raise ValueError(
-            f"data.inputs: the array {name!r} of {path} must hold numbers, one row for each "
-            f"example, found {x.dtype} {list(x.shape)}."
-        )
-    if x.dtype.kind == "f":
-        for i in range(0, len(x), 1024):  # in parts: what np.isfinite makes is as large
-            if not (finite := np.isfinite(x[i : i + 1024])).all():
-                row = np.argwhere(~finite)[0]
-                raise ValueError(
-                    f"data.inputs: the array {name!r} of {path} has {x[i:][tuple(row)]} in example "
-                    f"{i + row[0]}. Leave such examples out, or fill in numbers."
-                )
-    images = x.dtype == np.uint8 and x.ndim == 3
-    return x[..., None] if images or x.ndim == 1 else x

@@ -90,18 +90,18 @@ def of_table(table: Any, settings: Table, kind: str | None, where: str) -> Datas
         ("categorical", settings.categorical),
     ):
         for name in wanted:
-            _check_name(key, name, names if key != "categorical" else list(chosen), where)
+            check_name(key, name, names if key != "categorical" else list(chosen), where)
     if not chosen:
         raise ValueError(f"data.inputs: {where} has no other column than the labels.")
 
-    raw = [_values(table, name, where) for name in settings.targets]
+    raw = [values(table.column(name), name, where) for name in settings.targets]
     if len(raw) > 1:
         for name, x in zip(settings.targets, raw, strict=True):
             if x.dtype.kind == "U":
                 raise _is_text(name, x, where, "give a single column of classes as data.labels")
     columns, as_they_are = [], []
     for name in chosen:
-        x = _values(table, name, where)
+        x = values(table.column(name), name, where)
         encoded = name in settings.categorical
         columns.append(_one_hot(x) if encoded else _numbers(x, name, where))
         as_they_are += [encoded] * columns[-1].shape[1]
@@ -115,7 +115,8 @@ def of_table(table: Any, settings: Table, kind: str | None, where: str) -> Datas
     )
 
 
-def _check_name(key: str, name: str, names: Sequence[str], where: str) -> None:
+def check_name(key: str, name: str, names: Sequence[str], where: str) -> None:
+    """Raises unless a column is there; names the nearest one."""
     if name not in names:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise ValueError(
@@ -124,16 +125,25 @@ def _check_name(key: str, name: str, names: Sequence[str], where: str) -> None:
         )
 
 
-def _values(table: Any, name: str, where: str) -> np.ndarray:
-    """A column without gaps: numbers, booleans or text."""
+def values(column: Any, name: str, where: str, per_row: int = 1) -> np.ndarray:
+    """A column of Arrow without gaps: numbers, booleans or text.
+
+    Args:
+      column: of the table.
+      name: of the column, for messages.
+      where: the file, for messages.
+      per_row: values of the column that are of one row of the file.
+
+    Raises:
+      ValueError: a value that is missing or infinite, or of another type.
+    """
     import pyarrow as pa
 
-    column = table.column(name)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy())[0])
-        raise _missing(name, row, where)
+        row = int(np.flatnonzero(column.is_null().to_numpy())[0]) // per_row
+        raise missing(name, row, where)
     if pa.types.is_decimal(column.type):
         column = column.cast(pa.float64())
     kind = column.type
@@ -144,16 +154,18 @@ def _values(table: Any, name: str, where: str) -> np.ndarray:
             f"data: columns must hold numbers, booleans or text, {name!r} of {where} holds {kind}. "
             "Name the columns that are inputs in data.inputs."
         )
-    values = column.to_numpy()
-    if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
-        row = int(np.flatnonzero(~finite)[0])
-        if np.isnan(values[row]):
-            raise _missing(name, row, where)
-        raise ValueError(f"data: column {name!r} of {where} has {values[row]} in row {row + 1}.")
-    return values
+    found = column.to_numpy()
+    if found.dtype.kind == "f" and not (finite := np.isfinite(found)).all():
+        first = int(np.flatnonzero(~finite)[0])
+        row = first // per_row
+        if np.isnan(found[first]):
+            raise missing(name, row, where)
+        raise ValueError(f"data: column {name!r} of {where} has {found[first]} in row {row + 1}.")
+    return found
 
 
-def _missing(name: str, row: int, where: str) -> ValueError:
+def missing(name: str, row: int, where: str) -> ValueError:
+    """The error about a gap in a row, which counts from 0 here."""
     return ValueError(
         f"data: column {name!r} of {where} has no value in row {row + 1}. Fill it in, leave out "
         "such rows, or leave out the column by data.inputs."
