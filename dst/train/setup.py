@@ -34,6 +34,8 @@ class Setup(NamedTuple):
 
     Attributes:
       config: as given, with what pins the data set filled in; to be saved with the run.
+      labels: kind of the labels that are learned, as objectives name it; None: that of an objective
+        of the user's own.
       plan: the start table: every leaf, what it is and why.
       notes: what else to say at the start, in lines.
       fires: whether the update after ``count`` updates is a topology step.
@@ -49,6 +51,7 @@ class Setup(NamedTuple):
     """
 
     config: Config
+    labels: str | None
     plan: Plan
     notes: tuple[str, ...]
     fires: Callable[[int], bool]
@@ -162,6 +165,7 @@ def _make(config: Config) -> Setup:
 
     return Setup(
         config=replace(config, data=replace(config.data, value=pinned)),
+        labels=objectives.learned(config.objective, dataset.objective),
         plan=plan,
         notes=placement.notes,
         fires=tx.fires,

@@ -63,6 +63,16 @@ def label_kind(section: Any) -> str | None:
     return None if section is None or section.imported else REGISTRY[section.name].facts["labels"]
 
 
+def learned(section: Any, default: str) -> str | None:
+    """The kind of labels that a run learns; None: that of an objective of the user's own.
+
+    Args:
+      section: of the config; None: nothing is named.
+      default: the objective of the data set.
+    """
+    return REGISTRY[default].facts["labels"] if section is None else label_kind(section)
+
+
 def measured(objective: Objective, means: dict[str, Any]) -> dict[str, Any]:
     """The metrics of an objective, from the means of what its loss returned."""
     reduce = getattr(objective, "figures", None)
