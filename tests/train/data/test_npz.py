@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -268,6 +269,7 @@ def regression(tmp_path_factory):
     found = small(folder, *TINY, "train.keep_best=1", "optimizer.accumulate=2")
     loop.train(found, folder / "whole")
     loop.train(found, folder / "stopped", until=1)
+    shutil.copytree(folder / "stopped", folder / "moved")
     return folder
 
 
@@ -281,6 +283,15 @@ def test_a_run_resumes_from_anywhere_and_has_its_statistics(regression, tmp_path
     assert {k: getattr(pinned.value, k) for k in first.identity} == first.identity
     figures = json.loads((regression / "whole" / run_dir.SUMMARY).read_text())
     assert figures["rmse"] > 1 and "accuracy" not in figures  # in units of tens, not of ones
+
+
+def test_a_run_resumes_where_its_data_moved(regression, tmp_path):
+    run, moved = regression / "moved", f"npz:{shutil.copy(regression / 'a.npz', tmp_path)}"
+    with pytest.raises(config.ConfigError, match="Say --changed"):
+        loop.resume(run, [f"data.name={moved}"])
+    loop.resume(run, [f"data.name={moved}"], changed=True)
+    assert config.load(run / run_dir.CONFIG).data.name == moved
+    assert_same(states_in(run)[3], states_in(regression / "whole")[3])
 
 
 def test_a_run_on_other_data_is_refused_by_name(regression, tmp_path):
