@@ -113,7 +113,9 @@ def load(path: str, settings: Hf, kind: str | None = None) -> Dataset:
     for key, wanted in (("inputs", settings.columns), ("labels", (settings.labels,))):
         for name in wanted:
             tables.check_name(key, name, parts[0].column_names, path)
-    classes = features.get(settings.labels, {}).get("names")
+    classes = None
+    if kind in (None, "class"):
+        classes = features.get(settings.labels, {}).get("names")
     labels = [_labels(table, settings.labels, classes, path) for table in parts]
     kinds = [features.get(name, {}).get("_type") for name in settings.columns]
     if "Image" in kinds:

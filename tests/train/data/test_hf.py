@@ -88,6 +88,12 @@ def test_images_may_have_quantities_as_labels(tmp_path):
     assert found.units == found.identity["target_std"]
 
 
+def test_classes_are_numbers_where_the_objective_needs_numbers(tmp_path):
+    columns = {"v": VECTORS.tolist(), "label": LABELS}
+    found = _load(_saved(tmp_path / "data", columns, label=CLASSES), "number", inputs="v")
+    assert (found.objective, found.classes) == ("regression", 1)
+
+
 @pytest.mark.parametrize("typed", [False, True])
 def test_lists_of_numbers_are_arrays(typed, tmp_path):
     columns = {"v": VECTORS.reshape(N, 1, 2).tolist(), "label": LABELS}
