@@ -144,6 +144,8 @@ def test_the_configs_of_a_page_load(page, tmp_path, monkeypatch):
             assert sweep.load(file).trials()
         elif "model" in data:
             config.load(file)
+        elif "data" in data:
+            config.DATA.read(data["data"], "data")
 
 
 def test_every_method_has_a_page_with_its_formula_its_keys_and_its_source():

@@ -271,7 +271,11 @@ def parse(data: Mapping[str, Any], path: str | Path) -> Config:
             )
     with doors.beside(Path(path)):
         config = schema.read(Config, recipes.filled(data, METHOD), "")
-    return replace(config, start=config.start.located(Path(path)))
+    return replace(
+        config,
+        data=data_sets.located(config.data, Path(path)),
+        start=config.start.located(Path(path)),
+    )
 
 
 def enclosed(config: Config) -> tuple[Config, dict[str, str]]:
