@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from dst.cli.parameters import Config, Directory, Overrides, Overwrite
-from dst.cli.running import run
+from dst.cli.running import Report, run
 
 
 def train(
@@ -29,4 +30,8 @@ def train(
     for warning in advice(settings) if processes.first() else ():
         print(f"warning: {warning}", file=sys.stderr)
     source = configs.source(config, changes)
-    return run(where, source, lambda loop: loop.train(settings, where, overwrite=overwrite))
+
+    def start(loop: Any, report: Report) -> object:
+        return loop.train(settings, where, overwrite=overwrite, report=report)
+
+    return run(where, source, start)

@@ -11,8 +11,9 @@ from dst.report.contents import Run
 from dst.report.question import question, settings
 from dst.report.tables import metrics_csv
 from dst.report.tiles import tiles
+from dst.train.records import run_dir
 
-REPORT = "report.html"
+REPORT = run_dir.REPORT
 
 
 def write_report(
