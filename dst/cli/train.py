@@ -20,11 +20,11 @@ def train(
     from dst.train.config import run as configs
     from dst.train.config.lint import advice
     from dst.train.distributed import processes
-    from dst.train.records import run_dir, wandb
+    from dst.train.records import run_dir, wandb_agent
 
     changes = overrides or []
-    settings = configs.load(config, [*wandb.from_agent(), *changes])
-    where = directory or Path("runs") / wandb.own_name(settings.name)
+    settings = configs.load(config, [*wandb_agent.overrides(), *changes])
+    where = directory or Path("runs") / wandb_agent.own_name(settings.name)
     processes.join(settings.hosts)
     processes.decided(lambda: run_dir.check_free(where, overwrite))
     for warning in advice(settings) if processes.first() else ():

@@ -1,8 +1,7 @@
-"""Weights & Biases: the logger, and what a W&B sweep agent sets for the runs that it starts."""
+"""Weights & Biases: the logger."""
 
 from __future__ import annotations
 
-import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,7 +15,7 @@ from dst.core.files import write
 from dst.inspect import mask_images
 from dst.train.config.run import Config, to_dict
 from dst.train.objectives.figures import FIGURES, SCORES
-from dst.train.records import json_lines, run_dir, wandb_artifacts
+from dst.train.records import json_lines, run_dir, wandb_agent, wandb_artifacts
 
 _WIDTH = 480  # of a picture, about
 _PER_LAYER = ("density", "explored", "dropped", "grown")
@@ -28,26 +27,6 @@ def _best(figure: str) -> Callable:
 
 
 _BEST = {name: _best(name.removeprefix("ema_")) for name in SCORES}
-
-
-def from_agent() -> list[str]:
-    """Config overrides of a run that an agent started, which set ``wandb.mode``; [] for others.
-
-    Such a run reports to W&B as ``WANDB_MODE`` says, by default online.
-    """
-    if not _by_agent():
-        return []
-    return [f"wandb.mode={os.environ.get('WANDB_MODE', 'online')}"]
-
-
-def own_name(name: str) -> str:
-    """The name of a run's directory. Runs of an agent share a config, and each needs its own."""
-    return f"{name}-{os.environ['WANDB_RUN_ID']}" if _by_agent() else name
-
-
-def _by_agent() -> bool:
-    """Whether an agent has started this process."""
-    return {"WANDB_SWEEP_ID", "WANDB_RUN_ID"} <= os.environ.keys()
 
 
 class WeightsAndBiases:
@@ -74,7 +53,7 @@ class WeightsAndBiases:
         import wandb
 
         (folder := where / "wandb").mkdir(exist_ok=True)
-        identity, self._last_row, agent = folder / "id", folder / "row", _by_agent()
+        identity, self._last_row, agent = folder / "id", folder / "row", wandb_agent.started()
         known = identity.read_text(encoding="utf-8") if identity.is_file() else None
         settings = config.wandb
         if settings.resume == "must" and known is None and not agent:
@@ -143,7 +122,9 @@ class WeightsAndBiases:
         self._send(summary["steps"], {"layers": table}, commit=True)
         numbers = {k: v for k, v in summary.items() if isinstance(v, (int, float))}
         self._run.summary.update(numbers | self._best_values(numbers))
-        wandb_artifacts.log(self._run, self._config, self._where, own_name(self._config.name))
+        wandb_artifacts.log(
+            self._run, self._config, self._where, wandb_agent.own_name(self._config.name)
+        )
         self._run.finish()
 
     def _send(self, step: int, values: dict[str, Any], commit: bool | None = None) -> None:
