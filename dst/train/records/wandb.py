@@ -110,6 +110,10 @@ class WeightsAndBiases:
             picture = self._wandb.Image(image, caption=f"{path} at step {step}: {text}")
             self._send(step, {f"pictures/{name}": picture})
 
+    def rewind(self, step: int) -> None:
+        """As :class:`dst.train.records.loggers.Logger` says: the next record has a new row."""
+        self._step = -1
+
     def close(self, summary: Mapping[str, Any] | None) -> None:
         """As :meth:`dst.train.records.loggers.Logger.close`."""
         if summary is None:
@@ -122,13 +126,11 @@ class WeightsAndBiases:
         self._send(summary["steps"], {"layers": table}, commit=True)
         numbers = {k: v for k, v in summary.items() if isinstance(v, (int, float))}
         self._run.summary.update(numbers | self._best_values(numbers))
-        wandb_artifacts.log(
-            self._run, self._config, self._where, wandb_agent.own_name(self._config.name)
-        )
+        wandb_artifacts.log(self._run, self._config, self._where)
         self._run.finish()
 
     def _send(self, step: int, values: dict[str, Any], commit: bool | None = None) -> None:
-        """Adds values to the row of this step; a step before the last one has a new row."""
+        """Adds values to the row of this step, or begins one."""
         for name in values.keys() - self._defined:
             # By their full names: of two patterns that fit a name, W&B takes any.
             self._run.define_metric(name, step_metric=_STEP, summary=self._aggregate(name))

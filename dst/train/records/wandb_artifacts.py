@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dst.train.config.run import Config
-from dst.train.records import checkpoint, run_dir
+from dst.train.records import checkpoint, run_dir, wandb_agent
 
 
 class _Content(NamedTuple):
@@ -52,17 +52,19 @@ _CONTENTS: dict[str, Callable[[Config, Path], _Content]] = {
 }
 
 
-def log(run: Any, config: Config, where: Path, name: str) -> None:
+def log(run: Any, config: Config, where: Path) -> None:
     """Logs the artifacts that ``wandb.artifacts`` lists; a warning names those without a file.
+
+    They are named after the run and what they hold: ``digits-rigl-masks``.
 
     Args:
       run: of the W&B client.
       config: of the run.
       where: its directory.
-      name: of the run, to which artifacts add what they are: ``digits-rigl-masks``.
     """
     import wandb
 
+    name = wandb_agent.own_name(config.name)
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)  # the client takes no others
     for kind in dict.fromkeys(config.wandb.artifacts):
         content = _CONTENTS[kind](config, where.absolute())  # `wandb sync` may run elsewhere
