@@ -14,8 +14,9 @@ from dst.report.neurons import sentence, unconnected
 from dst.report.question import question, settings
 from dst.report.tables import metrics_csv, single
 from dst.report.tiles import tiles
+from dst.train.records import run_dir
 
-REPORT = "report.html"
+REPORT = run_dir.REPORT
 
 
 def write_report(

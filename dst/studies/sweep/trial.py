@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dst.studies.sweep.spec import Sweep
 from dst.studies.sweep.storage import HEARTBEAT, Assignment
+from dst.train.config import run as config
 from dst.train.records import loggers, run_dir
 
 
@@ -39,9 +40,13 @@ class Trial:
 
     @property
     def overrides(self) -> list[str]:
-        """Of the sweep's config, all of them."""
+        """Of the sweep's config, all of them. In W&B, trials of a sweep are a group."""
         name = f"name={self.sweep.name}-{self.assignment.number:05d}"
-        return [*self.sweep.fixed, *self.assignment.overrides, name]
+        own = [*self.sweep.fixed, *self.assignment.overrides, name]
+        given = config.merged(self.sweep.config, own).get("wandb") or {}
+        defaults = {"group": self.sweep.name, "job_type": "trial"}
+        missing = {k: v for k, v in defaults.items() if given.get(k) is None}
+        return [*own, f"wandb={missing!r}"] if missing else own
 
     @property
     def started(self) -> bool:

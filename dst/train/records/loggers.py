@@ -76,7 +76,7 @@ class Logger(Protocol):
         """
 
     def close(self, summary: Mapping[str, Any] | None) -> None:
-        """The end of the run.
+        """The end of the run. At its end, all files are in its directory, the report too.
 
         Args:
           summary: the content of ``summary.json``; None: the run stopped before its end.

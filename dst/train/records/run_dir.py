@@ -19,6 +19,7 @@ CHECKPOINTS = "checkpoints"
 MASKS_INITIAL = "masks-initial.safetensors"
 MASKS_FINAL = "masks-final.safetensors"
 SUMMARY = "summary.json"
+REPORT = "report.html"
 LOCK = "lock"
 
 

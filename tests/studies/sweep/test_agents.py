@@ -25,14 +25,14 @@ def trained(monkeypatch, command, environment):
     calls = []
 
     class Loop:
-        def train(self, settings, where, overwrite):
+        def train(self, settings, where, overwrite, report):
             calls.append((settings, where))
 
     assert command[0] == "dst"
     with monkeypatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        patch.setattr(train, "run", lambda where, source, start: start(Loop()) or 0)
+        patch.setattr(train, "run", lambda where, source, start: start(Loop(), None) or 0)
         assert cli.main(command[1:]) == 0
     return calls[0]
 

@@ -47,8 +47,6 @@ def candidate(trial: Trial) -> Candidate:
       Different: the trial cannot share a program with any other.
     """
     settings = config.load(trial.sweep.config, trial.overrides)
-    if settings.wandb.mode != "disabled":
-        raise Different("W&B keeps one run per process")
     if trial.started and trial.in_use:
         raise Different("another process still uses its directory")
     if settings.hosts.coordinator is not None:

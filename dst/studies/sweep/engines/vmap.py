@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 import jax
 
+from dst.report.run import write_report
 from dst.studies.sweep.engines import groups
 from dst.studies.sweep.engines.batch import Program
 from dst.studies.sweep.engines.groups import Candidate, PlainData
@@ -235,9 +236,10 @@ def _loop(candidate: Candidate) -> Generator[Work, Any, Callable[[], None]]:
         if (trial.run / run_dir.SUMMARY).is_file():
             return trial.conclude
         if trial.started:
-            yield from loop.resuming(trial.run, make=make)
+            yield from loop.resuming(trial.run, make=make, report=write_report)
         else:
-            yield from loop.training(candidate.pieces.config, trial.run, make=make)
+            settings = candidate.pieces.config
+            yield from loop.training(settings, trial.run, make=make, report=write_report)
     except signals.Stopped as reason:
         print(reason)
         return trial.assignment.release
