@@ -27,8 +27,6 @@ from dst.train.records.json_lines import JsonLines
 from dst.train.state import TrainState
 from dst.train.step import observe
 
-DIRECTORY = "DST_RUN_DIRECTORY"  # in the environment: where a trial of `dst sweep` writes
-
 
 class Recorder:
     """Writes the run directory of a loop of your own: config, metrics, masks and summary.
@@ -91,7 +89,7 @@ class Recorder:
                 "optimizer must be what dst.sparsify returns or a dst.nnx.Optimizer, got a "
                 f"{type(tx).__name__}. For a dense run, wrap it with dst.Dense()."
             )
-        trial = os.environ.get(DIRECTORY)
+        trial = os.environ.get(run_dir.DIRECTORY)
         self.where = Path(trial or where)
         self._tx, self._costs, self._labels = tx, costs, test_labels
         self._log_every, self._step = log_every, start

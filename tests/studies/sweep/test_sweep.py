@@ -17,8 +17,8 @@ import pytest
 from dst import cli
 from dst.studies import sweep
 from dst.studies.sweep import storage
+from dst.studies.sweep.command import MEASURED
 from dst.studies.sweep.driver import FILE as KEPT
-from dst.studies.sweep.file import MEASURED
 from dst.train import loop
 from dst.train.config import run as config
 from dst.train.objectives.figures import FIGURES

@@ -11,7 +11,6 @@ import pytest
 
 from dst.studies import sweep
 from dst.studies.sweep.trial import Trial
-from dst.train.config import run as config
 from tests import offline
 from tests.faults import dst as command
 from tests.faults import ended, records
@@ -56,7 +55,7 @@ def test_trials_are_grouped_by_sweep_unless_the_config_says_otherwise(
     own, group, job_type, tmp_path
 ):
     trial = Trial(sweep.load(toy(tmp_path, own)), Assigned(), tmp_path / "run")
-    settings = config.load(trial.sweep.config, trial.overrides)
+    settings = trial.sweep.command.load(trial.overrides)
     assert (settings.wandb.group, settings.wandb.job_type) == (group, job_type)
     assert settings.wandb.mode == "disabled" and settings.name == "2024-00003"
 

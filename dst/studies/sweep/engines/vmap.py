@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import jax
 
 from dst.report.run import write_report
+from dst.studies.sweep.command import vectorisable
 from dst.studies.sweep.engines import groups
 from dst.studies.sweep.engines.batch import Program
 from dst.studies.sweep.engines.groups import Candidate, PlainData
@@ -62,6 +63,7 @@ class Vectorised:
         workers: int,
         report: Callable[[str], None],
     ):
+        self._command = vectorisable(sweep.command)
         self._sweep, self._storage, self._where, self._report = sweep, storage, where, report
         self._batch, self._workers = batch, workers
         self._patterns: dict[tuple[str, ...], PlainData] = {}
@@ -106,7 +108,7 @@ class Vectorised:
 
     def _pattern(self, overrides: tuple[str, ...]) -> PlainData:
         if overrides not in self._patterns:
-            settings = config.load(self._sweep.config, [*self._sweep.fixed, *overrides])
+            settings = self._command.load(overrides)
             self._patterns[overrides] = groups.without_numbers(config.to_dict(settings))
         return self._patterns[overrides]
 
@@ -125,7 +127,7 @@ class Vectorised:
         for trial in trials:
             alive()
             try:
-                candidates.append(groups.candidate(trial))
+                candidates.append(groups.candidate(trial, self._command))
             except (Different, ConfigError) as error:  # of an error, processes say more
                 alone.append((str(error), trial.assignment))
         compatible = groups.grouped(candidates, alive)

@@ -57,7 +57,7 @@ def outcome(storage):
 
 def test_its_loop_is_the_run_that_trains_alone(storage, trial, tmp_path, capsys):
     threads = threading.active_count()
-    one = candidate(trial)
+    one = candidate(trial, trial.sweep.command)
     batched, result, calls = BatchedTrial(one), None, 0
     while (work := batched.advance(result)) is not None:
         result, calls = work.call(), calls + 1
@@ -74,7 +74,7 @@ def test_its_loop_is_the_run_that_trains_alone(storage, trial, tmp_path, capsys)
 
 
 def test_a_failed_update_fails_it(storage, trial):
-    batched = BatchedTrial(candidate(trial))
+    batched = BatchedTrial(candidate(trial, trial.sweep.command))
     assert batched.advance(None) is not None
     assert batched.advance(MemoryError("too large")) is None
     assert outcome(storage) == ("failed", "MemoryError: too large")
@@ -83,7 +83,7 @@ def test_a_failed_update_fails_it(storage, trial):
 
 
 def test_one_that_is_behind_ends_at_its_next_update(storage, trial):
-    batched = BatchedTrial(candidate(trial))
+    batched = BatchedTrial(candidate(trial, trial.sweep.command))
     work = batched.advance(None)
     trial.behind = True
     assert batched.advance(work.call()) is None
