@@ -25,14 +25,10 @@ def fail(message: object, code: int) -> int:
 
 def missing(error: ModuleNotFoundError) -> int:
     """Says what to install for a module that is missing; a module of ``dst`` is a defect."""
-    module = (error.name or "dst").partition(".")[0]
-    if module == "dst":
+    named = extras.named(error)
+    if not isinstance(named, extras.Missing):
         raise error
-    return fail(
-        f"this command needs the module {module}, which is not installed: pip install "
-        f"{extras.package_of(module)}",
-        BAD_INPUT,
-    )
+    return fail(named, BAD_INPUT)
 
 
 def guarded(command: Callable[..., int]) -> Callable[..., int]:

@@ -66,9 +66,18 @@ def one_of(name: str, value: Any, options: Iterable[str | None]) -> None:
         raise unknown(name, value, options)
 
 
-def unknown(name: str, value: Any, options: Iterable[str | None]) -> ValueError:
-    """The error of a value that is none of ``options``; it names the nearest one."""
-    near = nearest(value, options := list(options))
+def unknown(
+    name: str, value: Any, options: Iterable[str | None], otherwise: str = ""
+) -> ValueError:
+    """The error of a value that is none of ``options``; it names the nearest one.
+
+    Args:
+      name: of what is checked.
+      value: that was found.
+      options: that were expected.
+      otherwise: a suggestion where none of them is near, as a sentence.
+    """
+    near = nearest(value, options := list(options)) or otherwise
     return ValueError(f"{name} must be one of {options}, got {shown(value)}.{near}")
 
 

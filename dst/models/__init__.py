@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 from dst.core import extras
 from dst.core.registry import Registry
 
+extras.check("flax")
+
 if TYPE_CHECKING:  # for editors; at run time the marks are what counts
     from dst.models.batchnorm import recalibrate as recalibrate
     from dst.models.convnet import ConvNet as ConvNet
@@ -40,12 +42,11 @@ __all__ = sorted({entry.attribute for entry in REGISTRY.values()} | {"recalibrat
 
 
 def __getattr__(name: str) -> Any:
-    with extras.required():
-        if name == "recalibrate":
-            from dst.models.batchnorm import recalibrate
+    if name == "recalibrate":
+        from dst.models.batchnorm import recalibrate
 
-            return recalibrate
-        for entry in REGISTRY.values():
-            if entry.attribute == name:
-                return entry.load()
+        return recalibrate
+    for entry in REGISTRY.values():
+        if entry.attribute == name:
+            return entry.load()
     raise AttributeError(f"module 'dst.models' has no attribute {name!r}")

@@ -9,6 +9,9 @@ show them, ``many`` writes the page. ``plots``, ``theme``, ``words`` and ``page`
 
 from __future__ import annotations
 
-from dst.report.run import write_report
+from dst.core import extras
+
+with extras.required("train"):
+    from dst.report.run import write_report
 
 __all__ = ["write_report"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -212,8 +213,7 @@ print([main(arguments) for arguments in (["--help"], [], ["train", "x.yaml"], ["
 """)
     assert result.stdout == f"{dst.__version__}\n[2, 2, 2, 0]\n"
     assert result.stderr.splitlines() == 3 * [
-        "error: this command needs the module typer, which is not installed: "
-        "pip install 'dst-jax[train]'"
+        "error: this needs the module typer, which is not installed: pip install 'dst-jax[train]'"
     ]
 
 
@@ -222,7 +222,11 @@ print([main(arguments) for arguments in (["--help"], [], ["train", "x.yaml"], ["
     [
         ("import dst.nnx", "flax"),
         ("import dst; dst.save_masks", "train"),
-        ("import dst.models; dst.models.MLP", "flax"),
+        ("import dst.models", "flax"),
+        ("from dst.models import MLP", "flax"),
+        ("import dst.train.config.run", "train"),
+        ("import dst.report", "train"),
+        ("import dst.studies.sweep", "sweep"),
     ],
 )
 def test_without_extras_a_part_of_the_library_names_its_extra(code, extra):
@@ -233,6 +237,41 @@ except ModuleNotFoundError as error:
     print(error)
 """)
     assert f"pip install 'dst-jax[{extra}" in result.stdout, result
+
+
+# Packages that name what they need as a whole.
+WHOLE = ("dst.models", "dst.report", "dst.studies.", "dst.train.config")
+
+
+def test_without_extras_no_module_of_these_packages_fails_without_naming_its_extra():
+    files = sorted((ROOT / "dst").rglob("*.py"))
+    names = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in files]
+    modules = [x for x in (x.removesuffix(".__init__") for x in names) if x.startswith(WHOLE)]
+    result = python(f"""{WITHOUT_EXTRAS}
+import importlib
+for name in {modules}:
+    try:
+        importlib.import_module(name)
+        print(name, "is imported")
+    except ModuleNotFoundError as error:
+        print(error)
+""")
+    lines = result.stdout.splitlines()
+    assert len(lines) == len(modules) > 50, result
+    assert not [x for x in lines if "pip install 'dst-jax[" not in x]
+
+
+def test_an_extra_without_one_of_its_modules_is_named_before_anything_is_imported(monkeypatch):
+    extras.check("sweep")
+    monkeypatch.setitem(extras.EXTRAS, "no_such_module", "train")
+    extras.check("flax")
+    with pytest.raises(ModuleNotFoundError, match=r"no_such_module.*'dst-jax\[train\]'"):
+        extras.check("train")
+
+
+def test_a_module_of_dst_that_is_missing_is_a_defect_and_nothing_to_install():
+    with pytest.raises(ModuleNotFoundError, match="No module named 'dst.trian'"), extras.required():
+        importlib.import_module("dst.trian")
 
 
 def plain(name):
@@ -247,6 +286,15 @@ def test_each_module_is_in_the_extra_that_messages_name():
     for module, extra in extras.EXTRAS.items():
         names = {plain(re.split(r"[\[>=]", x)[0]) for x in offered[extra]}
         assert names & {plain(x) for x in distributions.get(module, names)}, module
+    for extra, brings in extras.INCLUDED.items():
+        found, open_ = set(), [extra]
+        while open_:
+            asked = " ".join(offered[open_.pop()])
+            found |= (
+                new := {x for y in re.findall(r"dst-jax\[(.*?)\]", asked) for x in y.split(",")}
+            )
+            open_ += new
+        assert found == set(brings), extra
 
 
 @pytest.mark.parametrize("command", ["schema", "--help"])

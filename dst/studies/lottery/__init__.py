@@ -13,6 +13,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from dst.core import extras
+
+extras.check("train")
+
 _MODULES = {
     "config": ("Connectivity", "RandomSearch", "Study", "Tickets", "dump", "is_study", "load"),
     "connectivity": ("Line", "instability", "line"),

@@ -9,8 +9,11 @@ run of one, ``progress`` shows all, ``driver`` is :func:`run`. There are two ``e
   and ``batch`` computes one update of all of them.
 """
 
-from dst.studies.sweep.driver import RESULTS, run
-from dst.studies.sweep.file import load
-from dst.studies.sweep.spec import Sweep, SweepError
+from dst.core import extras
+
+with extras.required("sweep"):
+    from dst.studies.sweep.driver import RESULTS, run
+    from dst.studies.sweep.file import load
+    from dst.studies.sweep.spec import Sweep, SweepError
 
 __all__ = ["RESULTS", "Sweep", "SweepError", "load", "run"]

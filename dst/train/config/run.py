@@ -19,7 +19,7 @@ from dst.rules.latent import Latent
 from dst.rules.rule import Rule
 from dst.train import data as data_sets
 from dst.train import objectives, optimizer
-from dst.train.config import doors, plain_data, recipes, schema, signatures
+from dst.train.config import doors, plain_data, recipes, schema, signatures, suggestions
 from dst.train.config.schema import Choice, Option, Section
 from dst.train.config.sections import Mesh, Sparsify, Train, Wandb
 from dst.train.config.warm_start import FixedMasks, Start
@@ -35,7 +35,10 @@ _OF_MODELS = ("shape", "classes", "rngs")  # what the program passes to a networ
 
 def _options(registry: Registry) -> dict[str, Option]:
     """The options of a package whose things are dataclasses."""
-    return {name: Option(entry.load()) for name, entry in registry.items()}
+    return {
+        name: Option(entry.load(), words=not entry.facts.get("path"))
+        for name, entry in registry.items()
+    }
 
 
 def _factories(
@@ -269,7 +272,7 @@ def parse(data: Mapping[str, Any], path: str | Path) -> Config:
                 f"{key} describes many runs, and this command makes one. Use `{command}`, or take "
                 f"the key {shown(key)} out."
             )
-    with doors.beside(Path(path)):
+    with doors.beside(Path(path)), suggestions.added(Config, data):
         config = schema.read(Config, recipes.filled(data, METHOD), "")
     return replace(
         config,

@@ -72,12 +72,14 @@ class Option:
       defaults: those that differ from its own.
       about: the object whose docstring describes the option; None: the dataclass.
       load: gives the factory that is called with the arguments; None: the dataclass is the thing.
+      words: whether names that a pattern stands for are plain words, not paths.
     """
 
     type: type
     defaults: Mapping[str, Any] = field(default_factory=dict)
     about: Any = None
     load: Callable[[], Callable[..., Any]] | None = None
+    words: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,9 @@ class Choice:
             )
         entry = self.entry(given["name"])
         if entry is None:
-            raise checks.unknown(f"{key}.name", given["name"], self.options)
+            raise checks.unknown(
+                f"{key}.name", given["name"], self.options, self._completed(given["name"])
+            )
         if self.bare and given is not value:
             return value
         option = self.options[entry]
@@ -126,6 +130,15 @@ class Choice:
         self._refuse_keys_of_others(entry, fields, key)
         arguments = read_fields(option.type, fields, key, option.defaults)
         return Section(given["name"], arguments, option.load) if self.named else arguments
+
+    def _completed(self, name: Any) -> str:
+        """A suggestion for a word that is one of a pattern but for the start: `tfds:cifar10`."""
+        if not (isinstance(name, str) and re.fullmatch(r"\w{1,40}", name)):
+            return ""
+        full = [
+            x[:-1] + name for x, option in self.options.items() if option.words and x[-1] == "*"
+        ]
+        return f" Did you mean {' or '.join(map(shown, full))}?" if full else ""
 
     def _refuse_keys_of_others(self, entry: str, given: Mapping[str, Any], key: str) -> None:
         known = {name: strict.hints(x.type).keys() for name, x in self.options.items()}

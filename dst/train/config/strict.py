@@ -45,6 +45,28 @@ _STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 Nested = Callable[[Any], str | None]
 
 
+class UnknownKey(ValueError):
+    """A key that its section does not have.
+
+    Attributes:
+      section: dotted; empty: the config itself.
+      name: of the key.
+      known: the keys of the section.
+      near: a suggestion from among them, as a sentence; empty: none is near.
+    """
+
+    def __init__(self, section: str, name: str, known: Sequence[str]):
+        self.section, self.name, self.known = section, name, known
+        self.near = checks.nearest(name, known)
+        super().__init__(self.message(self.near))
+
+    def message(self, suggestion: str) -> str:
+        """What is wrong, with a suggestion."""
+        key = f"{self.section}.{self.name}" if self.section else self.name
+        owner = self.section or "A config"
+        return f"{key} is no known key.{suggestion} {owner} has the keys {self.known}."
+
+
 @cache
 def hints(cls: Any) -> dict[str, Any]:
     """The types of a dataclass's fields, ranges included."""
@@ -88,7 +110,7 @@ def validated(
     try:
         read = _model(cls, optional, nested).model_validate(given)
     except pydantic.ValidationError as error:
-        raise ValueError(_message(cls, given, key, error, nested)) from error
+        raise _refusal(cls, given, key, error, nested) from error
     by_alias = type(read).model_fields
     return {str(by_alias[x].alias): getattr(read, x) for x in read.model_fields_set}
 
@@ -153,19 +175,31 @@ def _bounds(check: Check) -> dict[str, Any]:
     return {_BOUNDS[word]: bound for word, bound in check.schema}
 
 
-def _message(
+def _refusal(
     cls: Any, given: Mapping[str, Any], key: str, error: pydantic.ValidationError, nested: Nested
-) -> str:
-    prefix, names = f"{key}." if key else "", [f.name for f in fields(cls)]
+) -> ValueError:
     every = error.errors(include_url=False)
     errors = {x["type"]: x for x in reversed(every) if len(x["loc"]) == 1}  # the first of each
     if x := errors.get("extra_forbidden"):
-        name = short(str(x["loc"][0]))
+        name, names = short(str(x["loc"][0])), [f.name for f in fields(cls)]
         for new in set(_RENAMED.get(name, ())) & set(names):
-            return f"{prefix}{name} is now called {new}. Rename the key."
-        near = checks.nearest(name, names)
-        return f"{prefix}{name} is no known key.{near} {key or 'A config'} has the keys {names}."
-    own = hints(cls)
+            prefix = f"{key}." if key else ""
+            return ValueError(f"{prefix}{name} is now called {new}. Rename the key.")
+        return UnknownKey(key, name, names)
+    return ValueError(_message(cls, given, key, errors, every, nested))
+
+
+def _message(
+    cls: Any, given: Mapping[str, Any], key: str, errors: Any, every: Any, nested: Nested
+) -> str:
+    """What is wrong with the value of a known key.
+
+    Args:
+      cls, given, key, nested: as of :func:`validated`.
+      errors: pydantic's, the first of each kind that is about a field as a whole.
+      every: all of pydantic's errors.
+    """
+    prefix, own = f"{key}." if key else "", hints(cls)
     if x := errors.get("missing"):
         name = str(x["loc"][0])
         return f"{prefix}{name} is missing; {words(own[name], nested)} is expected."

@@ -8,7 +8,7 @@ import pytest
 
 import dst
 from dst import cli
-from dst.train.config import docstrings, plain_data, schema, strict
+from dst.train.config import docstrings, plain_data, schema, strict, suggestions
 from dst.train.config import run as config
 from dst.train.config.lint import advice
 from dst.train.data.digits import Digits
@@ -18,6 +18,26 @@ from tests.training import CONFIGS, ROOT, SMALL, small, write_small
 BAD = {
     "unknown section": (["modle.name=mlp"], ["modle", "Did you mean 'model'?"]),
     "unknown key": (["method.sparsty=0.9"], ["method.sparsty", "Did you mean 'sparsity'?"]),
+    "a key of another section": (["steps=5"], ["steps is no", "Did you mean 'train.steps'?"]),
+    "a key of another section, near one of its own": (
+        ["sparsity=0.9"],
+        ["sparsity is no known key", "Did you mean 'method.sparsity'?"],
+    ),
+    "a key of the wrong section": (
+        ["train.batch_size=32"],
+        ["train.batch_size", "Did you mean 'data.batch_size'?"],
+    ),
+    "a key of another section, misspelt": (["learnin_rate=1"], ["'optimizer.learning_rate'?"]),
+    "a short name": (["optimizer.lr=1"], ["optimizer.lr", "Did you mean 'learning_rate'?"]),
+    "a short name without its section": (["lr=1"], ["Did you mean 'optimizer.learning_rate'?"]),
+    "a name of other libraries": (["train.epochs=3"], ["epochs", "Did you mean 'steps'?"]),
+    "a name in two sections": (["data.start=3"], ["Did you mean 'method.start' or 'start'?"]),
+    "a name in other spelling": (["optimizer.Learning-Rate=1"], ["Did you mean 'learning_rate'?"]),
+    "a key of no section": (["optimizer.xyzzy=1"], ["optimizer.xyzzy is no known key. optimizer"]),
+    "a data set without its source": (
+        ["data.name=cifar10"],
+        ["data.name must be one of", "Did you mean 'tfds:cifar10'?"],
+    ),
     "unknown method": (["method.name=rigll"], ["method.name", "'rigll'", "Did you mean 'rigl'?"]),
     "unknown model": (["model.name=mpl"], ["model.name", "'convnet'", "Did you mean 'mlp'?"]),
     "unknown optimizer": (["optimizer.name=adamww"], ["optimizer.name", "Did you mean 'adamw'?"]),
@@ -262,3 +282,17 @@ def test_another_method_takes_along_what_it_knows():
     # What an override itself says must be known.
     with pytest.raises(config.ConfigError, match=r"method.drop_fraction is no known key"):
         config.load(path, ["method=gmp", "method.drop_fraction=0.5"])
+
+
+def test_every_other_word_stands_for_a_key_and_is_none_itself():
+    def fields(cls):
+        for f in strict.fields(cls):
+            yield f.name
+            hint = strict.hints(cls)[f.name]
+            inner = [o.type for o in _options(hint)]
+            for x in [*inner, *([hint] if dataclasses.is_dataclass(hint) else [])]:
+                yield from fields(x)
+
+    known = set(fields(config.Config))
+    assert set(suggestions.OTHER_WORDS.values()) <= known
+    assert not suggestions.OTHER_WORDS.keys() & known
