@@ -23,8 +23,9 @@ from dst.train.objectives.figures import SCORES
 
 ARGUMENTS = "${args_no_hyphens}"
 # Keys that only W&B reads.
-_THEIRS = ("program", "description", "project", "entity")
-_KEYS = ("name", "command", "method", "metric", "parameters", "early_terminate", "run_cap")
+THEIRS = ("program", "description", "project", "entity")
+KEYS = ("name", "command", "method", "metric", "parameters", "early_terminate", "run_cap")
+METHODS = ("grid", "random", "bayes")
 # The numbers in `summary.json`; which scores there are depends on data and optimizer.
 MEASURED = (
     *SCORES,
@@ -58,9 +59,9 @@ def load(path: str | Path) -> Sweep:
 
     for key in data:
         with at(key):
-            if key not in (*_KEYS, *_THEIRS):
-                known = checks.nearest(key, _KEYS)
-                raise ValueError(f"a sweep has no {shown(key)}, only {list(_KEYS)}.{known}")
+            if key not in (*KEYS, *THEIRS):
+                known = checks.nearest(key, KEYS)
+                raise ValueError(f"a sweep has no {shown(key)}, only {list(KEYS)}.{known}")
     for key in ("command", "method", "parameters"):
         with at():
             if key not in data:
@@ -68,7 +69,7 @@ def load(path: str | Path) -> Sweep:
     with at("command"):
         base, fixed = _command(data["command"])
     with at("method"):
-        checks.one_of("method", data["method"], ("grid", "random", "bayes"))
+        checks.one_of("method", data["method"], METHODS)
     with at("metric"):
         metric = _section(Metric, "metric", data.get("metric", {"name": "loss"}))
         checks.one_of("metric.goal", metric.goal, ("minimize", "maximize"))
