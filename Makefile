@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test bench check evidence docs linkcheck format clean
+.PHONY: help train test bench check evidence docs linkcheck schema format clean
 
 # Written so that any Python can read it, to tell an old one apart.
 define CHECK_PYTHON
@@ -61,6 +61,12 @@ linkcheck: $(STAMP) ## ask the network whether the addresses that the site names
 format: $(STAMP) ## format, and fix what lint can fix
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+
+schema: $(STAMP) ## write the schemas by which editors check configs and sweep files, after a change of them
+	mkdir -p build
+	$(BIN)/dst schema > build/config.json
+	$(BIN)/dst schema --sweep > build/sweep.json
+	mv build/config.json build/sweep.json dst/cli/starter/schema/
 
 clean: ## remove caches and build output; .venv and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

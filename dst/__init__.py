@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dst.core.roles import roles
 from dst.core.selection import top_k_mask
@@ -62,6 +62,15 @@ from dst.rules.structure import (
     OutputChannel,
     Unstructured,
 )
+
+if TYPE_CHECKING:  # what `__getattr__` loads, for type checkers and editors
+    from dst import flops as flops
+    from dst import nnx as nnx
+    from dst.io.safetensors import load_masks as load_masks
+    from dst.io.safetensors import load_weights as load_weights
+    from dst.io.safetensors import save_masks as save_masks
+    from dst.io.safetensors import save_weights as save_weights
+    from dst.oneshot.magnitude import prune as prune
 
 __version__ = "0.1.0"
 

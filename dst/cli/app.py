@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from dst import __version__
-from dst.cli import exits, inspect, launch, lottery, methods, report, resume, schema, sweep, train
+from dst.cli import (
+    exits,
+    init,
+    inspect,
+    launch,
+    lottery,
+    methods,
+    report,
+    resume,
+    schema,
+    sweep,
+    train,
+)
 
 # Plain text, not boxes: the site shows the same help, and no command loads rich to print it.
 app = typer.Typer(
@@ -46,6 +58,7 @@ _add(sweep.sweep, "Exit codes: as for train; 1 also where a trial has failed.")
 _add(lottery.lottery, exits.CODES)
 # What follows train or resume belongs to them, options included.
 _add(launch.launch, exits.CODES, allow_interspersed_args=False)
+_add(init.init)
 _add(inspect.inspect)
 _add(report.report, report.EPILOG)
 _add(methods.methods)

@@ -6,7 +6,7 @@ must not need it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Num, UInt8
@@ -25,6 +25,7 @@ else:
 # Python's types cannot describe a pytree: these say what one is for.
 PyTree: TypeAlias = Any  # containers of arrays, nested in any way
 Params: TypeAlias = PyTree  # the parameters of a model
+Tree = TypeVar("Tree")  # a pytree, of which a function returns one of the same type
 OptState: TypeAlias = PyTree  # the state of an Optax transformation
 Batch: TypeAlias = PyTree  # what a loss is computed on
 ArrayLike: TypeAlias = Any  # what numpy.asarray reads: arrays of NumPy and of JAX
@@ -40,5 +41,6 @@ __all__ = [
     "OptState",
     "Params",
     "PyTree",
+    "Tree",
     "UInt8",
 ]

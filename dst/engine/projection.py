@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from dst.core import tree
-from dst.core.typing import OptState, Params
+from dst.core.typing import OptState, Tree
 from dst.engine.masks import active
 from dst.engine.state import masks_by_path
 
 
-def apply_masks(params: Params, opt_state: OptState) -> Params:
+def apply_masks(params: Tree, opt_state: OptState) -> Tree:
     """Parameters with their inactive weights set to zero.
 
     Call it once after ``tx.init``, and on averages of parameters before they are evaluated.

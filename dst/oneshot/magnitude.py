@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from dst.core.tree import Select
-from dst.core.typing import Array, Params
+from dst.core.typing import Array, Tree
 from dst.engine.projection import apply_masks
 from dst.engine.sparsify import sparsify
 from dst.inspect.metrics import masks
@@ -20,7 +20,7 @@ _WEIGHTS = Unstructured()
 
 
 def prune(
-    params: Params,
+    params: Tree,
     sparsity: float,
     *,
     allocation: str | Allocator = "uniform",
@@ -29,7 +29,7 @@ def prune(
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     stacked: Mapping[str, int] | None = None,
     axes: Mapping[str, str] | None = None,
-) -> tuple[Params, dict[str, Array]]:
+) -> tuple[Tree, dict[str, Array]]:
     """Sets the smallest weights to zero, once; counts are exact, ties keep the lower index.
 
     Args:

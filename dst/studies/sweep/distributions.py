@@ -108,9 +108,9 @@ def read(given: Mapping[str, Any]) -> Distribution:
     Raises:
       ValueError: a key is missing, unknown, or no number.
     """
-    name = given.get("distribution", _guess(given))
-    checks.one_of("distribution", name, _KEYS)
-    needed, optional = _KEYS[name]
+    name = given.get("distribution", guess(given))
+    checks.one_of("distribution", name, KEYS)
+    needed, optional = KEYS[name]
     for key in given:
         if key != "distribution" and key not in (*needed, *optional):
             raise ValueError(f"{name} has no {shown(key)}, only {[*needed, *optional]}.")
@@ -133,7 +133,7 @@ def read(given: Mapping[str, Any]) -> Distribution:
 
 _INTERVAL, _NORMAL = (("min", "max"), ()), ((), ("mu", "sigma"))
 # The keys that each must have, and may have.
-_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "constant": (("value",), ()),
     "categorical": (("values",), ()),
     "categorical_w_probabilities": (("values", "probabilities"), ()),
@@ -151,7 +151,8 @@ _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def _guess(given: Mapping[str, Any]) -> str:
+def guess(given: Mapping[str, Any]) -> str:
+    """The distribution that the keys of a parameter mean without ``distribution``."""
     if "value" in given:
         return "constant"
     if "values" in given:

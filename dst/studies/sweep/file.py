@@ -20,8 +20,9 @@ from dst.train.config import plain_data
 from dst.train.config.run import ConfigError
 
 # Keys that only W&B reads.
-_THEIRS = ("program", "description", "project", "entity")
-_KEYS = ("name", "command", "method", "metric", "parameters", "early_terminate", "run_cap")
+THEIRS = ("program", "description", "project", "entity")
+KEYS = ("name", "command", "method", "metric", "parameters", "early_terminate", "run_cap")
+METHODS = ("grid", "random", "bayes")
 _MANY = 100_000  # trials of a grid; more are a mistake
 
 T = TypeVar("T", Metric, Hyperband)
@@ -49,9 +50,9 @@ def load(path: str | Path) -> Sweep:
 
     for key in data:
         with at(key):
-            if key not in (*_KEYS, *_THEIRS):
-                known = checks.nearest(key, _KEYS)
-                raise ValueError(f"a sweep has no {shown(key)}, only {list(_KEYS)}.{known}")
+            if key not in (*KEYS, *THEIRS):
+                known = checks.nearest(key, KEYS)
+                raise ValueError(f"a sweep has no {shown(key)}, only {list(KEYS)}.{known}")
     for key in ("command", "method", "parameters"):
         with at():
             if key not in data:
@@ -59,7 +60,7 @@ def load(path: str | Path) -> Sweep:
     with at("command"):
         program = command.read(data["command"], data.get("program"))
     with at("method"):
-        checks.one_of("method", data["method"], ("grid", "random", "bayes"))
+        checks.one_of("method", data["method"], METHODS)
     with at("metric"):
         metric = _section(Metric, "metric", data.get("metric", {"name": "loss"}))
         checks.one_of("metric.goal", metric.goal, ("minimize", "maximize"))

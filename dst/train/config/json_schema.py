@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any, get_origin
 
 from dst.train.config import strict
 from dst.train.config.docstrings import field_texts
 from dst.train.config.schema import Choice, Option, choice_of, dump, is_optional, nested
+
+DRAFT = "http://json-schema.org/draft-07/schema#"  # what editors know best
+
+
+def document(schema: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """A schema as a file of its own; what several keys may be stands in ``$defs`` once.
+
+    Args:
+      schema: of an object.
+      title: what the object is.
+    """
+    found = Counter((key, json.dumps(arms)) for key, arms in _unions(schema))
+    names = {text: key for (key, text), n in found.items() if n > 1 and len(text) > _SHORT}
+    defs = {key: {"anyOf": json.loads(text)} for text, key in names.items()}
+    if len(defs) < len(names):
+        raise ValueError(f"{title}: two definitions have one name, of {sorted(names.values())}.")
+
+    def referring(x: Any) -> Any:
+        if isinstance(x, list):
+            return [referring(y) for y in x]
+        if not isinstance(x, Mapping):
+            return x
+        key = names.get(json.dumps(x.get("anyOf")))
+        rest = {k: referring(v) for k, v in x.items() if key is None or k != "anyOf"}
+        return rest if key is None else {"$ref": f"#/$defs/{key}", **rest}
+
+    head = {"$schema": DRAFT, "title": title}
+    return {**head, **referring(schema), "$defs": {**defs, **schema.get("$defs", {})}}
+
+
+_SHORT = 200  # characters of a union that is written out wherever it occurs
+
+
+def _unions(schema: Any) -> Iterator[tuple[str, Any]]:
+    """Every key whose value is one of several, with the alternatives."""
+    for key, entry in schema.get("properties", {}).items():
+        if "anyOf" in entry:
+            yield key, entry["anyOf"]
+        yield from _unions(entry)
+    for arm in schema.get("anyOf", ()):
+        yield from _unions(arm)
 
 
 def json_schema(hint: Any) -> dict[str, Any]:
