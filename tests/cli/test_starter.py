@@ -16,7 +16,7 @@ from dst import cli
 from dst.cli import init, schema
 from dst.core import files
 from dst.studies import sweep
-from dst.studies.sweep import file
+from dst.studies.sweep import command, file
 from dst.train.config import plain_data
 from dst.train.config import run as config
 from tests.training import FILES, ROOT, SWEEPS
@@ -52,7 +52,7 @@ def test_schemas_are_of_the_draft_that_they_name(schemas):
 
 
 SWEEP = {
-    "command": ["dst", "train", str(ROOT / "configs/digits/rigl.yaml"), file.ARGUMENTS],
+    "command": ["dst", "train", str(ROOT / "configs/digits/rigl.yaml"), command.ARGUMENTS],
     "method": "random",
     "run_cap": 3,
     "parameters": {"seed": {"values": [0, 1]}},
@@ -66,7 +66,7 @@ SWEEP = {
         ({"method": "gird"}, ("method",)),
         ({"run_cap": 0}, ("run_cap",)),
         ({"command": ["dst", "train", "x.yaml"]}, ("command",)),
-        ({"metric": {"name": "acuracy"}}, ("metric", "name")),
+        ({"metric": {"name": 3}}, ("metric", "name")),
         ({"metric": {"name": "accuracy", "goal": "max"}}, ("metric", "goal")),
         ({"early_terminate": {"type": "hyperband"}}, ("early_terminate",)),
         ({"parameters": {}}, ("parameters",)),
@@ -131,7 +131,7 @@ def test_init_writes_a_config_and_a_sweep_that_load_from_where_it_was_called(dem
     found = config.load(demo / "train.yaml")
     assert (found.name, found.method.name) == ("my-demo", "rigl")
     trials = sweep.load(demo / "sweep.yaml")
-    assert (trials.name, trials.config, len(trials.trials())) == (
+    assert (trials.name, trials.command.config, len(trials.trials())) == (
         "my-demo-sweep",
         demo / "train.yaml",
         18,
