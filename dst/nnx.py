@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from dst import flops
 from dst.core import checks, extras
-from dst.core.typing import OptState, Params, PyTree
+from dst.core.typing import ArrayLike, OptState, Params, PyTree
 from dst.engine.projection import apply_masks
 from dst.engine.sparsify import around, sparsify
 from dst.inspect import invariants, metrics
@@ -24,7 +26,7 @@ with extras.required():
 
     from dst.core.roles.nnx import axes, owner, roles
 
-__all__ = ["Mask", "Optimizer", "axes", "check_invariants", "costs", "detach", "masks"]
+__all__ = ["Mask", "Optimizer", "attach", "axes", "check_invariants", "costs", "detach", "masks"]
 
 _SUFFIX = "_mask"
 _OTHER_SUFFIX = "_sparsity_mask"  # where the module has an attribute of the first name
@@ -95,11 +97,10 @@ class Optimizer(nnx.Optimizer):
         self.attach_masks = attach_masks
         params = nnx.state(model, wrt, graph=graph)
         nnx.update(model, apply_masks(params, self._arrays()))
-        detach(model)
         if attach_masks:
-            for path, mask in metrics.masks(self._arrays()).items():
-                holder, name, inner_path = _holder(model, path)
-                setattr(holder, name, Mask(mask, parameter=inner_path))
+            attach(model, metrics.masks(self._arrays()))
+        else:
+            detach(model)
 
     def update(self, model: nnx.Module, grads: PyTree, /, **kwargs: Any) -> PyTree:
         """One optimizer step; ``topology`` as in :func:`dst.sparsify`, other extras go inside."""
@@ -138,6 +139,32 @@ def masks(model: nnx.Module) -> dict[str, np.ndarray]:
             "FromMasks(masks=...)."
         )
     return carried
+
+
+def attach(model: nnx.Module, masks: Mapping[str, ArrayLike]) -> None:
+    """Lets a model carry masks, in place of those that it has; parameters stay as they are.
+
+    Args:
+      model: an NNX module; changed in place.
+      masks: bool arrays by the leaf path of their parameter, such as :func:`dst.load_masks` reads.
+
+    Raises:
+      ValueError: a path that is none of the model's, or a mask of another shape.
+    """
+    detach(model)
+    shapes = {
+        "/".join(map(str, key)): tuple(variable.get_value().shape)
+        for key, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))
+    }
+    for path, mask in masks.items():
+        shape = shapes.get(path)
+        if shape != jnp.shape(mask):
+            found = "no such parameter" if shape is None else f"a parameter of shape {shape}"
+            raise ValueError(
+                f"masks: expected {path} of shape {jnp.shape(mask)} in the model, found {found}."
+            )
+        holder, name, inner_path = _holder(model, path)
+        setattr(holder, name, Mask(jnp.asarray(mask, bool), parameter=inner_path))
 
 
 def detach(model: nnx.Module) -> None:

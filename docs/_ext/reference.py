@@ -167,6 +167,8 @@ def _type(entry: dict[str, Any]) -> str:
     if "anyOf" in entry:
         # dst.rules.schedule.Duration is int | str, in this order.
         return " or ".join(map(_type, entry["anyOf"])).replace("integer or string", "duration")
+    if "prefixItems" in entry:
+        return f"list of {len(entry['prefixItems'])}: {_type(entry['prefixItems'][0])}"
     if entry["type"] == "array":
         return f"list: {_type(entry['items'])}"
     if entry["type"] == "object" and isinstance(inner := entry.get("additionalProperties"), dict):

@@ -61,6 +61,13 @@ def write(where: Path, out: Path | None = None) -> int:
     return DONE
 
 
+def of_run(where: Path) -> None:
+    """Writes the report of a run that has finished, for the training loop."""
+    from dst.report.run import write_report  # only at the end: this loads Matplotlib
+
+    write_report(where)
+
+
 def is_study(where: Path) -> bool:
     """Whether a directory is that of a study, not of a run."""
     from dst.studies.lottery import config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,11 @@ def resume(run: Run, overrides: Overrides = None, changed: Changed = False) -> i
     changes = overrides or []
     source = str(run / run_dir.CONFIG)
     if not is_study(run):
-        return running.run(run, source, lambda loop: loop.resume(run, changes, changed=changed))
+
+        def start(loop: Any, report: running.Report) -> object:
+            return loop.resume(run, changes, changed=changed, report=report)
+
+        return running.run(run, source, start)
     if changes:
         return fail(
             f"{run} is a study, and its runs share one config. Start a new one to change "

@@ -8,23 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from dst.cli.exits import BAD_INPUT, DONE, FAILED, RESUME, fail
-from dst.cli.report import write
+from dst.cli.report import of_run, write
+
+Report = Callable[[Path], object]
 
 
-def run(where: Path, source: str, start: Callable[[Any], Any]) -> int:
-    """Starts or resumes a run with the training loop, and writes its report.
+def run(where: Path, source: str, start: Callable[[Any, Report], Any]) -> int:
+    """Starts or resumes a run with the training loop, which writes its report.
 
     Args:
       where: the run directory.
       source: names the config in messages.
-      start: called with the module :mod:`dst.train.loop`.
+      start: called with the module :mod:`dst.train.loop`, and with what writes the report.
     """
     # Only now, with a config that is known to be good: this loads Flax and Orbax.
     from dst.train import loop
     from dst.train.distributed import processes
+    from dst.train.records import run_dir
 
-    code = _finish(where, source, lambda: start(loop))
-    return code or processes.decided(lambda: write(where))
+    code = _finish(where, source, lambda: start(loop, of_run))
+    if code == DONE and processes.first():
+        print(f"report: {where / run_dir.REPORT}")
+    return code
 
 
 def study(where: Path, source: str, start: Callable[[Any], Any]) -> int:

@@ -12,13 +12,17 @@ EXTRAS = {
     **dict.fromkeys(("docstring_parser", "grain", "jinja2", "matplotlib", "orbax"), "train"),
     **dict.fromkeys(("pydantic", "rich", "ruamel", "safetensors", "scipy", "sklearn"), "train"),
     "typer": "train",
-    **dict.fromkeys(("PIL", "array_record", "tensorflow_datasets"), "tfds"),
+    **dict.fromkeys(("PIL", "pyarrow", "tokenizers"), "data"),
+    **dict.fromkeys(("array_record", "tensorflow_datasets"), "tfds"),
     "optuna": "sweep",
     "psycopg": "postgres",
     "wandb": "wandb",
 }
 # Extras that others bring along.
-INCLUDED = {"train": ("flax",), "tfds": ("flax", "train"), "sweep": ("flax", "train")}
+INCLUDED = {
+    "train": ("flax",),
+    **dict.fromkeys(("data", "sweep", "tfds"), ("flax", "train")),
+}
 
 
 class Missing(ModuleNotFoundError):

@@ -15,6 +15,7 @@ from jax.tree_util import PyTreeDef
 from dst.core import checks, names
 from dst.core.patterns import lookup, matches, require_matches
 from dst.core.roles import Role, in_tree
+from dst.core.text import shown
 from dst.core.typing import Array, Params, PyTree
 
 Select = str | Sequence[str] | Callable[[str, Array], bool]
@@ -168,7 +169,8 @@ def survey(
         tell a depthwise kernel from one that reads gray images). What is sparse under an unknown
         name is marked a guess.
       overrides: ``{pattern: {"sparsity": s, "structure": x}}``; sparsity 0 means dense.
-      stacked: ``{pattern: number of leading axes that enumerate layers}``.
+      stacked: ``{pattern: number of leading axes that enumerate layers}``; of a kernel whose module
+        says its axes, those before them.
       axes: ``{pattern: "k k i o"}``, one letter per axis that is not stacked.
       roles: what the modules of the model say, of :func:`dst.roles`. Equinox modules in `params`
         are asked anyway.
@@ -180,6 +182,7 @@ def survey(
     if not paths:
         return []
     select = [select] if isinstance(select, str) else select
+    _check_arguments(select, {"overrides": overrides, "stacked": stacked, "axes": axes})
     if select is not None and not callable(select):
         require_matches("select", [p.removeprefix("!") for p in select], paths)
     for name, patterns in (("overrides", overrides), ("stacked", stacked), ("axes", axes)):
@@ -188,12 +191,13 @@ def survey(
 
     result = []
     for path, leaf in zip(paths, leaves, strict=True):
-        depth = lookup(stacked, path) or 0
+        shape, role = tuple(leaf.shape), roles.get(path)
+        depth = lookup(stacked, path)
+        if depth is None:  # what a module has beside the axes that it knows enumerates layers
+            depth = max(len(shape) - len(role.axes.split()), 0) if role and role.axes else 0
         checks.integer(f"stacked axes of {path}", depth, at_least=0)
-        shape = tuple(leaf.shape)
         depth = min(depth, len(shape))
         settings = dict(lookup(overrides, path) or {})
-        role = roles.get(path)
         sparse, why = _choose(path, leaf, len(shape) - depth, select, role)
         if depth == len(shape) > 0 and (sparse or depth > 1):  # a scalar per layer stays dense
             raise ValueError(
@@ -247,6 +251,25 @@ def _check_overrides(overrides: Mapping[str, Mapping[str, Any]], leaves: Sequenc
             f"overrides: {pattern!r} matches no sparse leaf: {reached[0].path} is dense "
             f"({reached[0].why}). Choose it with select=, or leave the override out."
         )
+
+
+def _check_arguments(select: Any, by_pattern: Mapping[str, Any]) -> None:
+    """Raises unless arguments have the form that :func:`survey` reads."""
+    strings = isinstance(select, Sequence) and all(isinstance(x, str) for x in select)
+    if not (select is None or callable(select) or strings):
+        raise ValueError(
+            "select must be a pattern, a list of patterns or a function (path, leaf) -> bool, got "
+            f"{shown(select)}."
+        )
+    for name, patterns in by_pattern.items():
+        if not (patterns is None or isinstance(patterns, Mapping)):
+            raise ValueError(f"{name} must be a mapping by leaf pattern, got {shown(patterns)}.")
+    for pattern, settings in (by_pattern["overrides"] or {}).items():
+        if not isinstance(settings, Mapping):
+            raise ValueError(
+                f"overrides of {pattern} must be a mapping such as {{'sparsity': 0.5}}, got "
+                f"{shown(settings)}."
+            )
 
 
 def _fitting(roles: Mapping[str, Role], paths: Sequence[str]) -> Mapping[str, Role]:

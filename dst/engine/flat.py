@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from dst.core import tree
@@ -42,11 +43,26 @@ class Flat:
                 "the sparse state does not fit the parameters: it belongs to another tree. "
                 f"Use the opt_state of tx.init(params). {error}"
             ) from error
-        for path, leaf in zip(self.paths, leaves, strict=True):
-            if leaf is None:
+        return leaves
+
+    def gradients(self, grads: PyTree) -> list[Any]:
+        """All leaves of the gradients.
+
+        Raises:
+          ValueError: another structure than that of the parameters, a gradient that is None, or
+            one of another shape.
+        """
+        leaves = self.leaves_of(grads)
+        for path, leaf, grad in zip(self.paths, self.leaves, leaves, strict=True):
+            if grad is None:
                 raise ValueError(
                     f"{path}: expected a gradient, got None. Differentiate with respect to all "
                     "parameters of tx.init(params), or give zeros."
+                )
+            if jnp.shape(grad) != jnp.shape(leaf):
+                raise ValueError(
+                    f"{path}: expected a gradient of shape {jnp.shape(leaf)}, got "
+                    f"{jnp.shape(grad)}. Average over examples and devices before tx.update."
                 )
         return leaves
 

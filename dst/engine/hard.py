@@ -96,7 +96,7 @@ class HardMasks:
     ) -> tuple[PyTree, SparsifyState]:
         """One step: updates of the parameters, and the state after it."""
         flat = Flat(params, self.plan)
-        step = _Step(self.inner, self.rule, flat, params, flat.leaves_of(grads), extra)
+        step = _Step(self.inner, self.rule, flat, params, flat.gradients(grads), extra)
         if self.rule.which.accumulator is not None:
             state = _accumulated(step, self.rule.which.accumulator, state)
         if self.rule.when is None or not flat.plans:

@@ -101,7 +101,7 @@ class LatentWeights:
     ) -> tuple[PyTree, SparsifyState]:
         """One step: updates of the parameters, and the state after it."""
         rule, flat = self.rule, Flat(params, self.plan)
-        before = _latent_leaves(rule, flat, state, flat.pick(leaves := flat.leaves_of(grads)))
+        before = _latent_leaves(rule, flat, state, flat.pick(leaves := flat.gradients(grads)))
         points = [x.latent for x in before]
         dense_grads = leaves if rule.train_dense else list(map(jnp.zeros_like, leaves))
         updates, inner_state = self.inner.update(

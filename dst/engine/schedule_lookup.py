@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dst.core.text import shown
 from dst.core.typing import Array
 from dst.engine.state import Hyper, SparsifyState
 from dst.rules.schedule import FOREVER
@@ -41,6 +42,10 @@ def branch(
         topology = fires(state.count, state.hyper)
     if isinstance(topology, (bool, np.bool_)):
         return changing() if topology else plain()
+    if not (isinstance(topology, jax.Array) and topology.shape == ()):
+        raise ValueError(
+            f"topology must be None, True, False or a bool scalar, got {shown(topology)}."
+        )
     return lax.cond(topology, changing, plain)
 
 

@@ -60,12 +60,14 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
     """What :func:`sparsify` returns: an Optax transformation that can show its plan.
 
     Attributes:
+      method: as it was given.
       rule: the method with all durations in optimizer steps.
       plan: ``plan(params)`` is the start table: every leaf, what it is and why; printable.
       update_weights: whether the inner optimizer takes a step at topology steps.
       selects_every_step: whether masks may change at other steps than topology steps.
     """
 
+    method: Method | Rule | Latent
     rule: Rule | Latent
     plan: Callable[[Params], Plan]
     update_weights: bool
@@ -177,7 +179,7 @@ def sparsify(
         return state
 
     tx = SparseTransformation(init, update)
-    tx.rule, tx.plan = run.rule, run.plan
+    tx.method, tx.rule, tx.plan = method, run.rule, run.plan
     tx.update_weights, tx.selects_every_step = run.update_weights, run.selects_every_step
     return tx
 
@@ -197,7 +199,7 @@ def around(tx: SparseTransformation, outer: optax.GradientTransformation) -> Spa
     """``outer``, which wraps ``tx``, with the plan and the schedule of ``tx``."""
     outer = optax.with_extra_args_support(outer)
     whole = SparseTransformation(outer.init, outer.update)
-    whole.rule, whole.plan = tx.rule, tx.plan
+    whole.method, whole.rule, whole.plan = tx.method, tx.rule, tx.plan
     whole.update_weights, whole.selects_every_step = tx.update_weights, tx.selects_every_step
     return whole
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dst.report import reading
-from dst.report.contents import Run, figure_of, most_telling, number
+from dst.report.contents import Run, number
 from dst.report.words import listed
 from dst.train.config import plain_data
-from dst.train.objectives.figures import Figure
+from dst.train.objectives.figures import Figure, figure_of, headline
 from dst.train.records import run_dir
 
 FILE, JOURNAL, RESULTS, TRIALS = "sweep.yaml", "journal.log", "sweep.json", "trials"
@@ -81,7 +81,7 @@ class Runs:
         else:
             # Only a figure that all runs have can compare them.
             names = [run.logged() | run.summary.keys() for run in runs]
-            name = most_telling(set.intersection(*names) if names else set())
+            name = headline(set.intersection(*names) if names else set())
         figure = figure_of(name)
         if name == self.metric and self.goal == "maximize":
             figure = replace(figure, best=max)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from dst.train.objectives.figures import FIGURES, Figure, headline
+from dst.train.objectives.figures import FIGURES, Figure, figure_of, headline
 
 
 def number(value: Any) -> float | None:
@@ -81,7 +81,7 @@ class Run:
 
     def headline(self) -> str:
         """The figure that this run is about: the most telling one that was logged."""
-        return most_telling(self.logged() | self.summary.keys())
+        return headline(self.logged() | self.summary.keys())
 
     def figure(self) -> Figure:
         """How the headline is shown."""
@@ -143,16 +143,6 @@ class Run:
         if mask.size:
             sparsity = 1 - active / mask.size
         return Layer(path, mask.shape, active, mask.size, sparsity, explored)
-
-
-def figure_of(name: str) -> Figure:
-    """How a figure is shown; one that the objectives do not name is a number to be lowered."""
-    return FIGURES.get(name, Figure(name.replace("_", " "), share=False, best=min))
-
-
-def most_telling(names: Set[str]) -> str:
-    """The figure to show of those that a record has; the loss where no objective names one."""
-    return "loss" if "loss" in names and not names & FIGURES.keys() else headline(names)
 
 
 def summary_layers(summary: Mapping[str, Any]) -> list[Layer]:

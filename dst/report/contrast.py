@@ -179,7 +179,10 @@ def fitted(groups: Sequence[Group], keys: Sequence[str], name: str) -> list[Effe
     """
     known = [x for x in groups if all(k in x.settings for k in keys) and x.values(name).size]
     figure = np.array([x.mean(name) for x in known], dtype=float)
-    columns = {key: _columns([x.settings[key] for x in known]) for key in keys}
+    if len(known) <= LEAST:
+        return []
+    several = [key for key in keys if len({str(x.settings[key]) for x in known}) > 1]
+    columns = {key: _columns([x.settings[key] for x in known]) for key in several}
     whole = np.column_stack([np.ones(len(known)), *columns.values()])
     freedom = len(known) - whole.shape[1]
     if freedom < LEAST or np.linalg.matrix_rank(whole) < whole.shape[1]:

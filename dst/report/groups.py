@@ -87,11 +87,27 @@ def varying(trials: Sequence[Trial]) -> list[str]:
     """Dotted keys that tell runs apart, without the seed; method and sparsity come first.
 
     Settings that cannot change the mathematics (names, devices, logging) are left out. So is a
-    setting other than the sparsity that depends on the ``name`` in its section alone.
+    setting other than the sparsity that depends on the ``name`` in its section alone, and one that
+    says what an earlier one says: it has the same values in all runs, or only some runs have it,
+    all with one value, and an earlier one tells these from the others.
     """
     keys, settings = _differing(trials)
     varied = [key for key in keys if not _follows(key, keys, settings)]
-    return sorted(varied, key=lambda key: (key != METHOD, key != SPARSITY))
+    told: list[str] = []
+    for key in sorted(varied, key=lambda key: (key != METHOD, key != SPARSITY)):
+        if not any(_repeats(key, before, settings) for before in told):
+            told.append(key)
+    return told
+
+
+def _repeats(key: str, before: str, settings: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a setting says no more than an earlier one."""
+    pairs = {(text_of(s, before), text_of(s, key)) for s in settings}
+    if all(first == second for first, second in pairs):
+        return True
+    given = {second for _, second in pairs if second}
+    absent = any(not second for _, second in pairs)
+    return absent and len(given) == 1 and len({first for first, _ in pairs}) == len(pairs)
 
 
 def following(trials: Sequence[Trial]) -> list[str]:

@@ -203,8 +203,10 @@ def _time(runs: Runs) -> Tile:
 
 
 def paths(runs: Runs, target: Path) -> tuple[str, str]:
-    """A config for a dense baseline, and what to report with it; empty where there is no config."""
-    named = next((x.path / CONFIG for x in runs.trials if (x.path / CONFIG).is_file()), None)
+    """A config for a dense baseline, and what to report with it; empty where ``dst train`` can
+    train none of them."""
+    trained = [x for x in runs.trials if x.run and "train" in x.run.config]
+    named = next((x.path / CONFIG for x in trained if (x.path / CONFIG).is_file()), None)
     reported = [str(target.parent)] if runs.sweep else [str(x.path) for x in runs.trials[:4]]
     more = " ..." if not runs.sweep and len(runs.trials) > 4 else ""
     return shlex.quote(str(named)) if named else "", f"{shlex.join(reported)}{more}"
@@ -217,12 +219,19 @@ def result(comparison: Comparison, where: tuple[str, str]) -> Section:
         return Section("Result", "There are no final figures yet, because no run has ended.")
     config, runs = where
     shown, text = depends(comparison)
-    if comparison.dense or not comparison.sparse or comparison.sparse[0].dense or not config:
+    if comparison.dense or not comparison.sparse or comparison.sparse[0].dense:
         return Section("Result", text, (plot, *shown))
-    train = f"dst train {config} method=dense name=dense --dir runs/dense"
-    hint = Markup(
-        "There is no dense baseline. To add one: <code>{}</code>, then <code>{}</code>."
-    ).format(train, f"dst report {runs} runs/dense")
+    if config:
+        hint = Markup(
+            "There is no dense baseline. To add one: <code>{}</code>, then <code>{}</code>."
+        ).format(
+            f"dst train {config} method=dense name=dense --dir runs/dense",
+            f"dst report {runs} runs/dense",
+        )
+    else:
+        hint = Markup(
+            "There is no dense baseline. To add one, record a run of the method <code>{}</code>."
+        ).format("dst.Dense()")
     return Section("Result", hint + (f" {text}" if text else ""), (plot, *shown))
 
 

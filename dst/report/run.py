@@ -14,8 +14,9 @@ from dst.report.neurons import sentence, unconnected
 from dst.report.question import question, settings
 from dst.report.tables import metrics_csv, single
 from dst.report.tiles import tiles
+from dst.train.records import run_dir
 
-REPORT = "report.html"
+REPORT = run_dir.REPORT
 
 
 def write_report(
@@ -61,7 +62,7 @@ def render(run: Run, path: str = "") -> str:
         answer=answer(run),
         question=question(run),
         single=single(run),
-        compare=path if run.config_text else "",
+        compare=path if "train" in run.config else "",
         neurons=[str(x) for x in unconnected(run)],
         neurons_text=sentence(run),
         settings=settings(run),

@@ -8,9 +8,10 @@ import numpy as np
 from markupsafe import Markup
 
 from dst.report import pictures, plots
-from dst.report.contents import Run, figure_of
+from dst.report.contents import Run
 from dst.report.theme import INK, MUTED, SERIES
 from dst.report.tiles import RS
+from dst.train.objectives.figures import figure_of
 
 _MANY = 8  # layers that still get a colour of their own
 

@@ -3,4 +3,28 @@
 ``config`` reads the file, ``data`` gives batches, ``objectives`` gives the loss, ``setup`` builds
 the pieces of a run, ``step`` is one optimizer update, ``loop`` trains. ``records`` holds what a run
 writes: checkpoints, metrics, its summary. ``distributed`` holds meshes and several processes.
+
+From Python, :func:`run` trains what a config describes, :class:`Run` opens a run directory, and
+:class:`Recorder` writes one for a loop of your own.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dst.train.recorder import Recorder
+    from dst.train.runs import Run, run
+    from dst.train.script import arguments
+
+__all__ = ["Recorder", "Run", "arguments", "run"]
+
+# Loaded when they are first used: a config is read without loading Flax and Orbax.
+_HOMES = {"Recorder": "recorder", "Run": "runs", "arguments": "script", "run": "runs"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dst.train' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"dst.train.{_HOMES[name]}"), name)

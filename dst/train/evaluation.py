@@ -11,6 +11,7 @@ from flax import nnx
 
 import dst
 from dst.core.typing import Array, Params, PyTree
+from dst.train import objectives
 from dst.train.objectives import Objective
 from dst.train.state import Network, TrainState
 from dst.train.step import Metrics
@@ -34,8 +35,8 @@ def make(
         again before every evaluation; None: the running statistics are used.
 
     Returns:
-      ``evaluate(state) -> {metrics of the objective}``, means over all test labels; with a moving
-      average also ``ema_loss`` and so on, of the average under the masks. The state is not
+      ``evaluate(state) -> {metrics of the objective}``, of the means over all test labels; with a
+      moving average also ``ema_loss`` and so on, of the average under the masks. The state is not
       changed: what calibration finds is used and forgotten.
     """
 
@@ -66,10 +67,12 @@ def make(
             parts.append(score(params, carried, inputs, labels))
             sizes.append(labels.size)
         parts = jax.device_get(parts)
-        return {
-            name: np.float32(np.average([part[name] for part in parts], weights=sizes))
+        means = {
+            name: np.average([part[name] for part in parts], axis=0, weights=sizes)
             for name in parts[0]
         }
+        figures = objectives.measured(objective, means)
+        return {name: np.float32(value) for name, value in figures.items()}
 
     masked = jax.jit(dst.apply_masks)
 

@@ -38,6 +38,7 @@ from dst.train.work import Loop, Work, drive
 __all__ = ["Diverged", "Stopped", "finish", "resume", "resuming", "train", "training"]
 
 Make = Callable[[Config], Setup]
+Report = Callable[[Path], object]
 
 
 def train(
@@ -47,6 +48,7 @@ def train(
     overwrite: bool = False,
     until: int | None = None,
     make: Make | None = None,
+    report: Report | None = None,
 ) -> dict[str, Any] | None:
     """Trains a new run.
 
@@ -56,6 +58,7 @@ def train(
       overwrite: whether an earlier run in that directory is replaced.
       until: stop after this many steps, with a checkpoint, as if interrupted; None: at the end.
       make: builds the pieces from the config; None: :func:`dst.train.setup.make`.
+      report: writes the report of a finished run, given its directory; None: none is written.
 
     Returns:
       The figures of ``summary.json``; None for a run that stopped before its end.
@@ -66,7 +69,7 @@ def train(
       Stopped: by SIGTERM or SIGINT, with a checkpoint.
       CheckpointError: the last checkpoint could not be written.
     """
-    return drive(training(config, where, overwrite, until, make))
+    return drive(training(config, where, overwrite, until, make, report))
 
 
 def training(
@@ -75,6 +78,7 @@ def training(
     overwrite: bool = False,
     until: int | None = None,
     make: Make | None = None,
+    report: Report | None = None,
 ) -> Loop:
     """:func:`train` as a generator, for a driver of several runs."""
     processes.join(config.hosts)
@@ -83,7 +87,7 @@ def training(
     kept, files = enclosed(pieces.config)
     new = partial(run_dir.create, where, dump(kept), overwrite, files)
     with processes.held(new), signals.caught() as request:
-        return (yield from _run(pieces, where, None, until, request))
+        return (yield from _run(pieces, where, None, until, request, report))
 
 
 def resume(
@@ -93,6 +97,7 @@ def resume(
     changed: bool = False,
     until: int | None = None,
     make: Make | None = None,
+    report: Report | None = None,
 ) -> dict[str, Any] | None:
     """Continues a run at its newest undamaged checkpoint, bit for bit as if it had never stopped.
 
@@ -101,9 +106,9 @@ def resume(
       overrides: ``key=value``; the run continues with them, and they are saved in its config.
       changed: whether they may change the mathematics; see
         :mod:`dst.train.config.resume_overrides`.
-      until, make: as in :func:`train`. Result and errors are the same, too.
+      until, make, report: as in :func:`train`. Result and errors are the same, too.
     """
-    return drive(resuming(where, overrides, changed, until, make))
+    return drive(resuming(where, overrides, changed, until, make, report))
 
 
 def resuming(
@@ -112,6 +117,7 @@ def resuming(
     changed: bool = False,
     until: int | None = None,
     make: Make | None = None,
+    report: Report | None = None,
 ) -> Loop:
     """:func:`resume` as a generator, for a driver of several runs."""
     run_dir.check_run(where)
@@ -123,13 +129,14 @@ def resuming(
         if saved.figures is not None:
             print(f"{where} has finished; nothing is left to do")
             print(summary.table(saved.figures))
+            _write(report, where)
             return saved.figures
         pieces = (make or setup.make)(config)
         point = None if saved.step is None else restored(pieces, where, saved.step)
         if overrides:  # they are saved only once the checkpoint is known to fit them
             text = dump(enclosed(pieces.config)[0])
             processes.decided(lambda: write(where / run_dir.CONFIG, text))
-        return (yield from _run(pieces, where, point, until, request))
+        return (yield from _run(pieces, where, point, until, request, report))
 
 
 def finish(config: Config, where: Path) -> dict[str, Any]:
@@ -151,7 +158,12 @@ def finish(config: Config, where: Path) -> dict[str, Any]:
 
 
 def _run(
-    pieces: Setup, where: Path, at: Point | None, until: int | None, request: signals.Request
+    pieces: Setup,
+    where: Path,
+    at: Point | None,
+    until: int | None,
+    request: signals.Request,
+    report: Report | None,
 ) -> Loop:
     """Trains until the end, a signal, or a divergence that no rollback can undo."""
     start_time, settings = time.perf_counter(), pieces.config.train
@@ -198,12 +210,21 @@ def _run(
                 sparsities = {row["path"]: row["sparsity"] for row in figures["layers"]}
                 return figures | costs.figures(sparsities)
 
-            loggers.finish(figures := processes.decided(conclude))
+            figures = processes.decided(conclude)
+            # Before loggers close: they may take the files of the run.
+            save_arrays(where / run_dir.MASKS_FINAL, dst.save_masks, dst.masks(last.opt_state))
+            processes.decided(lambda: write_json(where / run_dir.SUMMARY, figures))
+            loggers.finish(figures)
+            _write(report, where)
 
-    save_arrays(where / run_dir.MASKS_FINAL, dst.save_masks, dst.masks(last.opt_state))
-    processes.decided(lambda: write_json(where / run_dir.SUMMARY, figures))
     print(summary.table(figures))
     return figures
+
+
+def _write(report: Report | None, where: Path) -> None:
+    """Writes the report of a finished run. Of several processes, the first one does."""
+    if report is not None:
+        processes.decided(partial(report, where))
 
 
 def _steps(

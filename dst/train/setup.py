@@ -35,6 +35,8 @@ class Setup(NamedTuple):
 
     Attributes:
       config: as given, with what pins the data set filled in; to be saved with the run.
+      labels: kind of the labels that are learned, as objectives name it; None: that of an objective
+        of the user's own.
       plan: the start table: every leaf, what it is and why.
       notes: what else to say at the start, in lines.
       fires: whether the update after ``count`` updates is a topology step.
@@ -51,6 +53,7 @@ class Setup(NamedTuple):
     """
 
     config: Config
+    labels: str | None
     plan: Plan
     notes: tuple[str, ...]
     fires: Callable[[int], bool]
@@ -79,9 +82,11 @@ def make(config: Config) -> Setup:
 def _make(config: Config) -> Setup:
     steps, size, ema = config.train.steps, config.data.value.batch_size, config.optimizer.value.ema
     start = config.start
-    dataset = data.load(config.data)
+    dataset = data.load(config.data, objectives.label_kind(config.objective))
+    if not config.data.imported:
+        objectives.check_labels(config.objective, dataset.objective)
     pinned = replace(config.data.value, **dataset.identity)
-    objective = objectives.chosen(config.objective, dataset.objective)
+    objective = objectives.chosen(config.objective, dataset)
 
     def build() -> nnx.Module:
         return state.network(config.model, dataset.shape, dataset.classes, config.seed)
@@ -166,6 +171,7 @@ def _make(config: Config) -> Setup:
 
     return Setup(
         config=replace(config, data=replace(config.data, value=pinned)),
+        labels=objectives.learned(config.objective, dataset.objective),
         plan=plan,
         notes=placement.notes,
         fires=tx.fires,

@@ -12,6 +12,7 @@ from jax import lax
 
 import dst
 from dst.core.typing import Array, Batch, Params, PyTree
+from dst.train import objectives
 from dst.train.distributed.mesh import Placement
 from dst.train.objectives import Objective
 from dst.train.state import Network, TrainState, variables
@@ -85,7 +86,8 @@ def make(
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             start = (state.variables, zeros)
             (carried, total), _ = lax.scan(add, start, ((inputs, labels), keys))
-        grads, metrics = jax.tree.map(lambda x: x / len(inputs), total)
+        grads, means = jax.tree.map(lambda x: x / len(inputs), total)
+        metrics = dict(objectives.measured(objective, means))
 
         updates, opt_state = tx.update(grads, state.opt_state, state.params, topology=topology)
         params = optax.apply_updates(state.params, updates)

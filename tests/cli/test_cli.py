@@ -133,7 +133,7 @@ def test_completion_scripts_are_printed(shell, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"), [("dst in", "inspect"), ("dst train --over", "--overwrite")]
+    ("words", "expected"), [("dst ins", "inspect"), ("dst train --over", "--overwrite")]
 )
 def test_commands_and_options_are_completed(words, expected, monkeypatch, capsys):
     monkeypatch.setenv("_DST_COMPLETE", "complete_bash")

@@ -16,7 +16,7 @@ from dst import cli
 from dst.cli import init, schema
 from dst.core import files
 from dst.studies import sweep
-from dst.studies.sweep import file
+from dst.studies.sweep import command, file
 from dst.train.config import plain_data
 from dst.train.config import run as config
 from tests.training import FILES, ROOT, SWEEPS
@@ -52,7 +52,7 @@ def test_schemas_are_of_the_draft_that_they_name(schemas):
 
 
 SWEEP = {
-    "command": ["dst", "train", str(ROOT / "configs/digits/rigl.yaml"), file.ARGUMENTS],
+    "command": ["dst", "train", str(ROOT / "configs/digits/rigl.yaml"), command.ARGUMENTS],
     "method": "random",
     "run_cap": 3,
     "parameters": {"seed": {"values": [0, 1]}},
@@ -67,6 +67,10 @@ SWEEP = {
         ({"run_cap": 0}, ("run_cap",)),
         ({"command": ["dst", "train", "x.yaml"]}, ("command",)),
         ({"metric": {"name": "acuracy"}}, ("metric", "name")),
+        (
+            {"command": ["python", "-c", command.ARGUMENTS], "metric": {"name": 3}},
+            ("metric", "name"),
+        ),
         ({"metric": {"name": "accuracy", "goal": "max"}}, ("metric", "goal")),
         ({"early_terminate": {"type": "hyperband"}}, ("early_terminate",)),
         ({"parameters": {}}, ("parameters",)),
@@ -110,6 +114,11 @@ def test_the_schema_of_sweeps_accepts_every_kind_of_parameter(parameter, schemas
         sweep.distributions.read(parameter)
 
 
+def test_the_schema_of_sweeps_accepts_any_figure_of_a_script(schemas):
+    script = {"command": ["python", "loop.py", command.ARGUMENTS], "metric": {"name": "mine"}}
+    jsonschema.validate(SWEEP | script, schemas["sweep.json"])
+
+
 def test_the_schema_of_sweeps_knows_the_keys_of_configs_dotted_and_nested(schemas):
     properties = schemas["sweep.json"]["properties"]
     assert properties.keys() == {*file.KEYS, *file.THEIRS}
@@ -131,7 +140,7 @@ def test_init_writes_a_config_and_a_sweep_that_load_from_where_it_was_called(dem
     found = config.load(demo / "train.yaml")
     assert (found.name, found.method.name) == ("my-demo", "rigl")
     trials = sweep.load(demo / "sweep.yaml")
-    assert (trials.name, trials.config, len(trials.trials())) == (
+    assert (trials.name, trials.command.config, len(trials.trials())) == (
         "my-demo-sweep",
         demo / "train.yaml",
         18,

@@ -118,6 +118,18 @@ def test_what_the_user_says_comes_before_the_modules():
     assert sparse(tx.plan(nnx.state(model, nnx.Param)).leaves) == {"layers/0/embedding": "o i"}
 
 
+def test_axes_beside_those_of_a_module_enumerate_layers():
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def make(key):
+        return nnx.Linear(8, 4, rngs=nnx.Rngs(key))
+
+    stacked = make(jax.random.split(jax.random.key(0), 3))
+    optimizer = dst.nnx.Optimizer(stacked, optax.sgd(0.1), dst.Static(0.5))
+    assert stacked.kernel_mask.get_value().sum((1, 2)).tolist() == [16, 16, 16]
+    (kernel,) = (x for x in optimizer.tx.plan(nnx.state(stacked, nnx.Param)).leaves if x.sparse)
+    assert (kernel.stacked, kernel.axes) == (1, "i o")
+
+
 def test_roles_of_another_model_are_refused():
     with pytest.raises(ValueError, match="expected a model of Flax NNX, Flax Linen or Equinox"):
         dst.roles({"kernel": jnp.ones((2, 2))})

@@ -202,6 +202,38 @@ def test_a_gradient_that_is_none_is_named():
         tx.update({"a": weight(8, 8), "b": None}, tx.init(params), params)
 
 
+def test_a_gradient_of_another_shape_is_named():
+    params = {"a": weight(8, 8), "b": weight(8)}
+    tx = dst.sparsify(optax.sgd(0.1), SET)
+    with pytest.raises(ValueError, match=r"b: expected a gradient of shape \(8,\), got \(2, 8\)"):
+        tx.update({"a": weight(8, 8), "b": weight(2, 8)}, tx.init(params), params)
+    with pytest.raises(ValueError, match=r"topology must be None, True, False or.*got 'yes'"):
+        tx.update(params, tx.init(params), params, topology="yes")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"overrides": {"a": 0.5}}, r"overrides of a must be a mapping such as.*got 0.5"),
+        ({"overrides": ["a"]}, r"overrides must be a mapping by leaf pattern, got \['a'\]"),
+        ({"select": 3}, "select must be a pattern, a list of patterns or a function.*got 3"),
+        ({"stacked": 1}, "stacked must be a mapping by leaf pattern, got 1"),
+    ],
+)
+def test_an_argument_of_another_form_says_its_form(options, message):
+    with pytest.raises(ValueError, match=message):
+        leaves({"a": weight(8, 8)}, **options)
+
+
+def test_a_layer_beyond_32_bits_is_named():
+    shape = jax.ShapeDtypeStruct((2**16, 2**16), jnp.float32)
+    tx = dst.sparsify(optax.sgd(0.1), dst.Static(0.5))
+    with pytest.raises(ValueError, match=r"a of shape \(65536, 65536\) has 4294967296 weights"):
+        tx.plan({"a": shape})
+    stacked = dst.sparsify(optax.sgd(0.1), dst.Static(0.5), stacked={"a": 1})
+    assert stacked.plan({"a": jax.ShapeDtypeStruct((4, 2**15, 2**15), jnp.float32)})
+
+
 def test_a_restored_state_that_is_a_dictionary_is_refused():
     tx = dst.sparsify(optax.sgd(0.1), SET)
     state = tx.init(KERNEL)

@@ -115,3 +115,11 @@ def test_a_fit_finds_what_matters_among_random_settings():
     assert effects[0].p < 1e-6 and -3 < np.log10(effects[0].best) < -2, "in the middle"
     assert all(x.p > 0.05 for x in effects[1:])
     assert fitted(groups(trials[:6], *keys), keys, "accuracy") == []
+
+
+def test_runs_of_other_origin_have_no_fit_in_common():
+    trials = [trial(0.5 + i / 100, **{f"rate_{i}": 0.1}) for i in range(8)]
+    assert fitted(groups(trials, "rate_0", "rate_1"), ["rate_0", "rate_1"], "accuracy") == []
+    same = [trial(0.5 + i / 100, rate=0.1 * i, same=3) for i in range(12)]
+    (effect,) = fitted(groups(same, "rate", "same"), ["rate", "same"], "accuracy")
+    assert effect.key == "rate" and effect.p < 0.01

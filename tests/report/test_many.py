@@ -153,6 +153,21 @@ def test_parts_named_by_import_path_are_one_setting_with_those_named(tmp_path):
     assert list(comparison.lines()) == ["mine:Pruner", "rigl"]
 
 
+def test_a_setting_that_repeats_another_is_not_told_twice():
+    def trial(**settings):
+        named = {key.replace("__", "."): value for key, value in settings.items()}
+        return collect.Trial("x", Path("x"), "done", settings=named)
+
+    same = [trial(method__sparsity=s, sparsity=s, seed=n) for s in (0.5, 0.9) for n in (0, 1)]
+    assert groups.varying(same) == ["method.sparsity"]
+    # Runs of another program have keys of their own; they do not tell these runs apart again.
+    origins = [trial(data__name="a", train__steps=5, recipe=None), trial(data__name="b")]
+    assert groups.varying(origins) == ["data.name"]
+    # What changes with the sparsity, and is not it, is told.
+    rates = [trial(method__sparsity=s, rate=r) for s, r in ((0.5, 1), (0.9, 2))]
+    assert groups.varying(rates) == ["method.sparsity", "rate"]
+
+
 def test_intervals_are_students_from_three_seeds_on(tmp_path):
     scores = (0.90, 0.92, 0.94)
     runs = [make(tmp_path / f"{i}", seed=i, accuracy=x) for i, x in enumerate(scores)]

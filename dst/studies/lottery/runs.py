@@ -27,6 +27,22 @@ Row = dict[str, Any]  # the figures of one round or run, as in `lottery.json`
 Report = Callable[[list[Row]], None]  # called with all rows so far
 
 
+def check(config: Config) -> Config:
+    """The config with what pins its data, if its networks can be judged.
+
+    Raises:
+      ConfigError: they have no accuracy, or the config does not fit the data, the network or the
+        machine.
+    """
+    pieces = setup.make(config)
+    if pieces.labels not in (None, "class"):
+        raise setup.SetupError(
+            f"dst lottery compares networks by their accuracy, and needs an objective of classes; "
+            f"that of {config.data.name} is of labels of the kind {pieces.labels!r}."
+        )
+    return pieces.config
+
+
 def until(config: Config, where: Path, step: int) -> Path:
     """Trains a run to a step and no further; returns the file of its weights there."""
     weights = where / run_dir.weights(step)

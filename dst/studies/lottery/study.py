@@ -11,10 +11,9 @@ from typing import Any
 
 from dst.core.files import write_json
 from dst.core.text import aligned
-from dst.studies.lottery import search, tickets
+from dst.studies.lottery import runs, search, tickets
 from dst.studies.lottery.config import KINDS, Study, dump, is_study, load
 from dst.studies.lottery.runs import shared_programs
-from dst.train import setup
 from dst.train.config.run import enclosed
 from dst.train.distributed import signals
 from dst.train.records import run_dir
@@ -47,10 +46,9 @@ def run(study: Study, where: str | Path, *, overwrite: bool = False) -> dict[str
     """
     path = Path(where)
     run_dir.check_free(path, overwrite)
+    study = replace(study, config=runs.check(study.config))
     if study.lottery.name == "tickets":
         tickets.prunable_leaves(study)
-    else:
-        setup.make(study.config)
     config, files = enclosed(study.config)
     with run_dir.create(path, dump(replace(study, config=config)), overwrite, files):
         return _finish(study, path)

@@ -10,6 +10,7 @@ from typing import Any
 
 from dst.core import checks
 from dst.core.files import write, write_json
+from dst.studies.sweep.command import vectorisable
 from dst.studies.sweep.engines.processes import Workers
 from dst.studies.sweep.engines.vmap import Vectorised
 from dst.studies.sweep.progress import Progress, best, tally
@@ -60,6 +61,8 @@ def run(
         checks.one_of("engine", engine, ("processes", "vectorised"))
         checks.integer("workers", workers, at_least=1)
         checks.integer("batch", batch, at_least=1)
+        if engine == "vectorised":
+            vectorisable(sweep.command)
     except ValueError as error:
         raise SweepError(str(error)) from error
     _enter(path, sweep)

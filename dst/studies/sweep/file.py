@@ -13,25 +13,16 @@ from ruamel.yaml import YAML
 
 from dst.core import checks
 from dst.core.text import short, shown
-from dst.studies.sweep import distributions
+from dst.studies.sweep import command, distributions
 from dst.studies.sweep.distributions import Distribution, Values
 from dst.studies.sweep.spec import Hyperband, Keys, Metric, Sweep, SweepError, overrides_of
 from dst.train.config import plain_data
-from dst.train.config import run as config
 from dst.train.config.run import ConfigError
-from dst.train.objectives.figures import SCORES
 
-ARGUMENTS = "${args_no_hyphens}"
 # Keys that only W&B reads.
 THEIRS = ("program", "description", "project", "entity")
 KEYS = ("name", "command", "method", "metric", "parameters", "early_terminate", "run_cap")
 METHODS = ("grid", "random", "bayes")
-# The numbers in `summary.json`; which scores there are depends on data and optimizer.
-MEASURED = (
-    *SCORES,
-    *("sparsity", "sparsity_model", "explored", "training_cost", "forward_cost"),
-    *("average_density", "topology_steps", "steps", "seconds", "compile_seconds", "test_labels"),
-)
 _MANY = 100_000  # trials of a grid; more are a mistake
 
 T = TypeVar("T", Metric, Hyperband)
@@ -67,13 +58,13 @@ def load(path: str | Path) -> Sweep:
             if key not in data:
                 raise ValueError(f"a sweep must have {shown(key)}, found {list(data)}.")
     with at("command"):
-        base, fixed = _command(data["command"])
+        program = command.read(data["command"], data.get("program"))
     with at("method"):
         checks.one_of("method", data["method"], METHODS)
     with at("metric"):
         metric = _section(Metric, "metric", data.get("metric", {"name": "loss"}))
         checks.one_of("metric.goal", metric.goal, ("minimize", "maximize"))
-        checks.one_of("metric.name", metric.name, MEASURED)
+        program.check_metric(metric.name)
     with at("early_terminate"):
         early = _early(data.get("early_terminate"))
     with at("run_cap"):
@@ -96,8 +87,7 @@ def load(path: str | Path) -> Sweep:
     sweep = Sweep(
         path=path,
         name=str(data.get("name", path.stem)),
-        config=base,
-        fixed=fixed,
+        command=program,
         method=data["method"],
         metric=metric,
         parameters=parameters,
@@ -108,30 +98,6 @@ def load(path: str | Path) -> Sweep:
         _check_count(sweep)
     _check_values(sweep, lambda name: at(*places[name]), at("command"))
     return sweep
-
-
-def _command(command: Any) -> tuple[Path, tuple[str, ...]]:
-    words = command if isinstance(command, list) else [command]
-    texts = all(isinstance(word, str) for word in words)
-    if (
-        not texts
-        or "train" not in words
-        or words[-1] != ARGUMENTS
-        or len(words) < words.index("train") + 3
-    ):
-        raise ValueError(
-            f"command must read [dst, train, CONFIG, {ARGUMENTS!r}], where overrides may stand "
-            f"before the last one, got {shown(words)}."
-        )
-    base, *fixed = words[words.index("train") + 1 : -1]
-    if options := [x for x in fixed if str(x).startswith("-")]:
-        raise ValueError(
-            f"command must have no option such as {shown(options[0])}: directories are "
-            "those of the sweep."
-        )
-    for text in fixed:
-        plain_data.override(str(text))
-    return Path(base), tuple(map(str, fixed))
 
 
 def _section(cls: type[T], name: str, given: Any) -> T:
@@ -194,14 +160,14 @@ def _check_count(sweep: Sweep) -> None:
 def _check_values(
     sweep: Sweep,
     at: Callable[[Keys], AbstractContextManager[None]],
-    command: AbstractContextManager[None],
+    at_command: AbstractContextManager[None],
 ) -> None:
     """Loads the config with the first values of all parameters, then with each other value.
 
     Args:
       sweep: that is checked.
       at: a context whose errors name the line of a parameter.
-      command: a context whose errors name the line of the command.
+      at_command: a context whose errors name the line of the command.
     """
     few = {
         name: x.values if isinstance(x, Values) else (x.at(0.0), x.at(1.0))
@@ -209,7 +175,7 @@ def _check_values(
     }
 
     def check(values: Mapping[Keys, Any]) -> None:
-        config.load(sweep.config, [*sweep.fixed, *overrides_of(values)])
+        sweep.command.check(overrides_of(values))
 
     first = {name: values[0] for name, values in few.items()}
     try:
@@ -219,7 +185,7 @@ def _check_values(
             if f": {'.'.join(name)} " in str(error):
                 with at(name):
                     raise
-        with command:
+        with at_command:
             check({})
         some: dict[Keys, Any] = {}
         for name, value in first.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dst.studies.sweep import distributions, file
+from dst.studies.sweep import command, distributions, file
 from dst.studies.sweep.spec import Hyperband, Metric
 from dst.train.config.json_schema import json_schema as of_type
 
@@ -25,8 +25,9 @@ def json_schema(config: Mapping[str, Any]) -> dict[str, Any]:
       config: the JSON Schema of their config, which gives the names of parameters. Others are
         allowed too: patterns of leaves, and arguments of networks that users import.
     """
-    metric = of_type(Metric)
-    metric["properties"]["name"]["enum"] = list(file.MEASURED)
+    programs = [*command.INTERPRETERS, "${program}"]
+    trained = {"properties": {"command": {"contains": {"const": "train"}}}}
+    measured = {"properties": {"name": {"enum": list(command.MEASURED)}}}
     early = of_type(Hyperband)
     early["properties"] = {
         "type": {"const": "hyperband"},
@@ -43,12 +44,13 @@ def json_schema(config: Mapping[str, Any]) -> dict[str, Any]:
         "command": {
             "type": "array",
             "items": _TEXT,
-            "allOf": [{"contains": {"const": x}} for x in ("train", file.ARGUMENTS)],
-            "description": f"[dst, train, CONFIG, {file.ARGUMENTS!r}]; overrides of every trial "
-            "may stand before the last one.",
+            "contains": {"const": command.ARGUMENTS},
+            "anyOf": [{"contains": {"enum": ["train"]}}, {"contains": {"enum": programs}}],
+            "description": f"[dst, train, CONFIG, {command.ARGUMENTS!r}] or [python, SCRIPT, "
+            f"{command.ARGUMENTS!r}]; overrides of every trial may stand before the last one.",
         },
         "method": {"enum": list(file.METHODS), "description": "how trials are chosen."},
-        "metric": metric,
+        "metric": of_type(Metric),
         "parameters": {
             "type": "object",
             "minProperties": 1,
@@ -68,6 +70,8 @@ def json_schema(config: Mapping[str, Any]) -> dict[str, Any]:
         "properties": {**properties, **dict.fromkeys(file.THEIRS, _TEXT)},
         "required": ["command", "method", "parameters"],
         "additionalProperties": False,
+        "if": trained,  # a script may measure anything
+        "then": {"properties": {"metric": measured}},
         "$defs": {
             "parameter": _parameter({}),
             "distribution": {"anyOf": [_distribution(x) for x in distributions.KEYS]},

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from dst.studies.sweep.command import Script, Train
 from dst.studies.sweep.distributions import Distribution
 from dst.train.config import plain_data
 from dst.train.config.run import ConfigError
@@ -52,13 +53,12 @@ class Hyperband:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Trials of one config.
+    """Trials of one command.
 
     Attributes:
       path: of the file.
       name: of the sweep.
-      config: the config that the command trains.
-      fixed: overrides of every trial.
+      command: what a trial runs.
       method: how trials are chosen.
       metric: what they are compared by.
       parameters: by path: ``("method", "sparsity")`` nested, ``("method.sparsity",)`` dotted.
@@ -68,8 +68,7 @@ class Sweep:
 
     path: Path
     name: str
-    config: Path
-    fixed: tuple[str, ...]
+    command: Train | Script
     method: Literal["grid", "random", "bayes"]
     metric: Metric
     parameters: Mapping[Keys, Distribution]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from dst.studies.sweep.spec import Sweep
 from dst.studies.sweep.storage import HEARTBEAT, Assignment
-from dst.train.records import loggers, run_dir
+from dst.train.records import loggers, run_dir, summary
 
 
 def trial_directory(where: Path, number: int) -> Path:
@@ -39,9 +38,9 @@ class Trial:
 
     @property
     def overrides(self) -> list[str]:
-        """Of the sweep's config, all of them."""
-        name = f"name={self.sweep.name}-{self.assignment.number:05d}"
-        return [*self.sweep.fixed, *self.assignment.overrides, name]
+        """What the command of the trial has beside that of all."""
+        one = self.assignment
+        return self.sweep.command.overrides(self.sweep.name, one.number, one.overrides)
 
     @property
     def started(self) -> bool:
@@ -79,7 +78,13 @@ class Trial:
 
     def conclude(self) -> None:
         """Reports the metric of a trial that has ended."""
-        figures = json.loads((self.run / run_dir.SUMMARY).read_text(encoding="utf-8"))
+        figures = summary.read(self.run / run_dir.SUMMARY)
+        if figures is None:
+            self.assignment.failed(
+                f"expected {run_dir.SUMMARY} in {self.run}, found none. A script writes it by "
+                "dst.train.Recorder.finish."
+            )
+            return
         name = self.sweep.metric.name
         value = figures.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):

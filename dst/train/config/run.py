@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -203,25 +204,26 @@ def _check_schedule(rule: Rule | Latent, steps: int) -> None:
         )
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     """Reads, merges and validates a config.
 
     Args:
-      path: of a YAML 1.2 file.
+      path: of a YAML 1.2 file; or what it would hold, whose files are looked for from here.
       overrides: ``key=value`` with dotted keys; values are YAML or Python literals, and mappings
         merge into what is there.
 
     Raises:
       ConfigError: with file, key, what was expected, what was found, and the nearest valid name.
     """
+    name = "the config" if isinstance(path, Mapping) else os.fspath(path)
     try:
-        return parse(merged(path, overrides), path)
+        return parse(merged(path, overrides), Path() if isinstance(path, Mapping) else name)
     except ValueError as error:
-        raise ConfigError(f"{source(path, overrides)}: {error}") from error
+        raise ConfigError(f"{source(name, overrides)}: {error}") from error
 
 
-def merged(path: str | Path, overrides: Sequence[str]) -> Any:
-    """A file with its overrides, as plain data.
+def merged(path: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str]) -> Any:
+    """A file, or what it would hold, with its overrides, as plain data.
 
     Where an override names another model, data set or method, the keys of the file that the new
     one does not have are left out: ``method=set`` takes the sparsity of a file for RigL along.
@@ -229,7 +231,7 @@ def merged(path: str | Path, overrides: Sequence[str]) -> Any:
     Raises:
       ValueError: a file that cannot be read, or an override that is none.
     """
-    base = plain_data.read(Path(path))
+    base = path if isinstance(path, Mapping) else plain_data.read(Path(path))
     changes = [
         {k: {"name": v} if k in _DOORS and isinstance(v, str) else v for k, v in x.items()}
         for x in map(plain_data.override, overrides)
@@ -272,7 +274,11 @@ def parse(data: Mapping[str, Any], path: str | Path) -> Config:
             )
     with doors.beside(Path(path)), suggestions.added(Config, data):
         config = schema.read(Config, recipes.filled(data, METHOD), "")
-    return replace(config, start=config.start.located(Path(path)))
+    return replace(
+        config,
+        data=data_sets.located(config.data, Path(path)),
+        start=config.start.located(Path(path)),
+    )
 
 
 def enclosed(config: Config) -> tuple[Config, dict[str, str]]:

@@ -117,15 +117,46 @@ class Train:
 
 @dataclass(frozen=True)
 class Wandb:
-    """Weights & Biases.
+    """Weights & Biases. What is null or empty, W&B takes from its environment variables, if set.
 
     Attributes:
       mode: offline records into the run directory, for `wandb sync` later.
       project: where the run appears.
+      entity: the user or team that owns the project; null: the default one of the account.
+      name: shown for the run; null: the name of the config.
+      group: shown together with the runs of this group; null: none. Trials of `dst sweep` have
+        the name of the sweep.
+      job_type: what the run is for within its group; null: none. Trials of `dst sweep` have
+        `trial`.
+      tags: to filter runs by.
+      notes: text shown with the run.
+      resume: what happens if W&B has a run of the same id. allow: it continues, or a new one
+        begins. must: a run without one to continue is not logged. never: a run with one is not
+        logged. auto: as allow.
+      artifacts: what W&B keeps as versioned files at the end of the run: the masks, a checkpoint
+        (the best one if `train.keep_best` is set, otherwise the newest), the report.
     """
 
     mode: Literal["disabled", "offline", "online"] = "disabled"
     project: str = "dst"
+    entity: str | None = None
+    name: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+    resume: Literal["allow", "must", "never", "auto"] = "allow"
+    artifacts: tuple[Literal["masks", "checkpoint", "report"], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.project) <= 128 or any(x in self.project for x in "/\\#?%:"):
+            raise ValueError(
+                "project must have 1 to 128 characters, none of them / \\ # ? % or :, "
+                f"got {self.project!r}."
+            )
+        for i, tag in enumerate(self.tags):
+            if not 1 <= len(tag) <= 64:
+                raise ValueError(f"tags[{i}] must have 1 to 64 characters, got {tag!r}.")
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,26 @@ The config may always say ``batch_size``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
 
-from dst.core.registry import Registry
+from dst.core.registry import Entry, Registry
 from dst.rules.fields import Positive
 from dst.train.config.schema import Section
+from dst.train.data import files
 from dst.train.data.dataset import Batch, Dataset, from_arrays, from_sources, indices
 
-__all__ = ["REGISTRY", "Batch", "Dataset", "from_arrays", "from_sources", "indices", "load"]
+__all__ = [
+    "REGISTRY",
+    "Batch",
+    "Dataset",
+    "from_arrays",
+    "from_sources",
+    "indices",
+    "load",
+    "located",
+]
 
 REGISTRY = Registry("data set", "dst.train.data")
 
@@ -36,15 +48,47 @@ class Shared:
     batch_size: Positive = 128
 
 
-def load(section: Section) -> Dataset:
+def located(section: Section, config: Path) -> Section:
+    """The same with the absolute paths of its files, where it names some.
+
+    Args:
+      section: of a config.
+      config: the file that it stands in.
+    """
+    facts = {} if section.imported else _entry(section.name).facts
+    if not facts.get("path"):
+        return section
+    prefix, _, path = section.name.partition(":")
+    fields = {k: x for k in facts.get("files", ()) if (x := getattr(section.value, k)) is not None}
+    return replace(
+        section,
+        name=f"{prefix}:{files.located(path, config)}",
+        value=replace(section.value, **{k: files.located(x, config) for k, x in fields.items()}),
+    )
+
+
+def _entry(name: str) -> Entry:
+    return next(entry for entry in REGISTRY.values() if fnmatchcase(name, entry.name))
+
+
+def load(section: Section, kind: str | None = None) -> Dataset:
     """The data set that a config names.
+
+    Args:
+      section: of the config.
+      kind: of labels, where its objective needs a certain one; files can have them in several ways.
 
     Raises:
       ValueError: something else than a data set, a batch larger than the training split, or what a
         data set itself refuses.
     """
     thing = section.make()
-    dataset = thing if section.imported else thing.load(section.name)
+    if section.imported:
+        dataset = thing
+    elif _entry(section.name).facts.get("path"):
+        dataset = thing.load(section.name, kind)
+    else:
+        dataset = thing.load(section.name)
     if not isinstance(dataset, Dataset):
         raise ValueError(
             f"data.import: {section.name} must give a dst.train.data.Dataset, for example by "

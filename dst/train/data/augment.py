@@ -13,6 +13,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 _TRIES = 10
+# What ImageNet's training images are known by.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Of different sizes, or ``[n, height, width, channels]``.
 Images = Sequence[np.ndarray] | np.ndarray

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,12 +59,12 @@ class Images:
 
 @dataclass(frozen=True)
 class Windows:
-    """Pieces of one long text, and the byte that follows each of theirs.
+    """Pieces of one long text, and the byte or token that follows each of theirs.
 
     Attributes:
-      text: uint8 ``[length]``.
+      text: uint8 ``[length]`` of bytes, int32 of tokens.
       starts: int ``[n]``: where each piece begins.
-      context: bytes per piece.
+      context: bytes or tokens per piece.
     """
 
     text: np.ndarray
@@ -76,10 +76,21 @@ class Windows:
         return len(self.starts)
 
     def take(self, chosen: np.ndarray, chance: np.ndarray | None = None) -> Batch:
-        """Bytes, int32 ``[n, context]``, and the same bytes one place further on."""
+        """Int32 ``[n, context]``, and the same one place further on."""
         places = self.starts[chosen][:, None] + np.arange(self.context + 1)[None]
         pieces = self.text[places].astype(np.int32)
         return pieces[:, :-1], pieces[:, 1:]
+
+    def spread(self, n: int) -> Windows:
+        """``n`` of the pieces, or all of fewer, evenly spread."""
+        chosen = np.linspace(0, len(self) - 1, min(n, len(self))).astype(int)
+        return replace(self, starts=self.starts[chosen])
+
+
+def windows(text: np.ndarray, context: int) -> Windows:
+    """All pieces of a text, side by side: each byte or token but the first is predicted once,
+    except fewer than ``context`` at the end."""
+    return Windows(text, np.arange(max((len(text) - 1) // context, 0)) * context, context)
 
 
 @dataclass(frozen=True)
@@ -89,13 +100,15 @@ class Dataset:
     Attributes:
       train, test: splits without common examples.
       shape: of one input.
-      classes: number of different labels.
+      classes: number of outputs that are asked of a network: classes, or targets.
       objective: the name of what is asked of a network, where its config does not say.
       dtype: of the inputs.
       at_once: test examples that are evaluated together, so that memory is bounded.
       threads: that read ahead, a batch each; 0 where all examples are in memory.
       identity: fields of the config's data section that pin what a run was trained on, where that
         depends on the machine.
+      units: of labels: by what the targets of regression were divided, a number each; or how many
+        bytes a token has on average. None: by nothing, and one.
     """
 
     train: Split
@@ -107,6 +120,7 @@ class Dataset:
     at_once: int = 1024
     threads: int = 0
     identity: Mapping[str, Any] = field(default_factory=dict)
+    units: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -133,15 +147,16 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def from_arrays(
-    train: Pair, test: Pair, *, classes: int | None = None, objective: str = "classification"
+    train: Pair, test: Pair, *, classes: int | None = None, objective: str | None = None
 ) -> Dataset:
     """A data set of arrays in memory.
 
     Args:
       train, test: inputs ``[n, ...]`` and labels ``[n, ...]``, of equal shapes and types.
-      classes: number of different labels; None: one more than the largest label, or of labels
-        that are no integers the length of their last axis.
-      objective: what is asked of a network, where the config does not say.
+      classes: number of outputs; None: one more than the largest label of integers, of others the
+        length of their last axis.
+      objective: what is asked of a network, where the config does not say; None: regression of
+        floats, classification of integers, multi-label of booleans ``[n, classes]``.
 
     Raises:
       ValueError: splits that are empty, of different lengths, shapes or types.
@@ -158,11 +173,14 @@ def from_arrays(
             f"train and test must be alike: got inputs {inputs.dtype} {inputs.shape[1:]} and "
             f"{others.dtype} {others.shape[1:]}."
         )
+    if objective is None:
+        objective = _OBJECTIVES.get(labels.dtype.kind, "classification")
+    several = objective in _OBJECTIVES.values()
     return Dataset(
         Images(*train),
         Images(*test),
         shape=inputs.shape[1:],
-        classes=_classes([train[1], test[1]]) if classes is None else classes,
+        classes=_classes([train[1], test[1]], several) if classes is None else classes,
         objective=objective,
         dtype=inputs.dtype,
     )
@@ -191,8 +209,11 @@ def from_sources(
     )
 
 
-def _classes(labels: list[np.ndarray]) -> int:
-    if all(np.issubdtype(x.dtype, np.integer) for x in labels):
+_OBJECTIVES = {"f": "regression", "b": "multi-label"}
+
+
+def _classes(labels: list[np.ndarray], several: bool) -> int:
+    if not several and all(np.issubdtype(x.dtype, np.integer) for x in labels):
         return 1 + max(int(x.max()) for x in labels)
     return labels[0].shape[-1] if labels[0].ndim > 1 else 1
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from dst.core import checks
 from dst.core.registry import named
-from dst.train.data.dataset import Dataset, Windows
+from dst.train.data.dataset import Dataset, windows
 
 # Tests; tables and prose, which nobody wrote as programs; what only some installations have.
 _LEFT_OUT = {"test", "tests", "encodings", "pydoc_data"}
@@ -63,6 +63,7 @@ def load(settings: Stdlib) -> Dataset:
         that ask for more text than there is.
     """
     train, test = split(modules(Path(sysconfig.get_paths()["stdlib"])))
+    texts = [np.frombuffer(x, np.uint8) for x in (train, test)]
     identity = {
         "python": platform.python_version(),
         "sha256": hashlib.sha256(b"%d " % len(train) + train + test).hexdigest(),
@@ -74,16 +75,15 @@ def load(settings: Stdlib) -> Dataset:
             f"{identity['python']}). Use that Python; or set data.sha256=null and train on what is "
             "here, which gives other figures."
         )
-    pieces = windows(test, settings.context)
+    pieces = windows(texts[1], settings.context)
     if settings.held_out > len(pieces):
         raise ValueError(
             f"data.held_out must be at most {len(pieces)}, the pieces of {settings.context} bytes "
             f"in {len(test)} held-out bytes, got {settings.held_out}."
         )
-    spread = np.linspace(0, len(pieces) - 1, settings.held_out).astype(int)
     return Dataset(
-        train=windows(train, settings.context),
-        test=Windows(pieces.text, pieces.starts[spread], settings.context),
+        train=windows(texts[0], settings.context),
+        test=pieces.spread(settings.held_out),
         shape=(settings.context,),
         classes=256,
         objective="next-token",
@@ -132,13 +132,3 @@ def split(sources: dict[str, bytes]) -> tuple[bytes, bytes]:
     sides = (b"".join(x for p, x in sources.items() if is_held_out(p) is s) for s in (False, True))
     train, test = sides
     return train, test
-
-
-def windows(text: bytes, context: int) -> Windows:
-    """All pieces of a text, side by side: every byte but the first is predicted once, except fewer
-    than ``context`` at the end."""
-    return Windows(
-        text=np.frombuffer(text, np.uint8),
-        starts=np.arange(max((len(text) - 1) // context, 0)) * context,
-        context=context,
-    )

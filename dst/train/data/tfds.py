@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -14,14 +12,10 @@ import numpy as np
 
 from dst.core import checks
 from dst.core.registry import named
-from dst.train.data import augment
-from dst.train.data.dataset import Batch, Dataset
+from dst.train.data import augment, statistics
+from dst.train.data.dataset import Dataset
+from dst.train.data.examples import THREADS, Examples, at_once, fits, in_memory
 
-_IN_MEMORY = 2**30  # bytes of a split that is read once and kept
-_AT_ONCE = 2**26  # bytes of test examples that are evaluated together
-_THREADS = min(16, os.cpu_count() or 1)
-# The means and standard deviations that ImageNet's training images are known by.
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names, by number of channels
 
 
@@ -61,62 +55,11 @@ class Tfds:
 
     def __post_init__(self) -> None:
         checks.integer("batch_size", self.batch_size, at_least=1)
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std must both be given, or both be null.")
-        if self.std is not None and min(self.std, default=0) <= 0:
-            raise ValueError(f"std must be numbers > 0, got {list(self.std)}.")
+        statistics.check_given(self.mean, self.std)
 
     def load(self, name: str) -> Dataset:
         """The data set ``tfds:name``."""
         return load(name.removeprefix("tfds:"), self)
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Examples of a split, in memory or on disk.
-
-    Attributes:
-      source: TFDS's data source, or the arrays that were read from it.
-      augmentation: what is done to inputs.
-      mean, std: float64 ``[channels]``, in units of the inputs.
-    """
-
-    source: Any
-    augmentation: augment.Augmentation
-    mean: np.ndarray
-    std: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def chances(self) -> int:
-        """Random numbers of an augmented example."""
-        return self.augmentation.chances
-
-    def take(self, chosen: np.ndarray, chance: np.ndarray | None = None) -> Batch:
-        """Inputs, float32, and classes, int32."""
-        inputs, labels = self.source.read(chosen)
-        if chance is None:
-            inputs = self.augmentation.test(inputs)
-        else:
-            inputs = self.augmentation.train(inputs, chance)
-        return augment.normalise(inputs, self.mean, self.std), labels
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """Examples in memory: ``[n, ...]`` inputs as they are stored, int32 ``[n]`` classes."""
-
-    inputs: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def read(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The examples of these indices."""
-        return self.inputs[chosen], self.labels[chosen]
 
 
 @dataclass(frozen=True)
@@ -193,27 +136,25 @@ def load(name: str, settings: Tfds) -> Dataset:
     splits = {field: opened(field, getattr(settings, field)) for field in ("train", "test")}
     size = np.dtype(image.np_dtype).itemsize
     whole = None not in image.shape and settings.augment != "imagenet"
-    most = max(map(len, splits.values())) * int(np.prod(shape)) * size
-    held = whole and most <= _IN_MEMORY
-    arrays = {field: _in_memory(x) for field, x in splits.items()} if held else {}
+    most = max(map(len, splits.values()))
+    held = whole and fits(most, shape, size)
+    arrays = {field: in_memory(x) for field, x in splits.items()} if held else {}
 
     scale = 255.0 if is_image else 1.0
     mean, std = settings.mean, settings.std
     if mean is None or std is None:
         if settings.augment == "imagenet":
-            mean, std = _IMAGENET["mean"], _IMAGENET["std"]
+            mean, std = augment.IMAGENET_MEAN, augment.IMAGENET_STD
         elif held:
-            mean, std = _moments(arrays["train"].inputs, scale)
+            mean, std = statistics.moments(arrays["train"].inputs, scale)
         else:
+            gigabytes = most * np.prod(shape) * size / 2**30
             raise ValueError(
                 f"data.mean and data.std must be given for tfds:{name}: its largest split takes "
-                f"{most / 2**30:.1f} GB, and only what is at most 1 GB is read to compute them."
+                f"{gigabytes:.1f} GB, and only what is at most 1 GB is read to compute "
+                "them."
             )
-    if not len(mean) == len(std) == shape[-1]:
-        raise ValueError(
-            f"data.mean and data.std must have {shape[-1]} numbers, one for each channel of inputs "
-            f"{shape}, got {len(mean)} and {len(std)}."
-        )
+    statistics.check_length(mean, std, shape[-1], str(shape))
     examples = {
         field: Examples(source, augmentation, np.array(mean) * scale, np.array(std) * scale)
         for field, source in (arrays or splits).items()
@@ -224,8 +165,8 @@ def load(name: str, settings: Tfds) -> Dataset:
         test=examples["test"],
         shape=shape,
         classes=classes,
-        at_once=max(1, min(1024, _AT_ONCE // int(4 * np.prod(shape)))),
-        threads=0 if held else _THREADS,
+        at_once=at_once(shape),
+        threads=0 if held else THREADS,
         identity={
             "version": str(builder.version),
             "directory": directory,
@@ -317,24 +258,3 @@ def _shape(name: str, image: Any, is_image: bool, how: str) -> tuple[int, ...]:
             f"({shape}), got {how!r}."
         )
     return shape
-
-
-def _in_memory(records: Records) -> Arrays:
-    """All examples, read in parts by threads: Pillow and array_record work outside the GIL."""
-    parts = np.array_split(np.arange(len(records)), max(1, len(records) // 256))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        read = list(pool.map(records.read, parts))
-    return Arrays(
-        np.concatenate([np.stack(inputs) for inputs, _ in read]),
-        np.concatenate([labels for _, labels in read]),
-    )
-
-
-def _moments(inputs: np.ndarray, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel; 1 for a channel that never changes."""
-    rows = inputs.reshape(-1, inputs.shape[-1])
-    parts = np.array_split(rows, max(1, len(rows) // 2**20))
-    mean = sum(x.sum(0, dtype=np.float64) for x in parts) / len(rows)
-    std = np.sqrt(sum(((x - mean) ** 2).sum(0) for x in parts) / len(rows))
-    std = np.where(std <= 1e-9 * np.abs(mean), 1, std)
-    return tuple((mean / scale).tolist()), tuple((std / scale).tolist())

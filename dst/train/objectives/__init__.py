@@ -33,6 +33,10 @@ class Objective(Protocol):
     def loss(self, model: Any, batch: PyTree, key: Array) -> tuple[Array, dict[str, Array]]:
         """The loss of a batch, a scalar, and metrics, scalars by name; means over examples.
 
+        An objective may have two more methods. ``figures(means) -> metrics`` computes scalars from
+        the means over all examples, where a metric is no mean itself; then the metrics of ``loss``
+        may be arrays. ``of(units) -> objective`` adapts it to the units of a data set's labels.
+
         Args:
           model: the network, to be called on inputs.
           batch: of the data set: ``(inputs, labels)`` with a leading axis of examples.
@@ -54,16 +58,61 @@ class Function(NamedTuple):
         return self.call(model, batch, key)
 
 
-def chosen(section: Any, default: str) -> Objective:
-    """The objective that a config names, or the one of the data set.
+def label_kind(section: Any) -> str | None:
+    """The kind of labels that the objective of a config needs; None: any, or nothing is named."""
+    return None if section is None or section.imported else REGISTRY[section.name].facts["labels"]
+
+
+def learned(section: Any, default: str) -> str | None:
+    """The kind of labels that a run learns; None: that of an objective of the user's own.
 
     Args:
       section: of the config; None: nothing is named.
-      default: a name of the registry.
+      default: the objective of the data set.
+    """
+    return REGISTRY[default].facts["labels"] if section is None else label_kind(section)
+
+
+def measured(objective: Objective, means: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of an objective, from the means of what its loss returned."""
+    reduce = getattr(objective, "figures", None)
+    return means if reduce is None else reduce(means)
+
+
+def chosen(section: Any, dataset: Any) -> Objective:
+    """The objective that a config names, or the one of the data set, in the units of its labels.
+
+    Args:
+      section: of the config; None: nothing is named.
+      dataset: the :class:`dst.train.data.Dataset`.
 
     Raises:
       ValueError: a thing without ``loss(model, batch, key)``.
     """
+    objective = _named(section, dataset.objective)
+    adapt = getattr(objective, "of", None)
+    return objective if adapt is None else adapt(dataset.units)
+
+
+def check_labels(section: Any, default: str) -> None:
+    """Refuses an objective that needs labels of another kind than a data set of ours has.
+
+    Args:
+      section: of the config; None: nothing is named.
+      default: the objective of the data set.
+
+    Raises:
+      ValueError: with the objectives that fit.
+    """
+    kind = REGISTRY[default].facts["labels"]
+    if label_kind(section) not in (None, kind):
+        fit = [name for name, entry in REGISTRY.items() if entry.facts["labels"] == kind]
+        raise ValueError(
+            f"objective must be one of {fit} for the labels of this data set, got {section.name!r}."
+        )
+
+
+def _named(section: Any, default: str) -> Objective:
     if section is None:
         return REGISTRY[default].load()()
     if not section.imported:

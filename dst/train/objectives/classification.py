@@ -12,7 +12,7 @@ from dst.core.registry import named
 from dst.core.typing import Array, Float, Int
 
 
-@named("classification")
+@named("classification", labels="class")
 @dataclass(frozen=True)
 class Classification:
     """Cross-entropy of logits, in nats; the metrics have the accuracy, in [0, 1], too."""

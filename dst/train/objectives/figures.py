@@ -27,6 +27,10 @@ class Figure:
 FIGURES = {
     "bits_per_byte": Figure("bits per byte", share=False, best=min),
     "accuracy": Figure("accuracy", share=True, best=max),
+    "rmse": Figure("RMSE", share=False, best=min),
+    "r2": Figure("R²", share=False, best=max),
+    "f1": Figure("F1", share=True, best=max),
+    "label_accuracy": Figure("accuracy per label", share=True, best=max),
 }
 
 
@@ -35,12 +39,17 @@ SCORES = tuple(f"{prefix}{name}" for prefix in ("", "ema_") for name in (*FIGURE
 
 
 def headline(names: Iterable[str]) -> str:
-    """The one figure to show of those that a record has; ``accuracy`` where it has none."""
+    """The one figure to show of those that a record has; ``loss`` where it has none."""
     names = set(names)
-    return next((name for name in FIGURES if name in names), "accuracy")
+    return next((name for name in FIGURES if name in names), "loss")
+
+
+def figure_of(name: str) -> Figure:
+    """How a figure is shown; one that is not named here is a number to be lowered."""
+    return FIGURES.get(name, Figure(name.replace("_", " "), share=False, best=min))
 
 
 def score(figures: Mapping[str, Any]) -> float:
     """The headline of a record as a number of which more is better."""
     name = headline(figures)
-    return float(figures[name]) * (1 if FIGURES[name].best is max else -1)
+    return float(figures[name]) * (1 if figure_of(name).best is max else -1)

@@ -19,7 +19,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ class Writer:
         self, orbax: ocp.StandardCheckpointer, position: Mapping[str, Any], manifest: dict[str, Any]
     ) -> None:
         step = manifest["step"]
-        target = self.where / f"{step:09d}"
+        target = directory(self.where, step)
         part = target.with_name(f"{target.name}.part")
         try:
             orbax.close()  # waits, also for the files of other processes
@@ -158,12 +158,10 @@ class Writer:
         # Later ones are damaged: otherwise this run would have resumed from them.
         saved = steps(self.where)
         past = [n for n in saved if n <= step]
-        scores = {n: s for n in past if (s := _score(self.where, n)) is not None}
-        ranked = sorted(scores, key=lambda n: (scores[n], n), reverse=True)
-        needed = {*past[-self._keep :], *ranked[: self._keep_best]}
+        needed = {*past[-self._keep :], *_ranked(self.where, past)[: self._keep_best]}
         for n in saved:
             if n not in needed:
-                shutil.rmtree(self.where / f"{n:09d}")
+                shutil.rmtree(directory(self.where, n))
 
 
 def steps(where: Path) -> list[int]:
@@ -172,14 +170,28 @@ def steps(where: Path) -> list[int]:
     return sorted(int(p.name) for p in paths if p.name.isdecimal())
 
 
+def directory(where: Path, step: int) -> Path:
+    """The directory of the checkpoint of a step."""
+    return where / f"{step:09d}"
+
+
+def best(where: Path) -> int | None:
+    """The step of the checkpoint with the best score, the newest of equal ones; None: none has one.
+
+    Args:
+      where: the directory of all checkpoints.
+    """
+    ranked = _ranked(where, steps(where))
+    return ranked[0] if ranked else None
+
+
 def damage(where: Path, step: int) -> str | None:
     """What is wrong with the checkpoint of a step; None if it is not damaged."""
-    path = where / f"{step:09d}"
     try:
         recorded = _manifest(where, step)["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its manifest cannot be read ({error})"
-    sums = _sums(path)
+    sums = _sums(directory(where, step))
     wrong = [n for n in sorted({*recorded, *sums}) if recorded.get(n) != sums.get(n)]
     return f"{wrong[0]} is not what was written" if wrong else None
 
@@ -219,7 +231,7 @@ def restore(where: Path, step: int, like: PyTree) -> PyTree:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
     )
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(where.absolute() / f"{step:09d}" / _STATE, target)
+        return checkpointer.restore(directory(where.absolute(), step) / _STATE, target)
 
 
 def differing(where: Path, step: int, like: PyTree) -> dict[str, tuple[str, str]]:
@@ -234,11 +246,17 @@ def differing(where: Path, step: int, like: PyTree) -> dict[str, tuple[str, str]
 
 def position(where: Path, step: int) -> dict[str, Any]:
     """Where the input stood when the checkpoint of a step was saved."""
-    return json.loads((where / f"{step:09d}" / _POSITION).read_text(encoding="utf-8"))
+    return json.loads((directory(where, step) / _POSITION).read_text(encoding="utf-8"))
 
 
 def _manifest(where: Path, step: int) -> dict[str, Any]:
-    return json.loads((where / f"{step:09d}" / _MANIFEST).read_text(encoding="utf-8"))
+    return json.loads((directory(where, step) / _MANIFEST).read_text(encoding="utf-8"))
+
+
+def _ranked(where: Path, past: Sequence[int]) -> list[int]:
+    """Those of these steps whose checkpoints have a score, the best first."""
+    scores = {n: s for n in past if (s := _score(where, n)) is not None}
+    return sorted(scores, key=lambda n: (scores[n], n), reverse=True)
 
 
 def _score(where: Path, step: int) -> float | None:

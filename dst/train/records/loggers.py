@@ -76,7 +76,7 @@ class Logger(Protocol):
         """
 
     def close(self, summary: Mapping[str, Any] | None) -> None:
-        """The end of the run.
+        """The end of the run. At its end, all files are in its directory, the report too.
 
         Args:
           summary: the content of ``summary.json``; None: the run stopped before its end.
@@ -169,11 +169,10 @@ class Loggers:
           values: scalars of JAX, NumPy or Python by name. Those that are not finite are left out,
             since JSON has none.
         """
-        numbers = {k: _number(v) for k, v in jax.device_get(dict(values)).items()}
-        finite = {k: v for k, v in numbers.items() if math.isfinite(v)}
+        record = finite(values)
         if self._file:
-            self._file.log(step, kind, finite)
-        self._call("log", step, kind, finite)
+            self._file.log(step, kind, record)
+        self._call("log", step, kind, record)
 
     def show(self, step: int, opt_state: PyTree, *, always: bool = False) -> None:
         """Shows the mask of the first sparse layer, at most once in each tenth of training.
@@ -215,7 +214,13 @@ class Loggers:
             logger.call(method, *args)
 
 
-def _number(value: Any) -> int | float:
+def finite(values: Mapping[str, Any]) -> dict[str, int | float]:
+    """The values as Python numbers, without those that are not finite."""
+    numbers = {name: number(value) for name, value in jax.device_get(dict(values)).items()}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def number(value: Any) -> int | float:
     """A Python number; a float32 by its shortest decimal form, 0.9 and not 0.8999999761581421."""
     array = np.asarray(value)
     return int(array) if array.dtype.kind in "iu" else float(str(array))

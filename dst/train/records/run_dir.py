@@ -19,7 +19,10 @@ CHECKPOINTS = "checkpoints"
 MASKS_INITIAL = "masks-initial.safetensors"
 MASKS_FINAL = "masks-final.safetensors"
 SUMMARY = "summary.json"
+REPORT = "report.html"
 LOCK = "lock"
+# In the environment of a script that `dst sweep` runs as a trial: where it writes.
+DIRECTORY = "DST_RUN_DIRECTORY"
 
 
 def weights(step: int) -> str:

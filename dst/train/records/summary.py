@@ -10,7 +10,7 @@ from typing import Any
 
 import dst
 from dst.core.text import aligned
-from dst.train.objectives.figures import FIGURES, SCORES, headline
+from dst.train.objectives.figures import SCORES, figure_of, headline
 from dst.train.state import TrainState
 
 _SHOWN = {"layers", "seconds", "sparsity", "sparsity_model", "steps", "topology_steps"}
@@ -117,7 +117,7 @@ def table(figures: Mapping[str, Any]) -> str:
     name = headline(figures)
     score = "no score is recorded"
     if name in figures:
-        score = f"test {FIGURES[name].words} {figures[name]:.4f}"
+        score = f"test {figure_of(name).words} {figures[name]:.4f}"
     if (average := figures.get(f"ema_{name}")) is not None:
         score += f", of the moving average {average:.4f}"
     text.append(f"{score} after {figures['steps']} steps in {figures['seconds']:.0f} s")

@@ -345,6 +345,14 @@ def test_a_study_that_does_not_fit_its_network_leaves_nothing_behind(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["small.yaml"]
 
 
+def test_a_study_of_quantities_is_refused_since_it_compares_accuracies(tmp_path):
+    rows = np.arange(100.0)
+    np.savez(tmp_path / "a.npz", x=rows, y=rows)
+    with pytest.raises(config.ConfigError, match="by their accuracy, .*a.npz is of .* 'number'"):
+        lottery.run(study(tmp_path, "data.name=npz:a.npz"), tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_bad_study_is_refused_before_anything_heavy_is_loaded(tmp_path):
     (tmp_path / "small.yaml").write_text(SMALL, encoding="utf-8")
     code = f"""

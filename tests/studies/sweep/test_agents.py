@@ -11,7 +11,6 @@ import pytest
 from dst import cli
 from dst.cli import train
 from dst.studies import sweep
-from dst.train.config import run as config
 from dst.train.config.sections import Wandb
 from tests.agents import IDENTITY, started
 from tests.studies.sweep.test_spec import write
@@ -25,14 +24,14 @@ def trained(monkeypatch, command, environment):
     calls = []
 
     class Loop:
-        def train(self, settings, where, overwrite):
+        def train(self, settings, where, overwrite, report):
             calls.append((settings, where))
 
     assert command[0] == "dst"
     with monkeypatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        patch.setattr(train, "run", lambda where, source, start: start(Loop()) or 0)
+        patch.setattr(train, "run", lambda where, source, start: start(Loop(), None) or 0)
         assert cli.main(command[1:]) == 0
     return calls[0]
 
@@ -56,7 +55,7 @@ def test_an_agent_trains_what_the_sweep_here_trains(monkeypatch, tmp_path):
         assert command[4:] == list(overrides)
         monkeypatch.chdir(ROOT)
         settings, where = trained(monkeypatch, command, environment)
-        ours = config.load(digits.config, [*digits.fixed, *overrides])
+        ours = digits.command.load(overrides)
         assert settings == replace(ours, wandb=Wandb(mode="offline"))
         assert where == Path("runs") / f"{ours.name}-{IDENTITY['WANDB_RUN_ID']}"
 

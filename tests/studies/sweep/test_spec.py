@@ -11,7 +11,6 @@ import pytest
 
 from dst.studies import sweep
 from dst.studies.sweep import distributions
-from dst.train.config import run as config
 from tests.training import ROOT, SWEEPS, write_small
 
 FILE = """
@@ -55,7 +54,7 @@ def test_a_grid_has_every_combination_once(tmp_path):
         "method.name": "rigl",
         "method.sparsity": 0.5,
     }
-    configs = [config.load("small.yaml", [*toy.fixed, *x]) for x in trials]
+    configs = [toy.command.load(x) for x in trials]
     assert {x.train.steps for x in configs} == {30}
     seen = {(x.seed, x.method.name, x.method.value.sparsity) for x in configs}
     assert len(seen) == 12

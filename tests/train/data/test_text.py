@@ -78,7 +78,7 @@ def test_the_split_is_disjoint_deterministic_and_about_one_in_twenty():
 
 def test_pieces_show_every_byte_once_and_its_successor():
     text = bytes(range(100, 153))
-    pieces = stdlib.windows(text, 8)
+    pieces = dataset.windows(np.frombuffer(text, np.uint8), 8)
     inputs, labels = pieces.take(np.arange(len(pieces)))
     assert inputs.shape == labels.shape == (6, 8)
     np.testing.assert_array_equal(inputs.ravel(), list(text[:48]))
@@ -86,7 +86,7 @@ def test_pieces_show_every_byte_once_and_its_successor():
 
 
 def _dataset(**changes):
-    pieces = stdlib.windows(bytes(range(200)), 8)
+    pieces = dataset.windows(np.arange(200, dtype=np.uint8), 8)
     return dataset.Dataset(pieces, pieces, (8,), 256, "next-token", **changes)
 
 

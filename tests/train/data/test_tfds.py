@@ -117,7 +117,7 @@ def test_every_epoch_shows_every_example_once(kind, home):
 def test_what_is_too_large_for_memory_gives_the_same_batches(home, monkeypatch):
     settings = _settings(home, augment="cifar", mean=(0.5,) * 3, std=(0.2,) * 3)
     held = tfds.load("toy_pictures", settings)
-    monkeypatch.setattr(tfds, "_IN_MEMORY", 1000)
+    monkeypatch.setattr("dst.train.data.examples._IN_MEMORY", 1000)
     read = tfds.load("toy_pictures", settings)
     assert (held.threads, read.threads > 0) == (0, True)
     for count in (0, 9):
@@ -207,7 +207,7 @@ def test_the_schema_knows_names_by_their_pattern():
     arms = json_schema.json_schema(config.Config)["properties"]["data"]["anyOf"]
     assert {"enum": ["digits", "stdlib"]} in arms
     assert {"type": "string", "pattern": "^tfds:"} in arms
-    (arm,) = [x for x in arms if "augment" in x.get("properties", {})]
+    (arm,) = [x for x in arms if "directory" in x.get("properties", {})]
     assert arm["properties"]["name"] == {"type": "string", "pattern": "^tfds:"}
     assert arm["properties"]["augment"]["enum"] == ["none", "cifar", "imagenet"]
 

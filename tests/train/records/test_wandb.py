@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +17,7 @@ import dst
 from dst.inspect import mask_images
 from dst.train.config import run as config
 from dst.train.records import loggers, run_dir
+from tests import offline
 from tests.agents import IDENTITY, started
 from tests.faults import dst as command
 from tests.faults import ended, records, row, until
@@ -79,33 +77,6 @@ def test_pixels_are_the_mask():
     )
 
 
-def _trained(folder: Path, *arguments: str, **environment: str) -> None:
-    own = {f"WANDB_{x}_DIR": str(folder / x.lower()) for x in ("DATA", "CACHE", "CONFIG")}
-    process = subprocess.run(
-        [sys.executable, "-m", "dst.cli", *arguments],
-        cwd=folder,
-        env={**os.environ, **own, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == 0, process.stderr
-    assert "warning: Weights & Biases" not in process.stderr, process.stderr
-
-
-def _read(run: Path) -> tuple[Path, list[dict]]:
-    """The directory of the run's W&B record, and its content as W&B's own reader gives it."""
-    (record,) = (run / "wandb").glob("offline-run-*")
-    reader = Path(sys.executable).with_name("wandb")
-    command = [reader, "leet", "inspect", "--json", record]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return record, [json.loads(line) for line in out.splitlines()]
-
-
-def _rows(content: list[dict]) -> dict[int, dict]:
-    """History by step."""
-    return {x["history"]["step"]["num"]: x["history"]["item"] for x in content if "history" in x}
-
-
 def _is_within(part, whole) -> bool:
     """Whether plain data is part of other plain data; floats as the reader writes them."""
     if isinstance(part, dict):
@@ -119,19 +90,19 @@ def _is_within(part, whole) -> bool:
 def test_an_offline_run_reads_back_whole(tmp_path):
     pytest.importorskip("wandb")
     write_small(tmp_path)
-    settings = ["method.every=4", "train.log_every=4", "wandb={'mode': 'offline', 'project': 'p'}"]
-    _trained(tmp_path, "train", "small.yaml", *settings, "--dir", "run")
+    wandb = {"mode": "offline", "project": "p", "artifacts": ["masks", "checkpoint", "report"]}
+    settings = ["method.every=4", "train.log_every=4", f"wandb={wandb}"]
+    offline.dst(tmp_path, "train", "small.yaml", *settings, "--dir", "run")
     run = tmp_path / "run"
-    record, content = _read(run)
+    (record,) = offline.parts(run)
 
     # The config is the resolved one.
-    (start,) = [x["run"] for x in content if x["type"] == "run"]
-    saved = config.load(run / run_dir.CONFIG)
+    start, saved = record.start, config.load(run / run_dir.CONFIG)
     assert _is_within(config.to_dict(saved), start["config"]["update"])
     assert start["project"] == "p" and start["display_name"] == "small"
 
     # Every number of metrics.jsonl, at its step.
-    rows = _rows(content)
+    rows = record.rows
     lines = records(run)
     assert {line["kind"] for line in lines} == {"train", "eval", "topology"}
     for line in lines:
@@ -148,7 +119,7 @@ def test_an_offline_run_reads_back_whole(tmp_path):
 
     # The pictures are the masks.
     def picture(step, name):
-        image = imread(record / "files" / rows[step][f"pictures/{name}.path"])
+        image = imread(record.path / "files" / rows[step][f"pictures/{name}.path"])
         factor = image.shape[1] // (64 if name == "mask" else 8)
         return image[factor // 2 :: factor, factor // 2 :: factor, 3]
 
@@ -165,19 +136,30 @@ def test_an_offline_run_reads_back_whole(tmp_path):
 
     # The table of layers, and the figures of the runs' table.
     summary = json.loads((run / run_dir.SUMMARY).read_text())
-    (path,) = (record / "files/media/table").glob("layers_*.json")
+    (path,) = (record.path / "files/media/table").glob("layers_*.json")
     table = json.loads(path.read_text())
     layers = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     for ours, theirs in zip(summary["layers"], layers, strict=True):
         named = {"layer" if name == "path" else name: x for name, x in ours.items()}
         assert theirs == named | {"shape": str(ours["shape"])}
-    last = {}
-    for x in content:
-        last |= x.get("summary", {}).get("update", {})
+    last = record.summary
+    scores = {"accuracy": max, "loss": min}
     for name, value in summary.items():
-        if isinstance(value, int | float):
+        if name in scores:
+            best = scores[name](line[name] for line in lines if line["kind"] == "eval")
+            expected = {scores[name].__name__: best, "last": value}
+            assert last[name] == pytest.approx(expected, rel=1e-6)
+        elif isinstance(value, int | float):
             assert last[name] == pytest.approx(value, rel=1e-6)
     assert not [name for name in last if name.startswith(("density/", "explored/", "grown/"))]
+
+    # Artifacts hold the files of the run.
+    for name, kind in (("masks", "masks"), ("checkpoint", "model"), ("report", "report")):
+        artifact = record.artifacts[f"small-{name}"]
+        assert artifact["type"] == kind
+        for file, there in artifact["files"].items():
+            (own,) = [x for x in (run / file, run / f"checkpoints/{40:09d}" / file) if x.is_file()]
+            assert Path(there).read_bytes() == own.read_bytes()
 
 
 @pytest.mark.evidence
@@ -189,10 +171,10 @@ def test_a_run_of_an_agent_belongs_to_its_sweep(tmp_path, monkeypatch):
         monkeypatch, write(tmp_path), {**nested, "optimizer.learning_rate": 1e-05}
     )
     assert command[:2] == ["dst", "train"]
-    _trained(tmp_path, *command[1:], WANDB_MODE="offline", **environment)
+    offline.dst(tmp_path, *command[1:], WANDB_MODE="offline", **environment)
     run = tmp_path / "runs" / f"small-{IDENTITY['WANDB_RUN_ID']}"
-    _, content = _read(run)
-    (start,) = [x["run"] for x in content if x["type"] == "run"]
+    (record,) = offline.parts(run)
+    start = record.start
     assert start["run_id"] == IDENTITY["WANDB_RUN_ID"]
     assert start["sweep_id"] == IDENTITY["WANDB_SWEEP_ID"]
     # Parallel coordinates have their axes from these, under the names of the sweep file.
@@ -202,9 +184,11 @@ def test_a_run_of_an_agent_belongs_to_its_sweep(tmp_path, monkeypatch):
     assert saved.optimizer.value.learning_rate == 1e-05 and saved.method.name == "set"
     assert _is_within(config.to_dict(saved), shown)  # nothing of the rest is lost
     # The metric is there at every evaluation, which Hyperband reads, and at the end.
-    values = [row["accuracy"] for row in _rows(content).values() if "accuracy" in row]
+    values = [row["accuracy"] for row in record.rows.values() if "accuracy" in row]
     recorded = [line["accuracy"] for line in records(run) if line["kind"] == "eval"]
     assert values == pytest.approx(recorded, rel=1e-6) and len(values) >= 2
+    # The sweep's pages want it as one number.
+    assert record.summary["accuracy"] == pytest.approx(recorded[-1], rel=1e-6)
     # Continued by hand, it is the same run.
     assert (run / "wandb/id").read_text() == IDENTITY["WANDB_RUN_ID"]
 

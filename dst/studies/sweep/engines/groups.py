@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import jax
 
+from dst.studies.sweep.command import Train
 from dst.studies.sweep.engines import batch
 from dst.studies.sweep.engines.batch import Shapes, Trace
 from dst.studies.sweep.engines.merge import Different
@@ -40,15 +41,13 @@ class Candidate:
     trace: Trace | None = None
 
 
-def candidate(trial: Trial) -> Candidate:
+def candidate(trial: Trial, command: Train) -> Candidate:
     """Builds the pieces of a trial.
 
     Raises:
       Different: the trial cannot share a program with any other.
     """
-    settings = config.load(trial.sweep.config, trial.overrides)
-    if settings.wandb.mode != "disabled":
-        raise Different("W&B keeps one run per process")
+    settings = command.load(trial.overrides)
     if trial.started and trial.in_use:
         raise Different("another process still uses its directory")
     if settings.hosts.coordinator is not None:

@@ -1,11 +1,10 @@
-"""Trials as processes of this machine: ``dst train`` each, in an ordinary run directory."""
+"""Trials as processes of this machine, each in an ordinary run directory."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,21 +82,21 @@ class Workers:
 
     def _start(self, trial: Trial) -> subprocess.Popen | None:
         """Trains or resumes. None: a process that outlived its worker still trains this trial."""
-        words = ["resume", str(trial.run)]
-        if not trial.started:
-            words = ["train", str(self._sweep.config), *trial.overrides, "--dir", str(trial.run)]
-        elif trial.in_use:
+        if trial.started and trial.in_use:
             return None
+        command = self._sweep.command
+        words = command.words(trial.run, trial.overrides, trial.started)
         trial.run.parent.mkdir(parents=True, exist_ok=True)
         environment = {
             # Trials that differ in values only share their compiled programs.
             "JAX_COMPILATION_CACHE_DIR": str(self._where / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
             **os.environ,
+            **command.environment(trial.run),
         }
         with trial.log.open("a", encoding="utf-8") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "dst.cli", *words],
+                words,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

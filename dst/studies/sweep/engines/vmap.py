@@ -18,6 +18,8 @@ from typing import Any, TextIO
 
 import jax
 
+from dst.report.run import write_report
+from dst.studies.sweep.command import vectorisable
 from dst.studies.sweep.engines import groups
 from dst.studies.sweep.engines.batch import Program
 from dst.studies.sweep.engines.groups import Candidate, PlainData
@@ -61,6 +63,7 @@ class Vectorised:
         workers: int,
         report: Callable[[str], None],
     ):
+        self._command = vectorisable(sweep.command)
         self._sweep, self._storage, self._where, self._report = sweep, storage, where, report
         self._batch, self._workers = batch, workers
         self._patterns: dict[tuple[str, ...], PlainData] = {}
@@ -105,7 +108,7 @@ class Vectorised:
 
     def _pattern(self, overrides: tuple[str, ...]) -> PlainData:
         if overrides not in self._patterns:
-            settings = config.load(self._sweep.config, [*self._sweep.fixed, *overrides])
+            settings = self._command.load(overrides)
             self._patterns[overrides] = groups.without_numbers(config.to_dict(settings))
         return self._patterns[overrides]
 
@@ -124,7 +127,7 @@ class Vectorised:
         for trial in trials:
             alive()
             try:
-                candidates.append(groups.candidate(trial))
+                candidates.append(groups.candidate(trial, self._command))
             except (Different, ConfigError) as error:  # of an error, processes say more
                 alone.append((str(error), trial.assignment))
         compatible = groups.grouped(candidates, alive)
@@ -235,9 +238,10 @@ def _loop(candidate: Candidate) -> Generator[Work, Any, Callable[[], None]]:
         if (trial.run / run_dir.SUMMARY).is_file():
             return trial.conclude
         if trial.started:
-            yield from loop.resuming(trial.run, make=make)
+            yield from loop.resuming(trial.run, make=make, report=write_report)
         else:
-            yield from loop.training(candidate.pieces.config, trial.run, make=make)
+            settings = candidate.pieces.config
+            yield from loop.training(settings, trial.run, make=make, report=write_report)
     except signals.Stopped as reason:
         print(reason)
         return trial.assignment.release

@@ -12,16 +12,35 @@ from dst.studies.sweep.engines.vmap import BatchedTrial
 from dst.studies.sweep.storage import Storage
 from dst.studies.sweep.trial import Trial
 from dst.train import loop
+from dst.train.records import run_dir
 from tests.faults import records
 from tests.studies.sweep.test_spec import write
 from tests.studies.sweep.test_sweep import TWO
 from tests.training import assert_same, states_in
 
 
+class Own:
+    """A logger of the user's own."""
+
+    def __init__(self, config, where, start):
+        self.file = (where / "own.txt").open("a")
+
+    def log(self, step, kind, values):
+        print(step, kind, *sorted(values), file=self.file)
+
+    def close(self, summary):
+        end = "nothing" if summary is None else f"{summary['steps']} steps"
+        print(f"closed with {end}", file=self.file)
+        self.file.close()
+
+
 @pytest.fixture
 def storage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    toy = sweep.load(write(tmp_path, TWO.replace("[0, 1]", "[0]")))
+    path = write(tmp_path, TWO.replace("[0, 1]", "[0]"))
+    with (tmp_path / "small.yaml").open("a") as config:
+        config.write(f'loggers: [{{import: "{__name__}:Own"}}]\n')
+    toy = sweep.load(path)
     return toy, Storage(toy, tmp_path / "journal.log")
 
 
@@ -38,7 +57,7 @@ def outcome(storage):
 
 def test_its_loop_is_the_run_that_trains_alone(storage, trial, tmp_path, capsys):
     threads = threading.active_count()
-    one = candidate(trial)
+    one = candidate(trial, trial.sweep.command)
     batched, result, calls = BatchedTrial(one), None, 0
     while (work := batched.advance(result)) is not None:
         result, calls = work.call(), calls + 1
@@ -48,11 +67,14 @@ def test_its_loop_is_the_run_that_trains_alone(storage, trial, tmp_path, capsys)
     assert capsys.readouterr().out == "" and "after 40 steps in" in trial.log.read_text()
     loop.train(one.pieces.config, tmp_path / "alone")
     assert records(trial.run) == records(tmp_path / "alone")
+    own = [(path / "own.txt").read_text() for path in (trial.run, tmp_path / "alone")]
+    assert own[0] == own[1] and own[0].endswith("\nclosed with 40 steps\n")
+    assert (trial.run / run_dir.REPORT).is_file()
     assert_same(states_in(trial.run)[40], states_in(tmp_path / "alone")[40])
 
 
 def test_a_failed_update_fails_it(storage, trial):
-    batched = BatchedTrial(candidate(trial))
+    batched = BatchedTrial(candidate(trial, trial.sweep.command))
     assert batched.advance(None) is not None
     assert batched.advance(MemoryError("too large")) is None
     assert outcome(storage) == ("failed", "MemoryError: too large")
@@ -61,7 +83,7 @@ def test_a_failed_update_fails_it(storage, trial):
 
 
 def test_one_that_is_behind_ends_at_its_next_update(storage, trial):
-    batched = BatchedTrial(candidate(trial))
+    batched = BatchedTrial(candidate(trial, trial.sweep.command))
     work = batched.advance(None)
     trial.behind = True
     assert batched.advance(work.call()) is None

@@ -144,8 +144,10 @@ def test_trials_in_one_program_are_the_runs_that_they_are_alone(count, values, t
             ["mesh.data=1", "train.steps_per_call=4", "train.keep=9", *trial["overrides"]],
         )
         loop.train(settings, alone)
-        for name in ("config.yaml", "summary.json", "masks-final.safetensors"):
+        for name in ("config.yaml", "summary.json", "masks-final.safetensors", "report.html"):
             assert (run / name).is_file()
+        shown = (tmp_path / "runs/toy/report.html").read_text(encoding="utf-8")
+        assert f"{trial['directory']}/report.html" in shown
         ours, theirs = states_in(run), states_in(alone)
         assert ours.keys() == theirs.keys()
         first = min(step for step in ours if int(ours[step].opt_state.topology.done) == 1)
