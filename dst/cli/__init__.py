@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from dst.cli import exits
+from dst.core import extras
 
 __all__ = ["main"]
 
@@ -32,5 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from dst.cli import app
     except ModuleNotFoundError as error:
-        return exits.missing(error)
+        named = extras.named(error)
+        if not isinstance(named, extras.Missing):
+            raise
+        if arguments not in (["--help"], ["-h"]):
+            return exits.missing(named)
+        from dst.cli import bare_help
+
+        print(bare_help.text(named))
+        return exits.DONE
     return app.run(arguments)

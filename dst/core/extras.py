@@ -19,7 +19,10 @@ EXTRAS = {
     "wandb": "wandb",
 }
 # Extras that others bring along.
-INCLUDED = {"train": ("flax",), "tfds": ("flax", "train"), "sweep": ("flax", "train")}
+INCLUDED = {
+    "train": ("flax",),
+    **dict.fromkeys(("data", "sweep", "tfds"), ("flax", "train")),
+}
 
 
 class Missing(ModuleNotFoundError):

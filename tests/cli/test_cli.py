@@ -11,10 +11,12 @@ import tomllib
 from importlib import metadata
 
 import pytest
+import typer
 
 import dst
 from dst import cli
 from dst.cli import exits
+from dst.cli.app import app
 from dst.core import extras
 from dst.methods import METHODS, PRESETS
 from tests.training import ROOT, write_small
@@ -206,15 +208,19 @@ sys.meta_path.insert(0, Missing())
 """
 
 
-def test_without_extras_the_command_line_names_the_extra_and_prints_the_version():
+def test_without_extras_the_command_line_names_the_extra_and_prints_version_and_help():
     result = python(f"""{WITHOUT_EXTRAS}
 from dst.cli import main
-print([main(arguments) for arguments in (["--help"], [], ["train", "x.yaml"], ["--version"])])
+print([main(arguments) for arguments in ([], ["train", "x.yaml"], ["--version"], ["--help"])])
 """)
-    assert result.stdout == f"{dst.__version__}\n[2, 2, 2, 0]\n"
-    assert result.stderr.splitlines() == 3 * [
-        "error: this needs the module typer, which is not installed: pip install 'dst-jax[train]'"
-    ]
+    version, *text, codes = result.stdout.splitlines()
+    missing = "needs the module typer, which is not installed: pip install 'dst-jax[train]'"
+    assert (version, codes) == (dst.__version__, "[2, 2, 0, 0]")
+    assert result.stderr.splitlines() == 2 * [f"error: this {missing}"]
+    assert text[-1] == f"The library works as it is. For the commands this {missing}"
+    commands = typer.main.get_command(app).commands
+    listed = dict(x.split(maxsplit=1) for x in text[text.index("Commands:") + 1 : -2])
+    assert listed == {name: x.help for name, x in commands.items()}
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,11 @@ SWEEP = {
         ({"method": "gird"}, ("method",)),
         ({"run_cap": 0}, ("run_cap",)),
         ({"command": ["dst", "train", "x.yaml"]}, ("command",)),
-        ({"metric": {"name": 3}}, ("metric", "name")),
+        ({"metric": {"name": "acuracy"}}, ("metric", "name")),
+        (
+            {"command": ["python", "-c", command.ARGUMENTS], "metric": {"name": 3}},
+            ("metric", "name"),
+        ),
         ({"metric": {"name": "accuracy", "goal": "max"}}, ("metric", "goal")),
         ({"early_terminate": {"type": "hyperband"}}, ("early_terminate",)),
         ({"parameters": {}}, ("parameters",)),
@@ -108,6 +112,11 @@ def test_the_schema_of_sweeps_accepts_every_kind_of_parameter(parameter, schemas
     jsonschema.validate(SWEEP | {"parameters": {"optimizer": parameter}}, schemas["sweep.json"])
     if "parameters" not in parameter:
         sweep.distributions.read(parameter)
+
+
+def test_the_schema_of_sweeps_accepts_any_figure_of_a_script(schemas):
+    script = {"command": ["python", "loop.py", command.ARGUMENTS], "metric": {"name": "mine"}}
+    jsonschema.validate(SWEEP | script, schemas["sweep.json"])
 
 
 def test_the_schema_of_sweeps_knows_the_keys_of_configs_dotted_and_nested(schemas):

@@ -22,7 +22,7 @@ MEASURED = (
     *("sparsity", "sparsity_model", "explored", "training_cost", "forward_cost"),
     *("average_density", "topology_steps", "steps", "seconds", "compile_seconds", "test_labels"),
 )
-_INTERPRETERS = ("python", "python3", "${interpreter}")
+INTERPRETERS = ("python", "python3", "${interpreter}")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def read(command: Any, program: Any) -> Train | Script:
         after = known[known.index("train") + 1 :] if "train" in known else []
         if after:
             return Train(Path(after[0]), _fixed(after[1:]))
-        if len(known) > 1 and known[0] in _INTERPRETERS:
+        if len(known) > 1 and known[0] in INTERPRETERS:
             if not Path(known[1]).is_file():
                 raise ValueError(
                     f"command: expected a training script, found no file {short(known[1])}. Paths "

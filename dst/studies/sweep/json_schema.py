@@ -25,9 +25,9 @@ def json_schema(config: Mapping[str, Any]) -> dict[str, Any]:
       config: the JSON Schema of their config, which gives the names of parameters. Others are
         allowed too: patterns of leaves, and arguments of networks that users import.
     """
-    metric = of_type(Metric)
-    # Figures of the trainer are completed; a script may measure others.
-    metric["properties"]["name"]["anyOf"] = [{"enum": list(command.MEASURED)}, _TEXT]
+    programs = [*command.INTERPRETERS, "${program}"]
+    trained = {"properties": {"command": {"contains": {"const": "train"}}}}
+    measured = {"properties": {"name": {"enum": list(command.MEASURED)}}}
     early = of_type(Hyperband)
     early["properties"] = {
         "type": {"const": "hyperband"},
@@ -45,11 +45,12 @@ def json_schema(config: Mapping[str, Any]) -> dict[str, Any]:
             "type": "array",
             "items": _TEXT,
             "contains": {"const": command.ARGUMENTS},
-            "description": f"[dst, train, CONFIG, {command.ARGUMENTS!r}], or [python, SCRIPT, "
+            "anyOf": [{"contains": {"enum": ["train"]}}, {"contains": {"enum": programs}}],
+            "description": f"[dst, train, CONFIG, {command.ARGUMENTS!r}] or [python, SCRIPT, "
             f"{command.ARGUMENTS!r}]; overrides of every trial may stand before the last one.",
         },
         "method": {"enum": list(file.METHODS), "description": "how trials are chosen."},
-        "metric": metric,
+        "metric": of_type(Metric),
         "parameters": {
             "type": "object",
             "minProperties": 1,
@@ -69,6 +70,8 @@ def json_schema(config: Mapping[str, Any]) -> dict[str, Any]:
         "properties": {**properties, **dict.fromkeys(file.THEIRS, _TEXT)},
         "required": ["command", "method", "parameters"],
         "additionalProperties": False,
+        "if": trained,  # a script may measure anything
+        "then": {"properties": {"metric": measured}},
         "$defs": {
             "parameter": _parameter({}),
             "distribution": {"anyOf": [_distribution(x) for x in distributions.KEYS]},
