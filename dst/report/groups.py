@@ -93,11 +93,11 @@ def varying(trials: Sequence[Trial]) -> list[str]:
     """
     keys, settings = _differing(trials)
     varied = [key for key in keys if not _follows(key, keys, settings)]
-    told: list[str] = []
+    kept: list[str] = []
     for key in sorted(varied, key=lambda key: (key != METHOD, key != SPARSITY)):
-        if not any(_repeats(key, before, settings) for before in told):
-            told.append(key)
-    return told
+        if not any(_repeats(key, before, settings) for before in kept):
+            kept.append(key)
+    return kept
 
 
 def _repeats(key: str, before: str, settings: Sequence[Mapping[str, Any]]) -> bool:
