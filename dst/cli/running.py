@@ -9,10 +9,12 @@ from typing import Any
 
 from dst.cli.exits import BAD_INPUT, DONE, FAILED, RESUME, fail
 from dst.cli.report import of_run, write
+from dst.cli.screen import tolerated
 
 Report = Callable[[Path], object]
 
 
+@tolerated()
 def run(where: Path, source: str, start: Callable[[Any, Report], Any]) -> int:
     """Starts or resumes a run with the training loop, which writes its report.
 
@@ -32,6 +34,7 @@ def run(where: Path, source: str, start: Callable[[Any, Report], Any]) -> int:
     return code
 
 
+@tolerated()
 def study(where: Path, source: str, start: Callable[[Any], Any]) -> int:
     """Starts or resumes a study, prints its table, and writes its report; as :func:`run`."""
     from dst.studies.lottery import study

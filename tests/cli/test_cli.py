@@ -352,3 +352,21 @@ def test_the_schema_describes_every_method(capsys):
     assert rigl["required"] == ["name", "sparsity"]
     assert rigl["properties"]["drop_fraction"]["default"] == 0.3
     assert all("description" in x for k, x in rigl["properties"].items() if k != "name")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_screen_that_fails_ends_nothing():
+    program = """
+from dst.cli.screen import tolerated
+with tolerated():
+    print("x" * 100_000, flush=True)
+    print("still here")
+"""
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert result.returncode == 0
+    assert result.stderr == (
+        "warning: stdout: No space left on device. Training continues without a screen.\n"
+    )

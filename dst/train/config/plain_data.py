@@ -15,6 +15,7 @@ from dst.core import checks
 from dst.core.text import shown
 
 _DEEP = "nested too deeply"
+_MOST = 100_000  # values in a file
 
 
 def read(path: Path) -> Mapping[str, Any]:
@@ -32,6 +33,7 @@ def read(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"this is {_DEEP}.") from error
     except (YAMLError, ValueError) as error:  # no text, no YAML, a date that is none
         raise ValueError(f"this is no valid YAML: {error}") from error
+    _check_aliases(data)
     if not isinstance(data, Mapping):
         raise ValueError(f"expected a mapping of keys to values, found {shown(data)}.")
     return data
@@ -61,10 +63,29 @@ def _value(text: str, value: str) -> Any:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass  # no literal, or one too deep for the parser
     try:
-        return _yaml().load(value)
+        data = _yaml().load(value)
+        _check_aliases(data)
+        return data
     except (YAMLError, RecursionError, ValueError) as error:
         reason = _DEEP if isinstance(error, RecursionError) else "neither YAML nor a Python literal"
         raise ValueError(f"the value of {shown(text)} is {reason}.") from error
+
+
+def _check_aliases(data: Any) -> None:
+    """Raises ValueError where aliases repeat so much, or themselves, that nothing can read it."""
+    sizes: dict[int, int] = {}  # of containers, with what aliases repeat in them
+
+    def size(node: Any) -> int:
+        if not isinstance(node, (Mapping, list)):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = _MOST + 1  # of a node inside of itself
+            inner = node.values() if isinstance(node, Mapping) else node
+            sizes[id(node)] = 1 + sum(map(size, inner))
+        return sizes[id(node)]
+
+    if size(data) > _MOST:
+        raise ValueError(f"aliases stand for more than {_MOST} values. Write them out.")
 
 
 def merged(base: Any, *changes: Any) -> Any:

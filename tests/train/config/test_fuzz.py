@@ -146,6 +146,29 @@ def test_absurd_values_are_refused_in_a_short_message(override, expected):
     assert len(str(error.value)) < LONGEST
 
 
+BOMB = "\n".join(
+    ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    + [
+        f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]"
+        for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"{BOMB}\nname: *i\n", "name: &a\n  x: *a\n", f"{BOMB}\nmetric: *i\nname: x\n"],
+    ids=["name", "itself", "metric"],
+)
+def test_aliases_that_stand_for_too_much_are_refused_at_once(text, tmp_path):
+    (tmp_path / "bomb.yaml").write_text(text)
+    start = time.process_time()
+    for load in (config.load, file.load):
+        with pytest.raises(ConfigError, match="aliases stand for more than 100000 values"):
+            load(tmp_path / "bomb.yaml")
+    assert time.process_time() - start < SLOWEST
+
+
 @pytest.mark.parametrize("width", [10**9, 10**8, 4 * 10**6])
 def test_a_network_that_no_memory_holds_is_refused_before_anything_is_written(width):
     asked = config.load(DIGITS, [f"model.hidden=[{width},{width}]"])
