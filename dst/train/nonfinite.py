@@ -20,7 +20,7 @@ from dst.core.typing import Array
 from dst.train.distributed import processes
 from dst.train.records import checkpoint
 from dst.train.state import TrainState
-from dst.train.step import Metrics, finite
+from dst.train.step import Metrics, finite, kept
 
 ROLLBACKS = 3  # from one checkpoint, without reaching the next
 SKIPS = 20  # in a row: the run does not learn any more
@@ -87,9 +87,15 @@ class Watch:
         self._losses.clear()
 
     def check_weights(self, step: int, state: TrainState) -> None:
-        """Raises Diverged unless all weights are finite."""
+        """Raises Diverged unless all weights are finite, and what the optimizer keeps of them."""
         if not finite((state.params, state.variables)):
             raise Diverged(step, f"weights are not finite after step {step}.")
+        if not finite((kept(state.opt_state), state.ema)):
+            raise Diverged(
+                step,
+                f"moments, latent weights or averages are not finite after step {step}, although "
+                "the weights are.",
+            )
 
     def _count(self, skipped: int, steps: list[int]) -> None:
         if not steps:

@@ -101,7 +101,7 @@ def make(
         metrics["learning_rate"] = jnp.asarray(learning_rate(taken))
         new = TrainState(params, opt_state, average, carried, state.skipped)
         if skip:
-            good = finite((metrics["loss"], grads, params, carried))
+            good = finite((metrics["loss"], grads, params, carried, kept(opt_state)))
             new = jax.tree.map(partial(jnp.where, good), new, _left_out(state))
             metrics["skipped"] = new.skipped
         return placement.keep(new), metrics
@@ -156,6 +156,14 @@ def finite(tree: PyTree) -> Array:
     """bool: whether all floating-point numbers in a tree are finite."""
     numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in numbers]))
+
+
+def kept(opt_state: PyTree) -> list[Array]:
+    """The arrays of an optimizer that must be finite: moments, latent weights, accumulators.
+
+    Single numbers are left out: the best loss so far may begin as infinite.
+    """
+    return [x for x in jax.tree.leaves(opt_state) if x.ndim]
 
 
 def _left_out(state: TrainState) -> TrainState:
