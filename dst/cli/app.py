@@ -22,6 +22,7 @@ from dst.cli import (
     sweep,
     train,
 )
+from dst.core.text import masked
 
 # Plain text, not boxes: the site shows the same help, and no command loads rich to print it.
 app = typer.Typer(
@@ -81,6 +82,6 @@ def _refuse(error: typer.TyperException, arguments: Sequence[str]) -> int:
     lines = [f"{name}: {error.format_message()}"]
     if context:
         lines.append(f"expected: {context.get_usage().removeprefix('Usage: ')}")
-    lines.append(f"found: {shlex.join(['dst', *arguments])}")
+    lines.append(f"found: {masked(shlex.join(['dst', *arguments]))}")
     lines.append(f"`{name} --help` describes the arguments.")
     return exits.fail("\n".join(lines), exits.BAD_INPUT)

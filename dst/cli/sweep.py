@@ -30,7 +30,11 @@ Workers = Annotated[int, typer.Option(metavar="N", help="Processes at a time.")]
 Batch = Annotated[int, typer.Option(metavar="N", help="Trials in one program, at most.")]
 Storage = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="A database; a journal file in the directory unless given."),
+    typer.Option(
+        metavar="URL",
+        envvar="DST_STORAGE",  # a password on the command line is seen by every user of a machine
+        help="A database; a journal file in the directory unless given.",
+    ),
 ]
 OldBatch = Annotated[str | None, typer.Option("--lanes", hidden=True, callback=_renamed)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Sequence
 
@@ -41,6 +42,18 @@ def shown(value: object) -> str:
     ("'rigl'", '[1, 2]', 80)
     """
     return short(_SHORT.repr(value))
+
+
+_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@\s]*@")
+
+
+def masked(text: str) -> str:
+    """A text in which the passwords of addresses are hidden.
+
+    >>> masked("cannot open postgresql://me:secret@host/db")
+    'cannot open postgresql://me:***@host/db'
+    """
+    return _PASSWORD.sub(r"\1:***@", text)
 
 
 def short(text: str) -> str:

@@ -52,7 +52,13 @@ def _zeros(state: SparsifyState, weights: dict[str, Array]) -> list[str]:
             continue
         off = jnp.where(active(mask), 0, jnp.abs(weights[path].astype(jnp.float32)))
         worst = float(jnp.max(off, initial=0.0))
-        if worst != 0:
+        if not np.isfinite(worst):
+            problems.append(
+                f"{path}: inactive weights are {worst}. Their update -p gives zero for finite "
+                "weights only. Find the step at which weights stop being finite, then go on from "
+                "a state before it; dst.apply_masks sets inactive weights to zero."
+            )
+        elif worst != 0:
             problems.append(
                 f"{path}: inactive weights of up to {worst:.3g} are not zero. Something rewrites "
                 "updates after sparsify: put dst.sparsify outermost (MultiSteps, apply_if_finite "

@@ -243,7 +243,7 @@ def _steps(
     log_every = settings.interval("log_every")
     eval_every = settings.interval("eval_every")
     save_every = settings.interval("checkpoint_every")
-    snapshots = settings.snapshot_steps()
+    snapshots, most = settings.snapshot_steps(), settings.most_per_call()
 
     def pauses(step: int) -> bool:
         """Whether a call has to end after this step."""
@@ -261,14 +261,14 @@ def _steps(
     while not leaving:
         fires = pieces.fires(at.step)
         topology, scheduled = fires or missed, scheduled + fires
-        if topology or settings.steps_per_call == 1:
+        if topology or most == 1:
             n, batch = 1, next(batches)
             at.state, metrics = yield Work(
                 partial(pieces.step, at.state, *batch, topology=topology), writer.wait
             )
             losses = metrics["loss"]
         else:
-            n = _uninterrupted(at.step, settings.steps_per_call, pauses)
+            n = _uninterrupted(at.step, most, pauses)
             at.state, metrics, losses = yield Work(
                 partial(pieces.steps, at.state, *batches.take(n), n=n), writer.wait
             )

@@ -87,6 +87,7 @@ def restored(pieces: Setup, where: Path, step: int) -> Point:
 
     Raises:
       SetupError: a config that ends before it, or that has another update schedule.
+      CheckpointError: a state that counts another number of updates.
     """
     checkpoints, steps = where / run_dir.CHECKPOINTS, pieces.config.train.steps
     if step > steps:
@@ -102,6 +103,12 @@ def restored(pieces: Setup, where: Path, step: int) -> Point:
     same = jax.tree.map(_equal, begin.opt_state.hyper, state.opt_state.hyper)
     if not all(jax.tree.leaves(same)):
         raise setup.SetupError(_OTHER_SCHEDULE)
+    counted = int(state.opt_state.count) + pieces.config.start.step
+    if counted != step:
+        raise checkpoint.CheckpointError(
+            f"the checkpoint of step {step} in {checkpoints} holds the state of step {counted}. "
+            "Remove it: `dst resume` uses the one before it."
+        )
     drawn = checkpoint.position(checkpoints, step)["drawn"]
     return Point(step, state, drawn, to_dict(enclosed(pieces.config)[0]))
 

@@ -129,7 +129,7 @@ def _make(config: Config) -> Setup:
 
     def batches(count: int) -> stream.Batches:
         return stream.Batches(
-            dataset, config.seed, shape, placement.batch, count, config.train.steps_per_call
+            dataset, config.seed, shape, placement.batch, count, config.train.most_per_call()
         )
 
     plan = tx.plan(shapes)

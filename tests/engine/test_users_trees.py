@@ -225,6 +225,17 @@ def test_an_argument_of_another_form_says_its_form(options, message):
         leaves({"a": weight(8, 8)}, **options)
 
 
+def test_a_weight_that_is_not_finite_is_named_as_the_cause():
+    params = {"a": weight(8, 8)}
+    tx = dst.sparsify(optax.sgd(0.1), dst.Static(0.5))
+    state = tx.init(params)
+    off = ~dst.masks(state)["a"]
+    bad = {"a": jnp.where(off, jnp.inf, params["a"])}
+    with pytest.raises(dst.InvariantError, match="a: inactive weights are inf.*finite weights"):
+        dst.check_invariants(state, bad)
+    dst.check_invariants(state, dst.apply_masks(bad, state))
+
+
 def test_a_layer_beyond_32_bits_is_named():
     shape = jax.ShapeDtypeStruct((2**16, 2**16), jnp.float32)
     tx = dst.sparsify(optax.sgd(0.1), dst.Static(0.5))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import optax  # type: ignore[import-untyped]  # it ships no types
 from flax import nnx
 
 import dst
+import dst.train
 
 Params = dict[str, jax.Array]
 
@@ -43,6 +46,23 @@ def plain_loop(x: jax.Array, y: jax.Array) -> tuple[Params, dst.SparsifyState]:
         print(row.path)
     dst.check_invariants(state, params)
     return params, state
+
+
+def recorded(x: jax.Array, y: jax.Array) -> float:
+    """A loop whose records `dst report` shows, read back."""
+    params: Params = {"hidden": x[:64] / 8, "out": x[64:128, :10] / 8}
+    tx = dst.sparsify(optax.sgd(0.1), dst.Static(sparsity=0.5))
+    state = tx.init(params)
+    params = dst.apply_masks(params, state)
+    with dst.train.Recorder("runs/mine", tx, state, {"seed": 0}) as recorder:
+        for step in range(1, 4):
+            value, grads = jax.value_and_grad(loss)(params, x, y)
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+            recorder.step(step, state, params, loss=value)
+        figures = recorder.finish(state, params, accuracy=0.5)
+    masks: dict[str, np.ndarray] = dst.train.Run(Path("runs/mine")).masks
+    return float(figures["sparsity"]) + masks["out"].size
 
 
 def files(params: Params, state: dst.SparsifyState) -> None:
@@ -111,4 +131,5 @@ if __name__ == "__main__":
     trained, final = plain_loop(inputs, targets)
     files(trained, final)
     costs(trained, inputs)
+    print(recorded(inputs, targets))
     print(jax.tree.map(jnp.shape, pruned(trained)), flax_loop(inputs, targets), methods())

@@ -17,6 +17,7 @@ from dst.studies.sweep import command, distributions
 from dst.studies.sweep.distributions import Distribution, Values
 from dst.studies.sweep.spec import Hyperband, Keys, Metric, Sweep, SweepError, overrides_of
 from dst.train.config import plain_data
+from dst.train.config import run as config
 from dst.train.config.run import ConfigError
 
 # Keys that only W&B reads.
@@ -84,9 +85,12 @@ def load(path: str | Path) -> Sweep:
             if data["method"] == "grid":
                 parameters[name].all()
         places[name] = ("parameters", *keys)
+    with at("name"):
+        name = data.get("name", path.stem)
+        config.check_name(name)
     sweep = Sweep(
         path=path,
-        name=str(data.get("name", path.stem)),
+        name=name,
         command=program,
         method=data["method"],
         metric=metric,

@@ -26,6 +26,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DBAPIError
 
+from dst.core.text import masked
 from dst.studies.sweep.spec import Sweep, SweepError
 
 HEARTBEAT = 10.0  # seconds between two
@@ -81,8 +82,8 @@ class Storage:
         text = sweep.path.read_text(encoding="utf-8")
         if self._study.user_attrs.setdefault("file", text) != text:
             raise SweepError(
-                f"{sweep.path}: {storage} holds another sweep of the name {sweep.name!r}. Give "
-                "this one a new name, or undo the change."
+                f"{sweep.path}: {masked(str(storage))} holds another sweep of the name "
+                f"{sweep.name!r}. Give this one a new name, or undo the change."
             )
         self._study.set_user_attr("file", text)
         known = {x.user_attrs["number"] for x in self._trials()}
@@ -212,7 +213,8 @@ def _open(storage: str | Path) -> optuna.storages.BaseStorage:
     except ModuleNotFoundError:  # of a driver: the command line says what to install
         raise
     except Exception as error:  # of whichever driver the URL names
-        raise SweepError(f"{storage} cannot be opened: {error}") from error
+        # Not `from error`: its text may hold the password.
+        raise SweepError(masked(f"{storage} cannot be opened: {error}")) from None
 
 
 def _database(url: str) -> optuna.storages.BaseStorage:

@@ -121,16 +121,7 @@ class Config:
     recipe: Literal["mlp", "resnet", "vit", "decoder"] | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise ValueError(
-                f"name must be letters, digits, '_', '-' and '.', since it names a directory, "
-                f"got {shown(self.name)}."
-            )
-        if len(self.name) > _LONGEST_NAME:
-            raise ValueError(
-                f"name must have at most {_LONGEST_NAME} characters, since it names a directory, "
-                f"got {len(self.name)}."
-            )
+        check_name(self.name)
         checks.integer("seed", self.seed, at_least=0, at_most=2**32 - 1)
         self._check_inputs()
         batch, parts = self.data.value.batch_size, self.optimizer.value.accumulate
@@ -186,6 +177,20 @@ class Config:
             return method.rule(self.train.steps)
         except ValueError as error:
             raise ValueError(f"method: {error}") from error
+
+
+def check_name(name: Any) -> None:
+    """Raises ValueError unless a text can name the directory of a run or a sweep."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(
+            f"name must be letters, digits, '_', '-' and '.', since it names a directory, "
+            f"got {shown(name)}."
+        )
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(
+            f"name must have at most {_LONGEST_NAME} characters, since it names a directory, "
+            f"got {len(name)}."
+        )
 
 
 def _check_schedule(rule: Rule | Latent, steps: int) -> None:

@@ -110,6 +110,11 @@ class Train:
         length = resolve(name, value, self.steps, "")
         return max(length, 1) if isinstance(value, str) else length
 
+    def most_per_call(self) -> int:
+        """How many updates one call can make at all, at most ``steps_per_call``."""
+        ends = map(self.interval, ("log_every", "eval_every", "checkpoint_every"))
+        return min(self.steps_per_call, self.steps, *ends)
+
     def snapshot_steps(self) -> set[int]:
         """``snapshots`` in steps."""
         return {resolve("snapshots", value, self.steps, "") for value in self.snapshots}

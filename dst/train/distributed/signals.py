@@ -1,4 +1,8 @@
-"""SIGTERM and SIGINT: the first one requests a stop, a second one ends the process at once."""
+"""Signals: the first one requests a stop, a second one ends the process at once.
+
+SIGTERM and SIGINT stop a run; so do SIGUSR1 and SIGHUP, which schedulers send before the time of a
+job is over. A process that ignores SIGHUP, as under ``nohup``, goes on ignoring it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ import jax
 
 from dst.train.distributed import processes
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Stopped(Exception):
@@ -56,13 +60,14 @@ def caught() -> Iterator[Request]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         request.name = signal.Signals(number).name
-        for second in _SIGNALS:  # ends the process without Python, which may wait for a step
+        for second in heard:  # ends the process without Python, which may wait for a step
             signal.signal(second, signal.SIG_DFL)
         # Not `print`: the signal may have interrupted one.
         text = f"{request.name}: stopping with a checkpoint; a second signal stops at once\n"
         os.write(2, text.encode())
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    heard = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield request
     finally:

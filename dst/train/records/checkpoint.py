@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,11 +29,13 @@ import jax
 import orbax.checkpoint as ocp
 
 from dst.core.files import write_json
+from dst.core.text import short, shown
 from dst.core.typing import PyTree
 from dst.train.distributed import processes
 
 _MANIFEST, _POSITION = "manifest.json", "position.json"
-_STATE = "state"
+_STATE, _SUM = "state", "sum"
+_NAME = re.compile(r"[0-9]{9,}")  # of a checkpoint: its step
 _LOGGERS = ("absl", "asyncio")
 
 
@@ -134,7 +137,7 @@ class Writer:
             if not processes.first():
                 return
             write_json(part / _POSITION, position)
-            write_json(part / _MANIFEST, manifest | {"sha256": _sums(part)})
+            write_json(part / _MANIFEST, _signed(manifest | {"sha256": _sums(part)}))
             _flush(*part.rglob("*"), part)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(part, target)
@@ -167,7 +170,13 @@ class Writer:
 def steps(where: Path) -> list[int]:
     """Steps that have a checkpoint, damaged or not, in ascending order."""
     paths = where.iterdir() if where.is_dir() else []
-    return sorted(int(p.name) for p in paths if p.name.isdecimal())
+    return sorted(int(p.name) for p in paths if _NAME.fullmatch(p.name) and p.is_dir())
+
+
+def _strangers(where: Path) -> list[str]:
+    """Names in the directory that no checkpoint has."""
+    names = sorted(p.name for p in where.iterdir()) if where.is_dir() else []
+    return [n for n in names if not _NAME.fullmatch(n.removesuffix(".part"))]
 
 
 def directory(where: Path, step: int) -> Path:
@@ -189,7 +198,7 @@ def damage(where: Path, step: int) -> str | None:
     """What is wrong with the checkpoint of a step; None if it is not damaged."""
     try:
         recorded = _manifest(where, step)["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         return f"its manifest cannot be read ({error})"
     sums = _sums(directory(where, step))
     wrong = [n for n in sorted({*recorded, *sums}) if recorded.get(n) != sums.get(n)]
@@ -202,6 +211,8 @@ def newest_whole(where: Path) -> int | None:
 
 
 def _newest_whole(where: Path) -> int | None:
+    if strangers := _strangers(where):
+        print(f"{where}: ignored as no checkpoints: {', '.join(map(short, strangers[:5]))}")
     for step in reversed(steps(where)):
         wrong = damage(where, step)
         if wrong is None:
@@ -250,7 +261,28 @@ def position(where: Path, step: int) -> dict[str, Any]:
 
 
 def _manifest(where: Path, step: int) -> dict[str, Any]:
-    return json.loads((directory(where, step) / _MANIFEST).read_text(encoding="utf-8"))
+    """The manifest of a step.
+
+    Raises:
+      OSError: there is none.
+      ValueError: it is not what was written, or that of another step.
+    """
+    data = json.loads((directory(where, step) / _MANIFEST).read_text(encoding="utf-8"))
+    keys = {"step", "score", "leaves", "sha256"}
+    if not isinstance(data, dict) or data.keys() - {_SUM} != keys:
+        raise ValueError("it has other keys")
+    # Checkpoints of earlier versions have no sum.
+    if _SUM in data and _signed({k: data[k] for k in data if k != _SUM}) != data:
+        raise ValueError("it is not what was written")
+    if data["step"] != step:
+        raise ValueError(f"it is that of step {shown(data['step'])}")
+    return data
+
+
+def _signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with its own SHA-256."""
+    text = json.dumps(manifest, sort_keys=True)
+    return {**manifest, _SUM: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _ranked(where: Path, past: Sequence[int]) -> list[int]:
@@ -261,9 +293,10 @@ def _ranked(where: Path, past: Sequence[int]) -> list[int]:
 
 def _score(where: Path, step: int) -> float | None:
     try:
-        return _manifest(where, step)["score"]
-    except (OSError, ValueError, KeyError, TypeError):  # damaged: no reason to keep it
+        score = _manifest(where, step)["score"]
+    except (OSError, ValueError):  # damaged: no reason to keep it
         return None
+    return score if isinstance(score, int | float) else None
 
 
 def _leaves(state: PyTree) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -87,7 +88,15 @@ def lock(path: Path) -> IO[str]:
     Raises:
       DirectoryError: another process holds the lock, or this one already does.
     """
-    file = (path / LOCK).open("a+", encoding="utf-8")
+    try:  # through no link: what it names would be overwritten
+        number = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise DirectoryError(
+            f"{path / LOCK} is a symbolic link, and a lock is none. Remove it."
+        ) from error
+    file = os.fdopen(number, "a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -125,6 +134,7 @@ def create(
       DirectoryError: as :func:`check_free` and :func:`lock`.
     """
     check_free(path, overwrite)
+    path = path.resolve()  # of a link, the directory that it names is replaced
     new, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     new.mkdir(parents=True, exist_ok=True)
     held = lock(new)  # moves with the directory when that is renamed

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dst import cli
 from dst.studies import sweep
 from dst.studies.sweep.command import Script, Train
 from dst.studies.sweep.spec import SweepError
@@ -74,6 +75,22 @@ def test_a_script_that_is_not_there_and_other_commands_are_refused(here):
         load("bash, mine.py, ")
     with pytest.raises(SweepError, match="no option such as '--x'"):
         load("python, mine.py, --x, ")
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/x", "a b", "''", ".", "[a]", "null", "3"])
+def test_a_sweep_is_named_as_a_run_is(here, name):
+    Path("sweep.yaml").write_text(f"name: {name}\n" + SWEEP.format(command="python, mine.py, "))
+    with pytest.raises(SweepError, match=r"line 1: name must be letters, digits.*directory"):
+        sweep.load("sweep.yaml")
+
+
+def test_a_password_is_shown_nowhere(here, capsys):
+    load("python, mine.py, ")
+    url = "postgresql+nothing://me:secret@localhost/db"
+    assert cli.main(["sweep", "sweep.yaml", "--storage", url]) != 0
+    assert cli.main(["sweep", "sweep.yaml", "--storage", url, "--what"]) != 0
+    shown = capsys.readouterr()
+    assert "me:***@localhost" in shown.err and "secret" not in shown.out + shown.err
 
 
 def test_scripts_share_no_program(here):

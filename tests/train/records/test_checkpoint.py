@@ -111,6 +111,57 @@ def test_every_damage_is_seen(harm, tmp_path):
     assert checkpoint.damage(tmp_path, 10)
 
 
+def flipped(path, bits):
+    """The damage after each of these bits of a manifest is flipped, one at a time."""
+    file = path / "000000010" / "manifest.json"
+    whole = file.read_bytes()
+    for bit in bits:
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(bytes(data))
+        yield checkpoint.damage(path, 10)
+    file.write_bytes(whole)
+
+
+def test_a_flipped_bit_of_a_manifest_is_damage(tmp_path):
+    saved(tmp_path, {10: STATE})
+    bits = 8 * (tmp_path / "000000010" / "manifest.json").stat().st_size
+    assert all(flipped(tmp_path, range(0, bits, bits // 100)))
+    assert checkpoint.damage(tmp_path, 10) is None
+
+
+@pytest.mark.evidence
+def test_evidence_two_thousand_flipped_bits_of_a_manifest_are_damage(tmp_path):
+    saved(tmp_path, {10: STATE})
+    bits = 8 * (tmp_path / "000000010" / "manifest.json").stat().st_size
+    chosen = np.random.default_rng(0).choice(bits, min(2000, bits), replace=False).tolist()
+    unnoticed = [b for b, wrong in zip(chosen, flipped(tmp_path, chosen), strict=True) if not wrong]
+    print(f"{len(chosen)} of {bits} bits flipped, {len(unnoticed)} unnoticed")
+    assert not unnoticed
+
+
+def test_a_checkpoint_under_another_steps_name_is_damage(tmp_path, capsys):
+    saved(tmp_path, {10: STATE, 20: STATE})
+    (tmp_path / "000000010").rename(tmp_path / "000000030")
+    assert checkpoint.damage(tmp_path, 30) == "its manifest cannot be read (it is that of step 10)"
+    assert checkpoint.newest_whole(tmp_path) == 20
+    assert "of step 30 is damaged" in capsys.readouterr().out
+
+
+def test_what_is_no_checkpoint_is_named_and_hinders_none(tmp_path, capsys):
+    saved(tmp_path, {10: STATE})
+    for name in ("20", "x", "٣"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "000000040").write_text("a file")
+    manifest = tmp_path / "000000010" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"score": null', '"score": "good"'))
+    with checkpoint.Writer(tmp_path, keep=1, keep_best=1) as writer:
+        writer.save(20, STATE, {}, 0.5)
+        writer.finish()
+    assert checkpoint.newest_whole(tmp_path) == 20
+    assert "ignored as no checkpoints: 20, x, ٣" in capsys.readouterr().out
+
+
 def test_a_checkpoint_is_on_disk_before_the_one_it_replaces_is_deleted(tmp_path, monkeypatch):
     """Otherwise a loss of power may cost both."""
     flushed, fsync = [], os.fsync

@@ -19,6 +19,7 @@ import dst
 from dst import cli
 from dst.train import loop
 from dst.train.config import run as config
+from dst.train.distributed import signals
 from dst.train.records import checkpoint, run_dir
 from tests import faults
 from tests.faults import dst as command
@@ -71,6 +72,49 @@ with signals.caught() as request:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == -signal.SIGINT and result.stdout == "still here\n"
     assert "a second signal stops at once" in result.stderr
+
+
+def test_signals_of_schedulers_are_requests_and_an_ignored_one_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.caught() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert request.name is None
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert request.name == "SIGUSR1"
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with signals.caught() as request:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert request.name == "SIGHUP"
+
+
+def test_a_run_directory_that_is_a_link_is_the_one_that_it_names(finished, tmp_path):
+    run, link = tmp_path / "disk" / "run", tmp_path / "run"
+    shutil.copytree(finished, run)
+    link.symlink_to(run)
+    run_dir.create(link, "name: new\n", overwrite=True).close()
+    assert link.is_symlink() and (run / "config.yaml").read_text() == "name: new\n"
+    assert sorted(p.name for p in run.iterdir()) == ["config.yaml", "lock"]
+    assert [p.name for p in run.parent.iterdir()] == ["run"]
+    dangling = tmp_path / "later"
+    dangling.symlink_to(tmp_path / "disk" / "later")
+    run_dir.create(dangling, "name: new\n", overwrite=False).close()
+    assert (tmp_path / "disk" / "later" / "config.yaml").is_file()
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "precious").write_text("text")
+    (tmp_path / "lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(run_dir.DirectoryError, match="lock is a symbolic link"):
+        run_dir.lock(tmp_path)
+    assert (tmp_path / "precious").read_text() == "text"
+
+
+def test_a_call_is_no_longer_than_what_is_between_two_records(tmp_path):
+    train = small(tmp_path, "train.steps_per_call=1000000000").train
+    assert train.most_per_call() == train.interval("log_every") == 5
 
 
 def test_a_signal_stops_a_whole_study_and_the_code_says_resume_me(tmp_path, monkeypatch, capfd):
