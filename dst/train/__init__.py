@@ -13,6 +13,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dst.core import extras
+
+extras.check("train")
+
 if TYPE_CHECKING:
     from dst.train.recorder import Recorder
     from dst.train.runs import Run, run

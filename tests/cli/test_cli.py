@@ -232,6 +232,7 @@ print([main(arguments) for arguments in ([], ["train", "x.yaml"], ["--version"],
         ("import dst.models", "flax"),
         ("from dst.models import MLP", "flax"),
         ("import dst.train.config.run", "train"),
+        ("from dst.train import Recorder", "train"),
         ("import dst.report", "train"),
         ("import dst.studies.sweep", "sweep"),
     ],
@@ -247,7 +248,7 @@ except ModuleNotFoundError as error:
 
 
 # Packages that name what they need as a whole.
-WHOLE = ("dst.models", "dst.report", "dst.studies.", "dst.train.config")
+WHOLE = ("dst.models", "dst.report", "dst.studies.", "dst.train")
 
 
 def test_without_extras_no_module_of_these_packages_fails_without_naming_its_extra():

@@ -5,10 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from dst.core import extras
-
-extras.check("train")
-
 __all__ = ["Config", "ConfigError", "dump", "load", "to_dict"]
 
 
