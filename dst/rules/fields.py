@@ -38,7 +38,7 @@ Positive = Annotated[
 ]
 LearningRate = Annotated[
     float,
-    Check(partial(checks.above_zero, at_most=1000), (("exclusiveMinimum", 0), ("maximum", 1000))),
+    Check(partial(checks.above_zero, at_most=1e6), (("exclusiveMinimum", 0), ("maximum", 1e6))),
 ]
 Widths = Annotated[tuple[Positive, ...], Check(checks.not_empty, (("minItems", 1),))]
 Decay = Literal["cosine", "constant", "linear"]

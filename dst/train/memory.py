@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import jax
 
 from dst.core.typing import PyTree
 
 
-def check(begin: Callable[[], PyTree]) -> None:
-    """Raises where the state that ``begin`` makes is larger than the memory of all its devices.
+def check(state: PyTree) -> None:
+    """Raises where a state is larger than the memory of all its devices.
 
-    A state that fits may still leave too little room for activations and gradients.
+    One that fits may still leave too little room for activations and gradients.
+
+    Args:
+      state: arrays or shapes.
 
     Raises:
       ValueError: with both sizes.
     """
-    state = jax.eval_shape(begin)
     need = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state) if hasattr(x, "size"))
     have = _available()
     if have is not None and need > have:

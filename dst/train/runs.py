@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Run:
     """A run directory of the trainer or of a :class:`dst.train.Recorder`.
 
@@ -41,8 +41,8 @@ class Run:
 
     directory: Path
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "directory", Path(self.directory))
+    def __init__(self, directory: str | os.PathLike[str]):
+        object.__setattr__(self, "directory", Path(directory))
         run_dir.check_run(self.directory)
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 import dst
-from dst.core.typing import Array
+from dst.core.typing import Array, Params, PyTree
 from dst.engine.plan import Plan
 from dst.io import safetensors
 from dst.train import data, evaluation, memory, objectives, optimizer, state, step
@@ -125,6 +125,9 @@ def _make(config: Config) -> Setup:
         params = placement.put(state.parameters(model))
         return placement.put(state.initial(params, state.variables(model), tx, ema is not None))
 
+    def sized(params: Params, carried: PyTree) -> TrainState:
+        return state.initial(params, carried, tx, ema is not None)
+
     shape = (parts, size // parts)
 
     def batches(count: int) -> stream.Batches:
@@ -133,7 +136,7 @@ def _make(config: Config) -> Setup:
         )
 
     plan = tx.plan(shapes)
-    memory.check(begin)
+    memory.check(jax.eval_shape(sized, shapes, state.variables(model)))
     one = jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype)
 
     def calibration() -> Iterator[Array]:

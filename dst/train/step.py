@@ -155,7 +155,8 @@ def observe(state: TrainState) -> Metrics:
 def finite(tree: PyTree) -> Array:
     """bool: whether all floating-point numbers in a tree are finite."""
     numbers = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in numbers]))
+    each = [jnp.all(jnp.isfinite(x)) for x in numbers]
+    return jnp.all(jnp.stack(each)) if each else jnp.bool_(True)
 
 
 def kept(opt_state: PyTree) -> list[Array]:

@@ -34,7 +34,7 @@ class Optimizer:
     """What every inner optimizer of a run has, whatever its update rule.
 
     Attributes:
-      learning_rate: its peak, > 0, at most 1000.
+      learning_rate: its peak, > 0, at most 1e6.
       warmup: steps or percent in which the learning rate rises linearly to its peak.
       decay: how the learning rate falls to zero, from the end of the warm-up to the end of
         training; "constant" does not fall.

@@ -134,7 +134,7 @@ def as_text(data):
             "method.sparsity=" + "a" * 5000,
             r"method.sparsity must be a finite number, got 'aaa.*\.\.\.",
         ),
-        ("optimizer.learning_rate=1e30", "optimizer.learning_rate must be .*<= 1000"),
+        ("optimizer.learning_rate=1e30", "optimizer.learning_rate must be .*<= 1e.06"),
         ("train.steps=100000000000000000000000", "train.steps must be .*2147483647"),
         ("method.stop=100000000000000000000000", "method.stop must be .*2147483647"),
     ],

@@ -228,7 +228,7 @@ def stopped(process: subprocess.Popen, run: Path) -> int:
 def test_all_roll_back_together(tmp_path):
     """One device in each process, as on a cluster with a process for each GPU."""
     path, run = write_small(tmp_path), tmp_path / "run"
-    given = ("optimizer.learning_rate=1e30", "train.on_nonfinite=rollback", "mesh.data=2")
+    given = ("optimizer.learning_rate=1e6", "train.on_nonfinite=rollback", "mesh.data=2")
     code, out, err = ended(launch(1, "train", path, *given, "--dir", run, XLA_FLAGS=QUICK))
     assert code == 1
     assert out.count("Rolling back to step 0") == 3

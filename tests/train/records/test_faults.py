@@ -192,7 +192,7 @@ def test_a_rollback_continues_after_the_bad_batch(tmp_path, monkeypatch, capsys)
 def test_rollbacks_that_do_not_help_end(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_small(tmp_path)
-    bad = ["optimizer.name=sgd", "optimizer.learning_rate=1e30", "optimizer.warmup=0"]
+    bad = ["optimizer.name=sgd", "optimizer.learning_rate=1e6", "optimizer.warmup=0"]
     bad += ["optimizer.clip=null", "train.on_nonfinite=rollback"]
     assert cli.main(["train", "small.yaml", *bad]) == 1
     output = capsys.readouterr()
@@ -537,7 +537,7 @@ def test_evidence_read_only_directory(whole, tmp_path):
 @pytest.mark.parametrize("policy", ["stop", "skip", "rollback"])
 def test_evidence_nonfinite(policy, tmp_path):
     run = tmp_path / "run"
-    bad = ["optimizer.name=sgd", "optimizer.learning_rate=1e30", "optimizer.warmup=0"]
+    bad = ["optimizer.name=sgd", "optimizer.learning_rate=1e6", "optimizer.warmup=0"]
     bad += ["optimizer.clip=null", f"train.on_nonfinite={policy}"]
     process = command("train", write_small(tmp_path), *OFTEN, *bad, "--dir", run)
     code, out, err = faults.ended(process)
@@ -546,7 +546,7 @@ def test_evidence_nonfinite(policy, tmp_path):
     state = states_in(run)[newest]
     assert np.isfinite(state.params["out"]["kernel"]).all()
     seen = "\n".join([x for x in out.splitlines() if "Rolling" in x] + err.splitlines()[-1:])
-    row(f"loss made NaN by a learning rate of 1e30, {policy}", f"exit 1; {seen}", "no checkpoint")
+    row(f"loss made NaN by a learning rate of 1e6, {policy}", f"exit 1; {seen}", "no checkpoint")
 
 
 @pytest.mark.evidence
