@@ -93,6 +93,7 @@ class Recorder:
         self.where = Path(trial or where)
         self._tx, self._costs, self._labels = tx, costs, test_labels
         self._log_every, self._step = log_every, start
+        self._scores: dict[str, int | float] = {}  # the last ones
         self._since, self._logged = time.perf_counter(), start
         self._start, self._compiling = self._since, CompileTime()
         if start:
@@ -152,7 +153,7 @@ class Recorder:
           state, params: as in :meth:`step`.
           scores: scalars by name.
         """
-        self._step = step
+        self._step, self._scores = step, loggers.finite(scores)
         self._log("eval", {**scores, **observe(_trained(state, params))})
 
     def finish(self, state: Any, params: Any, **scores: Array | float) -> dict[str, Any]:
@@ -173,8 +174,7 @@ class Recorder:
         figures = summary.make(
             last, self._file.records(), self._step, seconds, self._compiling.seconds, self._labels
         )
-        own = {name: loggers.number(value) for name, value in scores.items()}
-        figures = own | figures
+        figures = self._scores | figures  # scores of the user's own, too
         if self._costs is not None and self._step:
             plan = self._tx.plan(last.params)
             relative = RunCosts(plan, self._costs, self._costs.training(plan, self._step))

@@ -113,6 +113,18 @@ def test_an_nnx_loop_is_recorded_with_its_costs(tmp_path):
     assert (tmp_path / "nnx/masks-initial.safetensors").is_file()
 
 
+def test_the_last_scores_of_any_name_are_figures_and_numbers_only(tmp_path):
+    tx, _ = pieces(SET)
+    params = {"hidden": jnp.ones((8, 16)), "out": jnp.ones((16, 1))}
+    state = tx.init(params)
+    with dst.train.Recorder(tmp_path / "run", tx, state) as recorder:
+        recorder.evaluate(1, state, params, quality=0.25)
+        recorder.evaluate(2, state, params, quality=0.75, broken=jnp.nan)
+        recorder.finish(state, params)
+    figures = dst.train.Run(tmp_path / "run").figures
+    assert figures["quality"] == 0.75 and "broken" not in figures
+
+
 def test_a_dense_loop_and_a_method_of_ones_own_have_a_name(tmp_path):
     _, figures = trained(tmp_path / "dense", method=dst.Dense())
     assert figures["sparsity"] == 0

@@ -64,11 +64,11 @@ def _value(text: str, value: str) -> Any:
         pass  # no literal, or one too deep for the parser
     try:
         data = _yaml().load(value)
-        _check_aliases(data)
-        return data
     except (YAMLError, RecursionError, ValueError) as error:
         reason = _DEEP if isinstance(error, RecursionError) else "neither YAML nor a Python literal"
         raise ValueError(f"the value of {shown(text)} is {reason}.") from error
+    _check_aliases(data)
+    return data
 
 
 def _check_aliases(data: Any) -> None:

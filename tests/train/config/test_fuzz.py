@@ -166,6 +166,8 @@ def test_aliases_that_stand_for_too_much_are_refused_at_once(text, tmp_path):
     for load in (config.load, file.load):
         with pytest.raises(ConfigError, match="aliases stand for more than 100000 values"):
             load(tmp_path / "bomb.yaml")
+    with pytest.raises(ConfigError, match="aliases stand for more than 100000 values"):
+        config.load(DIGITS, ["name=&a [*a]"])
     assert time.process_time() - start < SLOWEST
 
 
