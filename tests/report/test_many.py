@@ -153,7 +153,7 @@ def test_parts_named_by_import_path_are_one_setting_with_those_named(tmp_path):
     assert list(comparison.lines()) == ["mine:Pruner", "rigl"]
 
 
-def test_a_setting_that_repeats_another_is_not_told_twice():
+def test_a_setting_that_repeats_another_is_left_out():
     def trial(**settings):
         named = {key.replace("__", "."): value for key, value in settings.items()}
         return collect.Trial("x", Path("x"), "done", settings=named)
