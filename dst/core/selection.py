@@ -63,25 +63,43 @@ def top_k_masks(
     group_axes: Sequence[tuple[int, ...]],
 ) -> list[Array]:
     """:func:`top_k_mask` of several arrays at once, sharing every counting pass."""
+    return top_k_masks_and_short(scores, ks, wheres, group_axes)[0]
+
+
+def top_k_masks_and_short(
+    scores: Sequence[Array],
+    ks: Sequence[ArrayLike],
+    wheres: Sequence[Array | None],
+    group_axes: Sequence[tuple[int, ...]],
+) -> tuple[list[Array], list[Array]]:
+    """:func:`top_k_masks`, and for every array which groups have fewer than ``k`` candidates.
+
+    The second list holds bool arrays with counted axes of length 1. NaN is no candidate.
+    """
     groups = [_Groups(s, axes) for s, axes in zip(scores, group_axes, strict=True)]
     small = [len(g.counted) == 1 and g.size <= _SMALL and not g.divided for g in groups]
     parts = list(zip(groups, scores, wheres, ks, small, strict=True))
     pools = [_Pool([g], [s], [w]) for g, s, w, _, by_pairs in parts if not by_pairs]
     searched = iter(_chosen(pools, [k for *_, k, by_pairs in parts if not by_pairs]))
-    return [_by_pairs(g, s, w, k) if by_pairs else next(searched) for g, s, w, k, by_pairs in parts]
+    both = [_by_pairs(g, s, w, k) if by_pairs else next(searched) for g, s, w, k, by_pairs in parts]
+    return [mask for mask, _ in both], [short for _, short in both]
 
 
-def _by_pairs(group: _Groups, scores: Array, where: Array | None, k: ArrayLike) -> Array:
+def _by_pairs(
+    group: _Groups, scores: Array, where: Array | None, k: ArrayLike
+) -> tuple[Array, Array]:
     """Groups of few positions: the rank of each is how many others come before it."""
-    keys = _ordered(scores, where)
+    keys, counts = _ordered(scores, where), group.counts(k)
     (axis,) = group.counted
     position = lax.broadcasted_iota(jnp.int32, keys.shape, axis)
     rank = jnp.zeros_like(keys, jnp.int32)
+    candidates = jnp.zeros_like(counts)
     for i in range(group.size):
         other = lax.slice_in_dim(keys, i, i + 1, axis=axis)
         first = (other > keys) | ((other == keys) & (i < position))
         rank += first.astype(jnp.int32)
-    return (rank < group.counts(k)) & (keys > 0)
+        candidates += (other > 0).astype(jnp.int32)
+    return (rank < counts) & (keys > 0), candidates < counts
 
 
 def top_k_masks_together(
@@ -101,7 +119,7 @@ def top_k_masks_together(
       [Array([False,  True], dtype=bool), Array([ True], dtype=bool)]
     """
     pool = _Pool([_Groups(s, ()) for s in scores], list(scores), list(wheres))
-    return _chosen([pool], [k])
+    return [mask for mask, _ in _chosen([pool], [k])]
 
 
 class _Pool:
@@ -141,7 +159,8 @@ class _Pool:
         return ranks
 
 
-def _chosen(pools: Sequence[_Pool], ks: Sequence[ArrayLike]) -> list[Array]:
+def _chosen(pools: Sequence[_Pool], ks: Sequence[ArrayLike]) -> list[tuple[Array, Array]]:
+    """The mask of every array of every pool, and which groups have fewer than ``k`` candidates."""
     if not pools:
         return []
     counts = [p.counts(k) for p, k in zip(pools, ks, strict=True)]
@@ -174,7 +193,7 @@ def _chosen(pools: Sequence[_Pool], ks: Sequence[ArrayLike]) -> list[Array]:
     last = lax.cond(surplus, last_ties, lambda: nothing)
     # Key 0 marks what must not be chosen, so a threshold of 0 means "all that is eligible".
     return [
-        (key > t) | ((key == t) & (t > 0) & (rank >= r))
+        ((key > t) | ((key == t) & (t > 0) & (rank >= r)), t == 0)
         for pool, t, r in zip(pools, thresholds, last, strict=True)
         for key, rank in zip(pool.keys, pool.ranks(), strict=True)
     ]

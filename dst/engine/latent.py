@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from dst.core.reductions import totals
-from dst.core.selection import top_k_masks
+from dst.core.selection import top_k_masks_and_short
 from dst.core.typing import Array, ArrayLike, Params, PyTree
 from dst.engine import cold_start, masks, schedule_lookup
 from dst.engine.flat import Flat
@@ -77,7 +77,9 @@ class LatentWeights:
         latent = [rule.start(w, x, k) for w, x, k in zip(weights, leaves, keys, strict=True)]
         fixed = [rule.fix(w, x) if rule.fix else w for w, x in zip(weights, leaves, strict=True)]
         first = [p.counts[0, 1] for p in flat.plans]
-        chosen = _narrowed(rule, self._choose(flat, latent, first), begin)
+        everything = [jnp.ones(w.shape, bool) for w in weights]
+        chosen = self._choose(flat, latent, first, Chosen(everything, everything))
+        chosen = _narrowed(rule, chosen, begin)
         support = _support(rule, chosen.active, begin)
         # Copies: the state may be donated, and the parameters belong to the caller.
         variables = jax.tree.map(jnp.copy, _variables(rule, flat, latent, fixed, chosen))
@@ -122,7 +124,7 @@ class LatentWeights:
         when_chosen = True if rule.when is None else topology
         old = Chosen([x.active for x in before], [x.backward for x in before])
         chosen = schedule_lookup.branch(
-            when_chosen, state, partial(self._choose, flat, moved, counts), lambda: old
+            when_chosen, state, partial(self._choose, flat, moved, counts, old), lambda: old
         )
         chosen = _narrowed(rule, chosen, count)
         if rule.backward_sparsity is not None:
@@ -155,14 +157,19 @@ class LatentWeights:
             inner_state=inner_state,
         )
 
-    def _choose(self, flat: Flat, latent: list[Array], counts: Sequence[ArrayLike]) -> Chosen:
-        """The connections of highest score, and the larger set that gradients reach."""
-        active = _best(self.rule, latent, flat, counts)
+    def _choose(
+        self, flat: Flat, latent: list[Array], counts: Sequence[ArrayLike], old: Chosen
+    ) -> Chosen:
+        """The connections of highest score, and the larger set that gradients reach.
+
+        Groups that NaN scores leave with too few candidates stay as they were in ``old``.
+        """
+        active = _best(self.rule, latent, flat, counts, old.active)
         if self.rule.backward_sparsity is None:
             return Chosen(active, [jnp.ones_like(c) for c in active])
         plan = self._backward_plan.of(flat.paths, flat.leaves, flat.treedef.unflatten(flat.leaves))
         larger = [plan.sparse[p.leaf.path].counts[0, 1] for p in flat.plans]
-        return Chosen(active, _best(self.rule, latent, flat, larger))
+        return Chosen(active, _best(self.rule, latent, flat, larger, old.backward))
 
 
 def _latent_leaves(
@@ -220,15 +227,22 @@ def _variables(
 
 
 def _best(
-    rule: Latent, latent: list[Array], flat: Flat, counts: Sequence[ArrayLike]
+    rule: Latent,
+    latent: list[Array],
+    flat: Flat,
+    counts: Sequence[ArrayLike],
+    old: Sequence[Array],
 ) -> list[Array]:
-    """Masks of the ``counts`` units of highest score per group."""
+    """Masks of the ``counts`` units of highest score per group; ``old`` where too few have one."""
     layouts = [p.layout for p in flat.plans]
     pooled = [x.pool(rule.score(v)) for x, v in zip(layouts, latent, strict=True)]
     wanted = [x.per_group(n) for n, x in zip(counts, layouts, strict=True)]
     axes = [x.group_axes for x in layouts]
-    units = top_k_masks(pooled, wanted, [None] * len(pooled), axes)
-    spread = [x.spread(u, v) for x, u, v in zip(layouts, units, latent, strict=True)]
+    units, short = top_k_masks_and_short(pooled, wanted, [None] * len(pooled), axes)
+    spread = [
+        x.spread(jnp.where(s, x.units_of(o), u), v)
+        for x, u, s, o, v in zip(layouts, units, short, old, latent, strict=True)
+    ]
     return list(map(placed_like, spread, latent))
 
 

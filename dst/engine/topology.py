@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 
 from dst.core.reductions import totals
 from dst.core.selection import top_k_masks
@@ -22,7 +23,8 @@ class Change(NamedTuple):
         the rule zeroes them.
       dropped: connections that were active and are not, per stacked slice.
       grown: connections that were not active and are, per stacked slice.
-      unscored: NaN scores among the candidates of the leaf; they are never chosen.
+      unscored: NaN scores among the candidates of the leaf; they are never chosen. A slice that
+        they leave with fewer active weights than scheduled, or with none, stays as it was.
       scheduled: active weights that the counts ask for, per stacked slice.
     """
 
@@ -82,16 +84,19 @@ def drop_and_grow(inputs: TopologyInputs) -> list[Change]:
     ):
         fresh = grown_units if regrow_value == "zero" else grown_units & ~survived
         # All counts of a leaf in one pass over it.
-        dropped, grown, *of_nans = x.count(old & ~new, new & ~old, *unscored)
+        was, dropped, grown, *of_nans = x.count(old, old & ~new, new & ~old, *unscored)
+        scheduled, nan = x.weights(total), sum(of_nans, jnp.zeros_like(was))
+        active = was - dropped + grown
+        stays = (nan > 0) & ((active != scheduled) | (active == 0))
+        of_units = lax.expand_dims(stays, range(stays.ndim, old.ndim))
         changes.append(
             Change(
-                active=x.spread(new, leaf.active),
-                reset=x.spread(fresh, leaf.active),
-                dropped=dropped,
-                grown=grown,
-                unscored=sum((jnp.sum(n, dtype=jnp.int32) for n in of_nans), jnp.int32(0))
-                // jnp.int32(x.unit_size),
-                scheduled=x.weights(total),
+                active=x.spread(jnp.where(of_units, old, new), leaf.active),
+                reset=x.spread(fresh & ~of_units, leaf.active),
+                dropped=jnp.where(stays, 0, dropped),
+                grown=jnp.where(stays, 0, grown),
+                unscored=jnp.sum(nan, dtype=jnp.int32) // jnp.int32(x.unit_size),
+                scheduled=scheduled,
             )
         )
     return changes

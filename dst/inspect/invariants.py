@@ -36,7 +36,8 @@ def check_invariants(opt_state: OptState, params: Params) -> None:
     for state in sparse_states(opt_state):
         problems += _zeros(state, weights) + _counts(state) + _steps(state)
         problems += [
-            f"{path}: {int(n)} scores were NaN at the last topology step"
+            f"{path}: {int(n)} scores were NaN at the last topology step. Where they leave too few "
+            "candidates, connections stay as they were"
             for path, n in by_path(state.topology.unscored).items()
             if int(n)
         ]
