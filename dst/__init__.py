@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from dst.core.roles import roles
 from dst.core.selection import top_k_mask
 from dst.engine.projection import apply_masks
-from dst.engine.sparsify import SparseTransformation, sparsify
+from dst.engine.scaling import scale_init
+from dst.engine.sparsify import sparsify
 from dst.engine.state import SparsifyState
+from dst.engine.transformation import SparseTransformation
 from dst.inspect.explain import Explanation, explain
 from dst.inspect.invariants import InvariantError, check_invariants
 from dst.inspect.metrics import compare, explored, masks, metrics, rows, table
@@ -149,6 +151,7 @@ __all__ = [
     "rigl_itop",
     "roles",
     "rows",
+    "scale_init",
     "sensitivity",
     "set_itop",
     "smet",

@@ -14,7 +14,9 @@ from dst import flops
 from dst.core import checks, extras
 from dst.core.typing import ArrayLike, OptState, Params, PyTree
 from dst.engine.projection import apply_masks
-from dst.engine.sparsify import around, sparsify
+from dst.engine.scaling import scale_init
+from dst.engine.sparsify import sparsify
+from dst.engine.transformation import around
 from dst.inspect import invariants, metrics
 from dst.methods.from_masks import FromMasks
 from dst.rules.latent import Latent
@@ -60,8 +62,9 @@ class Optimizer(nnx.Optimizer):
       attach_masks: False leaves the model without mask variables, for loops that split by
         exhaustive filters or map over the whole state.
       graph: as in ``nnx.Optimizer``.
-      options: ``seed``, ``steps``, ``select``, ``overrides``, ``stacked``, ``axes`` and ``initial``
-        of :func:`dst.sparsify`. The modules of the model are asked; see :func:`dst.roles`.
+      options: ``seed``, ``steps``, ``select``, ``overrides``, ``stacked``, ``axes``, ``initial``
+        and ``scale`` of :func:`dst.sparsify`. With ``scale`` the weights of the model are taken as
+        new and scaled, too. The modules of the model are asked; see :func:`dst.roles`.
 
     Raises:
       ValueError: as :func:`dst.sparsify`; ``FromMasks()`` for a model that carries none.
@@ -91,6 +94,8 @@ class Optimizer(nnx.Optimizer):
             method = FromMasks(masks(model))
         checks.integer("accumulate", accumulate, at_least=1)
         tx = sparsify(inner, method, roles=roles(model, wrt), **options)
+        if tx.scale is not None:
+            nnx.update(model, scale_init(nnx.state(model, wrt, graph=graph), tx))
         if accumulate > 1:
             tx = around(tx, optax.MultiSteps(tx, accumulate).gradient_transformation())
         super().__init__(model, tx, wrt=wrt, graph=graph)

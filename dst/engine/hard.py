@@ -13,7 +13,7 @@ import optax
 from dst.core import checks
 from dst.core.tree import Leaf
 from dst.core.typing import Array, ArrayLike, OptState, Params, PyTree
-from dst.engine import cold_start, initial_masks, masks, schedule_lookup
+from dst.engine import cold_start, initial_masks, masks, scaling, schedule_lookup
 from dst.engine.flat import Flat
 from dst.engine.frozen import check_moving
 from dst.engine.hard_plan import plan_of
@@ -34,7 +34,7 @@ class HardMasks:
       rule: with all durations in steps.
       seed: of random choices.
       options: which leaves are sparse; see :func:`dst.core.tree.survey`.
-      initial: of :func:`dst.sparsify`.
+      initial, scale: of :func:`dst.sparsify`.
     """
 
     selects_every_step = False
@@ -46,8 +46,9 @@ class HardMasks:
         seed: int | Array,
         options: Mapping[str, Any],
         initial: str | Mapping[str, ArrayLike] | None,
+        scale: str | None = None,
     ):
-        self.inner, self.rule, self.seed = inner, rule, seed
+        self.inner, self.rule, self.seed, self.scale = inner, rule, seed, scale
         self.update_weights = rule.reset.update_weights
         self.initial = rule.start.connections if initial is None else initial
         if isinstance(self.initial, str):
@@ -96,7 +97,7 @@ class HardMasks:
     ) -> tuple[PyTree, SparsifyState]:
         """One step: updates of the parameters, and the state after it."""
         flat = Flat(params, self.plan)
-        step = _Step(self.inner, self.rule, flat, params, flat.gradients(grads), extra)
+        step = _Step(self.inner, self.rule, flat, params, flat.gradients(grads), extra, self.scale)
         if self.rule.which.accumulator is not None:
             state = _accumulated(step, self.rule.which.accumulator, state)
         if self.rule.when is None or not flat.plans:
@@ -117,6 +118,7 @@ class _Step(NamedTuple):
       params: the tree of the parameters.
       grads: all leaves of the gradients, flattened once.
       extra: arguments for the inner optimizer.
+      scale: of :func:`dst.sparsify`.
     """
 
     inner: optax.GradientTransformationExtraArgs
@@ -125,6 +127,7 @@ class _Step(NamedTuple):
     params: Params
     grads: list[Array]
     extra: dict[str, Any]
+    scale: str | None
 
 
 def _float32(arrays: Sequence[ArrayLike]) -> list[Array]:
@@ -215,6 +218,7 @@ def _inner_step(
     updates, inner_state = step.inner.update(grads, inner_state, step.params, **step.extra)
     leaves = flat.leaves_of(updates)
     sparse = cold_start.scale(step.rule, flat, state, flat.pick(leaves))
+    sparse = scaling.scale_updates(step.scale, flat, state, sparse)
     if moving is not keep:
         sparse = [jnp.where(m, u, jnp.zeros_like(u)) for m, u in zip(moving, sparse, strict=True)]
     return flat.rebuild(leaves, list(map(_project, keep, flat.sparse, sparse))), inner_state

@@ -14,7 +14,7 @@ from jax import lax
 from dst.core.reductions import totals
 from dst.core.selection import top_k_masks_and_short
 from dst.core.typing import Array, ArrayLike, Params, PyTree
-from dst.engine import cold_start, masks, schedule_lookup
+from dst.engine import cold_start, masks, scaling, schedule_lookup
 from dst.engine.flat import Flat
 from dst.engine.initial_masks import placed_like
 from dst.engine.latent_plan import backward_plan_of, plan_of
@@ -44,7 +44,7 @@ class LatentWeights:
       rule: with all durations in steps.
       seed: of random choices.
       options: which leaves are sparse; see :func:`dst.core.tree.survey`.
-      initial: of :func:`dst.sparsify`.
+      initial, scale: of :func:`dst.sparsify`.
     """
 
     update_weights = True
@@ -57,13 +57,14 @@ class LatentWeights:
         seed: int | Array,
         options: Mapping[str, Any],
         initial: str | Mapping[str, ArrayLike] | None,
+        scale: str | None = None,
     ):
         if initial not in (None, "magnitude"):
             raise ValueError(
                 "initial: the connections of a latent-weight method follow from its variables. "
                 "Leave it out."
             )
-        self.inner, self.rule, self.seed = inner, rule, seed
+        self.inner, self.rule, self.seed, self.scale = inner, rule, seed, scale
         self.plan = Planner(partial(plan_of, latent=rule), options)
         self._backward_plan = Planner(partial(backward_plan_of, latent=rule), options)
 
@@ -113,7 +114,9 @@ class LatentWeights:
             **extra,
         )
         steps = flat.leaves_of(updates)
-        moves = [u.astype(jnp.float32) for u in flat.pick(steps)]
+        moves = scaling.scale_updates(
+            self.scale, flat, state, [u.astype(jnp.float32) for u in flat.pick(steps)]
+        )
         moved = [
             jnp.where(x.backward, x.latent + u, x.latent)
             for x, u in zip(before, moves, strict=True)

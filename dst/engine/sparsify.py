@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -14,8 +14,10 @@ from dst.core.roles import Role
 from dst.core.typing import Array, ArrayLike, OptState, Params, PyTree
 from dst.engine.hard import HardMasks
 from dst.engine.latent import LatentWeights
-from dst.engine.plan import Plan, Planner
+from dst.engine.plan import Planner
+from dst.engine.scaling import SCALES
 from dst.engine.state import SparsifyState
+from dst.engine.transformation import SparseTransformation
 from dst.rules.latent import Latent
 from dst.rules.method import Method
 from dst.rules.rule import Rule
@@ -56,28 +58,6 @@ class Implementation(Protocol):
         """One step: updates of the parameters, and the state after it."""
 
 
-class SparseTransformation(optax.GradientTransformationExtraArgs):
-    """What :func:`sparsify` returns: an Optax transformation that can show its plan.
-
-    Attributes:
-      method: as it was given.
-      rule: the method with all durations in optimizer steps.
-      plan: ``plan(params)`` is the start table: every leaf, what it is and why; printable.
-      update_weights: whether the inner optimizer takes a step at topology steps.
-      selects_every_step: whether masks may change at other steps than topology steps.
-    """
-
-    method: Method | Rule | Latent
-    rule: Rule | Latent
-    plan: Callable[[Params], Plan]
-    update_weights: bool
-    selects_every_step: bool
-
-    def fires(self, count: int) -> bool:
-        """Whether the update after ``count`` updates is a topology step."""
-        return self.rule.fires(count)
-
-
 def sparsify(
     inner: optax.GradientTransformation,
     method: Method | Rule | Latent,
@@ -90,6 +70,7 @@ def sparsify(
     axes: Mapping[str, str] | None = None,
     roles: Mapping[str, Role] | None = None,
     initial: str | Mapping[str, ArrayLike] | None = None,
+    scale: str | None = None,
 ) -> SparseTransformation:
     """Wraps an optimizer so that it trains a sparse network.
 
@@ -113,6 +94,9 @@ def sparsify(
       roles: what the modules of the model say of its leaves; see :func:`dst.roles`.
       initial: ``"random"``, ``"magnitude"`` (start from a dense checkpoint) or bool masks by leaf
         path, whose counts replace the allocation. None: the default of the method, mostly random.
+      scale: ``"smupar"``: the updates of a sparse layer are divided by its density, and
+        :func:`dst.scale_init` scales new weights, so that the best learning rate of an Adam-like
+        optimizer is the same at every sparsity. None: neither.
 
     Returns:
       A transformation. Its ``update`` takes ``topology``. ``None`` decides by the count of
@@ -138,6 +122,8 @@ def sparsify(
             f"dst.Latent, got {method!r:.80}."
         )
     _check_seed(seed)
+    if scale is not None:
+        checks.one_of("scale", scale, SCALES)
     rule = method if isinstance(method, (Rule, Latent)) else method.rule(steps)
     options = {
         "select": select,
@@ -149,9 +135,9 @@ def sparsify(
     inner = optax.with_extra_args_support(inner)
     run: Implementation
     if isinstance(rule, Rule):
-        run = HardMasks(inner, rule, seed, options, initial)
+        run = HardMasks(inner, rule, seed, options, initial, scale)
     else:
-        run = LatentWeights(inner, rule, seed, options, initial)
+        run = LatentWeights(inner, rule, seed, options, initial, scale)
 
     def update(
         grads: PyTree,
@@ -181,6 +167,7 @@ def sparsify(
     tx = SparseTransformation(init, update)
     tx.method, tx.rule, tx.plan = method, run.rule, run.plan
     tx.update_weights, tx.selects_every_step = run.update_weights, run.selects_every_step
+    tx.scale = scale
     return tx
 
 
@@ -193,15 +180,6 @@ def _check_seed(seed: int | Array) -> None:
             "for example jax.random.bits(key)."
         )
     checks.integer("seed", seed, at_least=0, at_most=2**32 - 1)
-
-
-def around(tx: SparseTransformation, outer: optax.GradientTransformation) -> SparseTransformation:
-    """``outer``, which wraps ``tx``, with the plan and the schedule of ``tx``."""
-    outer = optax.with_extra_args_support(outer)
-    whole = SparseTransformation(outer.init, outer.update)
-    whole.method, whole.rule, whole.plan = tx.method, tx.rule, tx.plan
-    whole.update_weights, whole.selects_every_step = tx.update_weights, tx.selects_every_step
-    return whole
 
 
 def _refuse_accumulation(inner_state: OptState) -> None:

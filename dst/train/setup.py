@@ -116,13 +116,17 @@ def _make(config: Config) -> Setup:
         axes=config.sparsify.axes,
         roles=dst.roles(model),
         initial=dst.load_masks(start.masks) if start.masks else config.sparsify.initial,
+        scale=config.sparsify.scale,
     )
     rate = optimizer.learning_rate(config.optimizer.value, steps, start.step)
 
     def begin() -> TrainState:
         with mesh.host():
             model = initial()
-        params = placement.put(state.parameters(model))
+            params = state.parameters(model)
+            if weights is None:
+                params = dst.scale_init(params, tx)
+        params = placement.put(params)
         return placement.put(state.initial(params, state.variables(model), tx, ema is not None))
 
     def sized(params: Params, carried: PyTree) -> TrainState:

@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from dst import methods
+from dst.core.registry import Registry
 from dst.rules.schedule import resolve
 from dst.train import optimizer
 from dst.train.config.run import Config
+from dst.train.config.schema import Section
 
 
 def advice(config: Config) -> list[str]:
-    """What is allowed and probably not meant: topology steps where weights hardly learn."""
+    """What is allowed and probably not meant: topology steps where weights hardly learn, and an
+    optimizer that a method does badly with."""
+    return _of_schedule(config) + _of_optimizer(config)
+
+
+def _of_optimizer(config: Config) -> list[str]:
+    """Where an optimizer moves every weight by its learning rate, whatever its gradient is."""
+    name, advices = config.optimizer.name, []
+    adaptive = _fact("adaptive", config.optimizer, optimizer.REGISTRY)
+    trained_with = _fact("trained_with", config.method, methods.REGISTRY)
+    if adaptive and trained_with:
+        advices.append(
+            f"optimizer: the authors of {config.method.name} train with {trained_with}. Under "
+            f"{name}, weights that come back at zero move by a whole learning rate a step, and "
+            f"noise wins the next ranking. Consider optimizer.name={trained_with}."
+        )
+    if not (adaptive or config.optimizer.imported) and config.sparsify.scale == "smupar":
+        advices.append(
+            f"sparsify.scale: smupar is for Adam-like optimizers. Under {name} gradients follow "
+            "the density by themselves. Consider sparsify.scale=null."
+        )
+    return advices
+
+
+def _fact(fact: str, section: Section, registry: Registry) -> Any:
+    """What the mark of a named thing says; None of an imported one."""
+    return None if section.imported else registry[section.name].facts.get(fact)
+
+
+def _of_schedule(config: Config) -> list[str]:
     rule, steps = config.rule(), config.train.steps
     when = rule.when
     if when is None or rule.keeps_inactive_values:

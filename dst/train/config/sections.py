@@ -38,6 +38,9 @@ class Sparsify:
         stacked, `i` input, `o` output, `k` window. The modules of Flax say it by themselves.
       initial: the connections to start with: random ones, or those of largest initial weight;
         null: what the method says, mostly random.
+      scale: smupar: the variance of new weights and the learning rate of a layer follow its
+        density, so that the best `learning_rate` of an Adam-like optimizer is that of a dense
+        network. null: they do not.
     """
 
     select: str | tuple[str, ...] | None = None
@@ -45,6 +48,7 @@ class Sparsify:
     stacked: Mapping[str, int] = field(default_factory=dict)
     axes: Mapping[str, str] = field(default_factory=dict)
     initial: Literal["random", "magnitude"] | None = None
+    scale: Literal["smupar"] | None = None
 
 
 @dataclass(frozen=True)

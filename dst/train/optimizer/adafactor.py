@@ -8,7 +8,7 @@ from dst.core.registry import named
 from dst.core.typing import PyTree
 
 
-@named("adafactor")
+@named("adafactor", adaptive=True)
 def adafactor(
     *, learning_rate: optax.Schedule, weight_decay: float, mask: PyTree
 ) -> optax.GradientTransformation:

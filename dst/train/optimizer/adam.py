@@ -9,7 +9,7 @@ from dst.core.typing import PyTree
 from dst.rules.fields import AboveZero, BelowOne
 
 
-@named("adam")
+@named("adam", adaptive=True)
 def adam(
     *,
     learning_rate: optax.Schedule,
@@ -27,7 +27,7 @@ def adam(
     return optax.adam(learning_rate, b1=b1, b2=b2, eps=eps)
 
 
-@named("adamw")
+@named("adamw", adaptive=True)
 def adamw(
     *,
     learning_rate: optax.Schedule,

@@ -9,7 +9,7 @@ from dst.core.typing import PyTree
 from dst.rules.fields import BelowOne
 
 
-@named("lion")
+@named("lion", adaptive=True)
 def lion(
     *,
     learning_rate: optax.Schedule,

@@ -270,6 +270,17 @@ def test_topology_steps_without_learning_rate_are_advised_against(tmp_path):
     assert "step 39" in warning and "method.stop" in warning
 
 
+def test_an_optimizer_that_a_method_does_badly_with_is_advised_against(tmp_path):
+    phases = "method={'name': 'ac-dc', 'sparsity': 0.5, 'every': 5, 'start': 10, 'stop': 30}"
+    (warning,) = advice(small(tmp_path, phases))
+    assert "authors of ac-dc train with momentum" in warning
+    momentum = "optimizer={'name': 'momentum', 'learning_rate': 0.1}"
+    assert not advice(small(tmp_path, phases, momentum))
+    assert not advice(small(tmp_path, "sparsify.scale=smupar"))
+    (warning,) = advice(small(tmp_path, "sparsify.scale=smupar", momentum))
+    assert "for Adam-like optimizers" in warning
+
+
 def test_another_method_takes_along_what_it_knows():
     path = ROOT / "configs" / "digits" / "rigl.yaml"
     for override in ("method=set", "method.name=set", "method={'name': 'set'}"):
