@@ -1,0 +1,178 @@
+"""Many runs of one method as one program, and learning rates that a validation split chooses.
+
+Runs that differ in values only (seed, sparsity, learning rate) are one program under ``jax.vmap``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import dst
+import dst.nnx
+from dst.train import data, optimizer, state
+from dst.train.config import run as config
+from dst.train.data.dataset import indices
+
+CHUNK = 100  # steps of one call
+
+
+class Run(NamedTuple):
+    """What differs among the runs of a program.
+
+    Attributes:
+      sparsity: in [0, 1).
+      seed: of weights, connections and batches.
+      rate: peak learning rate.
+    """
+
+    sparsity: float
+    seed: int
+    rate: float
+
+
+def at_rate(inner: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
+    """An optimizer made for a learning rate of 1, at a rate that is data."""
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> Any:
+        return jnp.float32(rate), inner.init(params)
+
+    def update(updates: Any, kept: Any, params: Any = None, **extra: Any) -> Any:
+        rate, inner_state = kept
+        updates, inner_state = inner.update(updates, inner_state, params, **extra)
+        return jax.tree.map(lambda u: u * rate, updates), (rate, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def train(
+    settings: config.Config, method: Callable[[float], Any], runs: Sequence[Run]
+) -> list[dict[str, Any]]:
+    """Trains classifiers together; what became of each.
+
+    Args:
+      settings: model, data, optimizer and length; method, seed and learning rate are the runs'.
+      method: from a sparsity.
+      runs: that share one program.
+
+    Raises:
+      ValueError: a network that carries more than weights.
+    """
+    steps, size = settings.train.steps, settings.data.value.batch_size
+    found = data.load(settings.data)
+    section = replace(
+        settings.optimizer, value=replace(settings.optimizer.value, learning_rate=1.0)
+    )
+    networks = [state.network(settings.model, found.shape, found.classes, r.seed) for r in runs]
+    graphdef, _, carried = nnx.split(networks[0], nnx.Param, ...)
+    if jax.tree.leaves(carried):
+        raise ValueError("runs are trained together only if their networks carry weights alone.")
+    scale = settings.sparsify.scale
+    txs = [
+        dst.sparsify(
+            at_rate(optimizer.make(section, steps, {}), r.rate),
+            method(r.sparsity),
+            seed=r.seed,
+            steps=steps,
+            scale=scale,
+            roles=dst.roles(networks[0]),
+        )
+        for r in runs
+    ]
+    tx, starts = txs[0], []
+    for each, network in zip(txs, networks, strict=True):
+        params = dst.scale_init(state.parameters(network), each)
+        opt_state = each.init(params)
+        starts.append((dst.apply_masks(params, opt_state), opt_state))
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)
+    inputs, labels = map(jnp.asarray, found.train.take(np.arange(len(found.train))))
+    tested = found.test.take(np.arange(len(found.test)))
+
+    def logits(params: Any, x: Any) -> Any:
+        return nnx.merge(graphdef, params, carried)(x)
+
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        return optax.softmax_cross_entropy_with_integer_labels(logits(params, x), y).mean()
+
+    def step(carry: Any, chosen: Any, topology: Any) -> Any:
+        params, opt_state = carry
+        grads = jax.grad(loss)(params, inputs[chosen], labels[chosen])
+        updates, opt_state = tx.update(grads, opt_state, params, topology=topology)
+        return optax.apply_updates(params, updates), opt_state
+
+    def many(carry: Any, batch: Any) -> tuple[Any, None]:
+        chosen, topology = batch  # the flag is the same for all runs, so `cond` stays one
+        flag = topology if tx.rule.when is not None else None
+        return jax.vmap(partial(step, topology=flag))(carry, chosen), None
+
+    @partial(jax.jit, donate_argnums=0)
+    def chunk(carry: Any, chosen: Any, topology: Any) -> Any:
+        return jax.lax.scan(many, carry, (chosen, topology))[0]
+
+    for start in range(0, steps, CHUNK):
+        counts = range(start, min(start + CHUNK, steps))
+        order = np.stack([[indices(len(labels), size, r.seed, t) for r in runs] for t in counts])
+        stacked = chunk(stacked, order, np.array([tx.fires(t) for t in counts]))
+
+    @jax.jit
+    @jax.vmap
+    def judge(params: Any) -> Any:
+        return jnp.mean(jnp.argmax(logits(params, tested[0]), -1) == tested[1])
+
+    accuracy, records = np.asarray(judge(stacked[0])), []
+    costs = dst.nnx.costs(networks[0], jax.ShapeDtypeStruct((1, *found.shape), found.dtype))
+    for i, (run, each) in enumerate(zip(runs, txs, strict=True)):
+        params, opt_state = jax.tree.map(lambda x, i=i: x[i], stacked)
+        plan, seen = each.plan(params), jax.device_get(dst.metrics(opt_state, params))
+        finite = all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(params))
+        if finite:
+            dst.check_invariants(opt_state, params)
+        records.append(
+            {
+                **run._asdict(),
+                "finite": finite,
+                "accuracy": float(accuracy[i]),
+                "found_sparsity": float(seen["sparsity"]),
+                "explored": float(seen["explored"]) if plan.sparse else 1.0,
+                "training_cost": costs.training(plan, steps).relative,
+            }
+        )
+    return records
+
+
+def best_rates(records: Iterable[dict[str, Any]]) -> dict[float, float]:
+    """For every sparsity the learning rate of the highest mean accuracy; ties go to the lower."""
+    scores: dict[float, dict[float, list[float]]] = {}
+    for r in records:
+        of_rate = scores.setdefault(r["sparsity"], {})
+        of_rate.setdefault(r["rate"], []).append(r["accuracy"])
+    return {
+        s: max(sorted(rates), key=lambda rate: float(np.mean(rates[rate])))
+        for s, rates in scores.items()
+    }
+
+
+def kept(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The records of a file; made and written, where there is none."""
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    began, records = time.perf_counter(), make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(records), encoding="utf-8")
+    part.rename(path)
+    seconds = time.perf_counter() - began
+    print(f"{path.stem}: {len(records)} runs in {seconds:.0f} s", flush=True)
+    return records
