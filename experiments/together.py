@@ -21,11 +21,14 @@ from flax import nnx
 
 import dst
 import dst.nnx
+from dst.core.tree import flatten
 from dst.train import data, optimizer, state
 from dst.train.config import run as config
 from dst.train.data.dataset import indices
 
 CHUNK = 100  # steps of one call
+
+Shares = Callable[[str, tuple[int, ...]], float]
 
 
 class Run(NamedTuple):
@@ -42,8 +45,16 @@ class Run(NamedTuple):
     rate: float
 
 
-def at_rate(inner: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
-    """An optimizer made for a learning rate of 1, at a rate that is data."""
+def at_rate(
+    inner: optax.GradientTransformation, rate: float, share: Shares | None = None
+) -> optax.GradientTransformation:
+    """An optimizer made for a learning rate of 1, at a rate that is data.
+
+    Args:
+      inner: the optimizer.
+      rate: of all leaves.
+      share: what a leaf has of the rate, from its path and shape; None: 1.
+    """
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> Any:
@@ -52,13 +63,23 @@ def at_rate(inner: optax.GradientTransformation, rate: float) -> optax.GradientT
     def update(updates: Any, kept: Any, params: Any = None, **extra: Any) -> Any:
         rate, inner_state = kept
         updates, inner_state = inner.update(updates, inner_state, params, **extra)
-        return jax.tree.map(lambda u: u * rate, updates), (rate, inner_state)
+        paths, leaves, treedef = flatten(updates)
+        shares = [
+            1.0 if share is None else share(p, u.shape) for p, u in zip(paths, leaves, strict=True)
+        ]
+        moved = [u * (rate * x) for u, x in zip(leaves, shares, strict=True)]
+        return treedef.unflatten(moved), (rate, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def train(
-    settings: config.Config, method: Callable[[float], Any], runs: Sequence[Run]
+    settings: config.Config,
+    method: Callable[[float], Any],
+    runs: Sequence[Run],
+    *,
+    share: Shares | None = None,
+    start: Callable[[Any], Any] = lambda params: params,
 ) -> list[dict[str, Any]]:
     """Trains classifiers together; what became of each.
 
@@ -66,6 +87,8 @@ def train(
       settings: model, data, optimizer and length; method, seed and learning rate are the runs'.
       method: from a sparsity.
       runs: that share one program.
+      share: of the learning rate, as in :func:`at_rate`.
+      start: what becomes of new weights.
 
     Raises:
       ValueError: a network that carries more than weights.
@@ -82,7 +105,7 @@ def train(
     scale = settings.sparsify.scale
     txs = [
         dst.sparsify(
-            at_rate(optimizer.make(section, steps, {}), r.rate),
+            at_rate(optimizer.make(section, steps, {}), r.rate, share),
             method(r.sparsity),
             seed=r.seed,
             steps=steps,
@@ -93,7 +116,7 @@ def train(
     ]
     tx, starts = txs[0], []
     for each, network in zip(txs, networks, strict=True):
-        params = dst.scale_init(state.parameters(network), each)
+        params = dst.scale_init(start(state.parameters(network)), each)
         opt_state = each.init(params)
         starts.append((dst.apply_masks(params, opt_state), opt_state))
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)
@@ -121,17 +144,18 @@ def train(
     def chunk(carry: Any, chosen: Any, topology: Any) -> Any:
         return jax.lax.scan(many, carry, (chosen, topology))[0]
 
-    for start in range(0, steps, CHUNK):
-        counts = range(start, min(start + CHUNK, steps))
+    for first in range(0, steps, CHUNK):
+        counts = range(first, min(first + CHUNK, steps))
         order = np.stack([[indices(len(labels), size, r.seed, t) for r in runs] for t in counts])
         stacked = chunk(stacked, order, np.array([tx.fires(t) for t in counts]))
 
     @jax.jit
     @jax.vmap
     def judge(params: Any) -> Any:
-        return jnp.mean(jnp.argmax(logits(params, tested[0]), -1) == tested[1])
+        correct = jnp.mean(jnp.argmax(logits(params, tested[0]), -1) == tested[1])
+        return correct, loss(params, inputs, labels)
 
-    accuracy, records = np.asarray(judge(stacked[0])), []
+    (accuracy, losses), records = jax.device_get(judge(stacked[0])), []
     costs = dst.nnx.costs(networks[0], jax.ShapeDtypeStruct((1, *found.shape), found.dtype))
     for i, (run, each) in enumerate(zip(runs, txs, strict=True)):
         params, opt_state = jax.tree.map(lambda x, i=i: x[i], stacked)
@@ -144,6 +168,7 @@ def train(
                 **run._asdict(),
                 "finite": finite,
                 "accuracy": float(accuracy[i]),
+                "training_loss": float(losses[i]),
                 "found_sparsity": float(seen["sparsity"]),
                 "explored": float(seen["explored"]) if plan.sparse else 1.0,
                 "training_cost": costs.training(plan, steps).relative,
