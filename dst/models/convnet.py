@@ -10,6 +10,7 @@ from flax import nnx
 from dst.core.registry import named
 from dst.core.typing import Array
 from dst.models.axes import axis_names
+from dst.models.shapes import axes
 from dst.rules.fields import Positive, Widths
 
 
@@ -26,7 +27,7 @@ class ConvNet(nnx.Module):
       rngs: of the initial weights.
 
     Raises:
-      ValueError: the image is too small for so many poolings.
+      ValueError: no images, or images too small for so many poolings.
 
     Example:
       >>> import jax.numpy as jnp
@@ -45,7 +46,7 @@ class ConvNet(nnx.Module):
         norm: Literal["none", "batch"] = "none",
         rngs: nnx.Rngs,
     ):
-        height, width, depth = shape
+        height, width, depth = axes("convnet", shape, "height", "width", "channels")
         most = min(height, width).bit_length() - 1
         if len(channels) > most:
             raise ValueError(

@@ -13,6 +13,7 @@ from jax.nn.initializers import normal, variance_scaling
 from dst.core.registry import named
 from dst.core.typing import Array, Float, Int
 from dst.models.axes import axis_names
+from dst.models.shapes import axes
 from dst.rules.fields import Positive
 
 _BASE = 10_000.0  # of the rotary angles, as in the paper
@@ -44,7 +45,7 @@ class Decoder(nnx.Module):
       rngs: of the initial weights.
 
     Raises:
-      ValueError: heads that do not divide, or that leave no pairs to rotate.
+      ValueError: no sequences; heads that do not divide, or that leave no pairs to rotate.
 
     Example:
       >>> model = Decoder((16,), 256, width=32, layers=2, heads=4, hidden=64, rngs=nnx.Rngs(0))
@@ -75,7 +76,7 @@ class Decoder(nnx.Module):
         scan: bool = False,
         rngs: nnx.Rngs,
     ):
-        (self.context,) = shape
+        (self.context,) = axes("decoder", shape, "context")
         self.scan = scan
         self.embedding = nnx.Embed(
             classes,

@@ -9,6 +9,7 @@ from flax import nnx
 from dst.core.registry import named
 from dst.core.typing import Array
 from dst.models.axes import axis_names
+from dst.models.shapes import axes
 from dst.rules.fields import Positive, Widths
 
 
@@ -24,7 +25,7 @@ class LeNet5(nnx.Module):
       rngs: of the initial weights.
 
     Raises:
-      ValueError: images too small for two convolutions and poolings.
+      ValueError: no images, or images too small for two convolutions and poolings.
 
     Example:
       >>> import jax.numpy as jnp
@@ -49,7 +50,7 @@ class LeNet5(nnx.Module):
         hidden: Positive = 500,
         rngs: nnx.Rngs,
     ):
-        height, width, depth = shape
+        height, width, depth = axes("lenet5", shape, "height", "width", "channels")
         rows, columns = (((n - 4) // 2 - 4) // 2 for n in (height, width))
         if min(rows, columns) < 1:
             raise ValueError(

@@ -10,6 +10,7 @@ from flax import nnx
 from dst.core.registry import named
 from dst.core.typing import Array
 from dst.models.batchnorm import ConvNorm
+from dst.models.shapes import axes
 from dst.rules.fields import NotNegative
 
 # Output channels and stride of each pair.
@@ -53,6 +54,9 @@ class MobileNetV1(nnx.Module):
       width: factor of all channels (the paper's alpha).
       rngs: of the initial weights.
 
+    Raises:
+      ValueError: no images.
+
     References:
       Howard et al. 2017, "MobileNets" (arXiv 1704.04861), table 1.
 
@@ -71,7 +75,8 @@ class MobileNetV1(nnx.Module):
         rngs: nnx.Rngs,
     ):
         channels = int(32 * width)
-        self.stem = ConvNorm(shape[-1], channels, 3, 2, padding="SAME", rngs=rngs)
+        *_, inputs = axes("mobilenet-v1", shape, "height", "width", "channels")
+        self.stem = ConvNorm(inputs, channels, 3, 2, padding="SAME", rngs=rngs)
         pairs = []
         for outputs, stride in _PAIRS:
             pairs.append(Pair(channels, int(outputs * width), stride, rngs=rngs))

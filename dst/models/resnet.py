@@ -11,6 +11,7 @@ from dst.core.registry import named
 from dst.core.typing import Array
 from dst.models.axes import axis_names
 from dst.models.batchnorm import ConvNorm
+from dst.models.shapes import axes
 from dst.rules.fields import Positive, Widths
 
 
@@ -87,6 +88,9 @@ class ResNet50(nnx.Module):
       width: channels of the first stage; later ones double it.
       rngs: of the initial weights.
 
+    Raises:
+      ValueError: no images.
+
     References:
       He et al. 2016, "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), table 1.
 
@@ -105,7 +109,8 @@ class ResNet50(nnx.Module):
         width: Positive = 64,
         rngs: nnx.Rngs,
     ):
-        self.stem = ConvNorm(shape[-1], width, 7, 2, names=(None, "channels"), rngs=rngs)
+        *_, inputs = axes("resnet50", shape, "height", "width", "channels")
+        self.stem = ConvNorm(inputs, width, 7, 2, names=(None, "channels"), rngs=rngs)
         self.block = nnx.List(_blocks(Bottleneck, stages, width, rngs))
         features = Bottleneck.expansion * width << (len(stages) - 1)
         last = axis_names("channels", None)
@@ -133,6 +138,9 @@ class ResNet20(nnx.Module):
       width: channels of the first stage; later ones double it.
       rngs: of the initial weights.
 
+    Raises:
+      ValueError: no images.
+
     Example:
       >>> import jax.numpy as jnp
       >>> model = ResNet20((8, 8, 1), 10, stages=(1, 1), width=4, rngs=nnx.Rngs(0))
@@ -155,7 +163,8 @@ class ResNet20(nnx.Module):
         width: Positive = 16,
         rngs: nnx.Rngs,
     ):
-        self.stem = ConvNorm(shape[-1], width, 3, names=(None, "channels"), rngs=rngs)
+        *_, inputs = axes("resnet20", shape, "height", "width", "channels")
+        self.stem = ConvNorm(inputs, width, 3, names=(None, "channels"), rngs=rngs)
         self.block = nnx.List(_blocks(Basic, stages, width, rngs))
         features, last = width << (len(stages) - 1), axis_names("channels", None)
         self.out = nnx.Linear(features, classes, kernel_metadata=last, rngs=rngs)

@@ -10,6 +10,7 @@ from dst.core.registry import named
 from dst.core.typing import Array
 from dst.models.axes import axis_names
 from dst.models.batchnorm import he, norm
+from dst.models.shapes import axes
 from dst.rules.fields import Positive
 
 
@@ -49,7 +50,7 @@ class WideResNet(nnx.Module):
       rngs: of the initial weights.
 
     Raises:
-      ValueError: a depth that no number of blocks has.
+      ValueError: no images, or a depth that no number of blocks has.
 
     Example:
       >>> import jax.numpy as jnp
@@ -78,7 +79,8 @@ class WideResNet(nnx.Module):
             raise ValueError(
                 f"depth must be 4 more than a multiple of 6 (10, 16, 22, 28, 40), got {depth}."
             )
-        self.stem = _conv(shape[-1], 16, 3, 1, rngs, (None, "channels"))
+        *_, inputs = axes("wide-resnet", shape, "height", "width", "channels")
+        self.stem = _conv(inputs, 16, 3, 1, rngs, (None, "channels"))
         blocks, channels = [], 16
         for stage in range(3):
             for i in range(per_stage):

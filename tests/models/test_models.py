@@ -38,6 +38,11 @@ def parameters(model, at_least=0):
         (models.MobileNetV1, IMAGENET, 1000, {}, 4_209_088, 4_253_864 - 21_888),
         # Han et al. 2015: 431 K.
         (models.LeNet5, (28, 28, 1), 10, {}, 430_500, 431_080),
+        # Han et al. 2015 and LTH (1803.03635): 267 K and 266 K.
+        (models.MLP, (28, 28, 1), 10, {}, 266_200, 266_610),
+        # What the code of MNIST-1D prints.
+        (models.ResidualMLP, (40, 1), 10, {}, None, 15_210),
+        (models.ConvNet1d, (40, 1), 10, {}, None, 5_210),
         # He et al. 2016, table 6: 0.27 M and 0.85 M.
         (models.ResNet20, CIFAR, 10, {}, 268_336, 269_722),
         (models.ResNet20, CIFAR, 10, {"stages": (9, 9, 9)}, None, 853_018),
@@ -58,6 +63,8 @@ def test_wide_networks_have_the_parameters_of_their_paper(depth, widen, millions
 
 
 SMALL = {
+    "residual mlp": (models.ResidualMLP, (8, 1), {"width": 4, "blocks": 2}),
+    "signals": (models.ConvNet1d, (8, 1), {"channels": (2, 3)}),
     "lenet5": (models.LeNet5, (16, 16, 1), {"channels": (2, 3), "hidden": 4}),
     "resnet50": (models.ResNet50, (32, 32, 3), {"stages": (1, 1), "width": 2}),
     "resnet20": (models.ResNet20, (8, 8, 3), {"stages": (1, 1), "width": 4}),
@@ -125,11 +132,22 @@ def test_kernels_are_sparse_by_default_but_norms_biases_and_depthwise_kernels_ar
     [
         (lambda rngs: models.LeNet5((8, 8, 1), 10, rngs=rngs), "at least 16 x 16"),
         (lambda rngs: models.WideResNet(CIFAR, 10, depth=20, rngs=rngs), "multiple of 6"),
+        (lambda rngs: models.ConvNet1d((2, 1), 10, rngs=rngs), "at least 3 places"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(build, words):
     with pytest.raises(ValueError, match=words):
         build(nnx.Rngs(0))
+
+
+ANY_SHAPE = ("mlp", "residual-mlp")
+
+
+@pytest.mark.parametrize("name", [x for x in models.REGISTRY if x not in ANY_SHAPE])
+def test_data_of_another_shape_are_refused_with_the_axes_that_a_network_needs(name):
+    make = models.REGISTRY[name].load()
+    with pytest.raises(ValueError, match=rf"{name} needs inputs \[.*\], got \[2, 3, 4, 5\]"):
+        make((2, 3, 4, 5), 10, rngs=nnx.Rngs(0))
 
 
 class TwoNorms(nnx.Module):

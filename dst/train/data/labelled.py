@@ -46,8 +46,7 @@ class Labelled:
     def __post_init__(self) -> None:
         checks.integer("batch_size", self.batch_size, at_least=1)
         checks.integer("seed", self.seed, at_least=0)
-        if self.test is not None and not 0 < self.test < 1:
-            raise ValueError(f"test must be a fraction in (0, 1), got {self.test!r}.")
+        splits.check("test", self.test)
         statistics.check_given(self.mean, self.std)
         if self.mean is not None and not self.normalise:
             raise ValueError("mean must be null where normalise is false, got numbers.")

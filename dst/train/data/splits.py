@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+from numbers import Real
+from typing import Any
+
 import numpy as np
 
+from dst.core.text import shown
+from dst.train.data.dataset import Pair
 from dst.train.data.labels import Labels
 
 SHARE = 0.2  # of the examples, where neither the config nor the file says
+_SEED = 0  # of the choice of validation examples
+
+
+def check(name: str, share: Any) -> None:
+    """Raises unless a fraction of examples leaves some on both sides; None is no fraction."""
+    number = isinstance(share, Real) and not isinstance(share, bool)
+    if share is not None and not (number and 0 < share < 1):
+        raise ValueError(f"{name} must be a fraction in (0, 1), got {shown(share)}.")
+
+
+def for_tuning(train: Pair, test: Pair, share: float | None, where: str) -> tuple[Pair, Pair]:
+    """The examples to train on and to evaluate on; with a share, no test example is among them.
+
+    Settings that are chosen by the test split make its figure too good. With a share they are
+    chosen by training examples, the same in every run, of every class the same fraction.
+
+    Args:
+      train, test: inputs ``[n, ...]`` and classes, int ``[n]``, of the two splits.
+      share: of the training examples, in (0, 1), that are evaluated in place of the test split;
+        None: the splits as they are.
+      where: what holds them, for messages.
+    """
+    if share is None:
+        return train, test
+    inputs, classes = train
+    names = tuple(map(str, range(classes.max() + 1)))
+    kept, held = by_fraction(Labels(classes, "class", names), share, _SEED, where)
+    return (inputs[kept], classes[kept]), (inputs[held], classes[held])
 
 
 def by_fraction(
