@@ -27,7 +27,7 @@ from experiments.together import Run
 HERE = Path(__file__).parent
 BASE, WIDTHS = 64, (64, 128, 256, 512)
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95)
-RATES = tuple(2.0**-n for n in range(12, 2, -1))
+RATES = tuple(2.0**-n for n in range(12, 0, -1))
 SCALES = ("null", "smupar")
 COLORS = ["#343a40", "#8ecae6", "#2a6f97", "#f4a261", "#c1121f"]
 
