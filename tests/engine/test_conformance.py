@@ -107,7 +107,7 @@ FIRST_RANK = {
     "srigl": Case(lambda n: dst.SRigL(**settings(n)), kept, holds=nearly),
     "granet": Case(
         lambda n: dst.GraNet(SPARSITY, every=EVERY, prune_stop=2 * EVERY, stop=n),
-        dense_in(range(-1, 2 * EVERY)),
+        gmp_counts,
         holds=same_sum,
     ),
     "ac-dc": Case(

@@ -57,16 +57,26 @@ def test_snfs_gives_each_layer_its_share_of_the_regrowth():
 
 
 def test_granet_follows_its_schedule_and_reaches_its_end():
-    """VITA-Group/GraNet, ImageNet/core.py, keeps int(N (1 - s)) and leaves out the last step."""
-    rule = dst.GraNet(0.9, 0.5, every=1, start=0, prune_stop=8, stop=12).rule()
-    sparsity = [float(rule.how_many.ramp(t) * 9 / 10) for t in range(9)]
-    assert sparsity == pytest.approx(
-        [0.5, 0.632031, 0.73125, 0.802344, 0.85, 0.878906, 0.89375, 0.899219, 0.9], abs=5e-7
-    )
-    ours = [1000 - zeros(1000, rule.how_many.ramp(t) * 9 / 10) for t in range(9)]
+    """VITA-Group/GraNet, CIFAR/sparselearning/core.py, ``pruning``: the k-th pruning has gone k of
+    all intervals, so that the first one prunes. It keeps int(N (1 - s))."""
+    rule = dst.GraNet(0.9, 0.5, every=1000, prune_stop=8000, stop=12_000).rule()
+    sparsity = [float(rule.how_many.ramp(t) * 9 / 10) for t in rule.when.steps()]
+    curve = [0.632031, 0.73125, 0.802344, 0.85, 0.878906, 0.89375, 0.899219, 0.9]
+    assert sparsity == pytest.approx([*curve, 0.9, 0.9, 0.9], abs=5e-7)
+    ours = [1000 - zeros(1000, rule.how_many.ramp(t) * 9 / 10) for t in range(0, 8001, 1000)]
     code = [500, 367, 268, 197, 149, 121, 106, 100]
     assert ours == [500, 368, 269, 198, 150, 122, 107, 101, 100]
     assert all(0 <= n - m <= 1 for n, m in zip(ours, code, strict=False))
+
+
+def test_granet_counts_whole_intervals_from_its_start():
+    """As the code does: an end off the grid is the grid point before it, and with a start of its
+    own the first step only exchanges."""
+    early = dst.GraNet(0.9, 0.5, every=1000, prune_stop=8999, stop=12_000).rule()
+    assert float(early.how_many.ramp(8000)) == 1 > float(early.how_many.ramp(7000))
+    late = dst.GraNet(0.9, 0.5, every=1000, start=2000, prune_stop=10_000, stop=12_000).rule()
+    sparsity = [float(late.how_many.ramp(t) * 9 / 10) for t in (2000, 3000, 10_000)]
+    assert sparsity == pytest.approx([0.5, 0.632031, 0.9], abs=5e-7)
 
 
 def test_a_granet_step_worked_by_hand():
