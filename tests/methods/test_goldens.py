@@ -18,6 +18,7 @@ from dst.rules.ramps import compute_window
 from dst.rules.rule import HowMany, Rule, Which
 from dst.rules.schedule import UpdateSchedule
 from dst.rules.scores import Connections, gradient, lamp, saliency
+from tests.reference.canonical import G, M, W
 from tests.runs import QUICK
 
 
@@ -54,6 +55,17 @@ def test_snfs_gives_each_layer_its_share_of_the_regrowth():
     params, state = stepped(tx, grads, state, params)
     assert {name: int(n) for name, n in state.active.items()} == {"a": 75, "b": 125}
     dst.check_invariants(state, params)
+
+
+def test_a_weight_that_snfs_drops_and_regrows_keeps_its_value():
+    """Three of seven are dropped, and -.1 has the largest momentum. TimDettmers/sparse_learning,
+    sparselearning/core.py, ``truncate_weights``, applies the mask once, after growth."""
+    method = dst.SNFS(5 / 12, drop_fraction=0.3, decay="constant", every=1, start=0, stop=9)
+    tx, params, state = started(method, {"w": W}, initial={"w": M})
+    params, state = stepped(tx, {"w": G}, state, params)
+    assert bits(state)["w"] == [[1, 1, 0, 1], [1, 0, 1, 0], [0, 0, 1, 1]]
+    expected = np.array([[0.5, -0.1, 0, 0.8], [0, 0, -0.7, 0], [0, 0, 0, -0.4]], np.float32)
+    np.testing.assert_array_equal(params["w"], expected)
 
 
 def test_granet_follows_its_schedule_and_reaches_its_end():
