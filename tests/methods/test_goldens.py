@@ -43,6 +43,14 @@ def bits(state):
     return {name: np.asarray(m).astype(int).tolist() for name, m in dst.masks(state).items()}
 
 
+def test_rigls_drop_fraction_ends_at_its_stop_after_a_late_start_too():
+    """google-research/rigl, ``get_drop_fraction``, counts from 0 over stop - start steps: nothing
+    would change from step 8000 on."""
+    fraction = dst.RigL(0.9, start=2000, stop=10_000).rule().how_many.fraction
+    assert fraction(8000) == pytest.approx(0.15 * (1 + np.cos(0.8 * np.pi)))
+    assert fraction(9900) > 0 == fraction(10_000)
+
+
 # Methods that move budgets between layers
 
 
