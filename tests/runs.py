@@ -78,10 +78,27 @@ def largest_off_mask(params: Any, opt_state: Any) -> Any:
     return largest
 
 
+def moments_off_mask(opt_state: Any) -> tuple[Any, int]:
+    """The largest absolute optimizer slot where the masks say there is no weight, and the number of
+    slots. A slot has the shape of a weight, and a path that ends with the weight's."""
+    largest, found = jnp.float32(0), 0
+    for state in sparse_states(opt_state):
+        paths, slots, _ = flatten(state.inner_state)
+        for weight, mask in dst.masks(state).items():
+            for path, slot in zip(paths, slots, strict=True):
+                if f"/{path}".endswith(f"/{weight}") and slot.shape == mask.shape:
+                    off = jnp.where(mask, 0, jnp.abs(slot.astype(jnp.float32)))
+                    largest, found = jnp.maximum(largest, jnp.max(off, initial=0.0)), found + 1
+    return largest, found
+
+
 def look(params: Any, opt_state: Any) -> dict[str, Any]:
     """What is asserted after every step; cheap, and part of the compiled step."""
+    off_moment, slots = moments_off_mask(opt_state)
     return {
         "off": largest_off_mask(params, opt_state),
+        "off_moment": off_moment,
+        "slots": jnp.int32(slots),
         "active": {p: m.sum(dtype=jnp.int32) for p, m in dst.masks(opt_state).items()},
         "done": sum(state.topology.done for state in sparse_states(opt_state)),
     }

@@ -1,10 +1,10 @@
-"""The cold start of recently grown weights under the wrapped optimizer.
+"""What the wrapped optimizer remembers of dropped weights, and the cold start of grown ones.
 
-The optimizer's slots of a grown weight are set to zero. Slots are recognised by their place and
-shape in the state, never by the class of the state. Adam's bias correction counts the steps of
-the whole run. So the first updates of a grown weight are up to 6.57 times too large (at the decays
-0.9 and 0.999). SMET (arXiv 2606.00888) names this as the reason why sparse training destabilises
-large models. The correction here counts the steps of each weight instead.
+The optimizer's slots of dropped and grown weights are set to zero. Slots are recognised by their
+place and shape in the state, never by the class of the state. Adam's bias correction counts the
+steps of the whole run. So the first updates of a grown weight are up to 6.57 times too large (at
+the decays 0.9 and 0.999). SMET (arXiv 2606.00888) names this as the reason why sparse training
+destabilises large models. The correction here counts the steps of each weight instead.
 """
 
 from __future__ import annotations

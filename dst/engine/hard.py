@@ -63,9 +63,10 @@ class HardMasks:
         """The state before the first step."""
         flat, rule = Flat(params, self.plan), self.rule
         starts = initial_masks.chosen(flat, rule, self.seed, self.initial, self.masks)
-        placed = map(initial_masks.placed_like, map(masks.first_masks, starts), flat.sparse)
+        placed = list(map(initial_masks.placed_like, map(masks.first_masks, starts), flat.sparse))
         accumulator = rule.which.accumulator
-        inner_state = self.inner.init(params)
+        # What a slot takes from the weights (schedule_free's) is zero where they are.
+        inner_state = self.inner.init(flat.rebuild(flat.leaves, _masked(placed, flat.sparse)))
         if rule.when is not None and flat.plans:
             shapes = flat.zip(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bool), flat.sparse)
             cold_start.check_slots(self.inner, inner_state, shapes)
@@ -80,7 +81,7 @@ class HardMasks:
             flat,
             rule.when,
             self.seed,
-            list(placed),
+            placed,
             shares=self.plan(params).shares,
             decays=cold_start.decays(self.inner, params, rule, flat),
             variables=variables,
@@ -130,6 +131,13 @@ class _Step(NamedTuple):
     scale: str | None
 
 
+def _masked(mask_bytes: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
+    return [
+        jnp.where(masks.active(m), w, jnp.zeros_like(w))
+        for m, w in zip(mask_bytes, weights, strict=True)
+    ]
+
+
 def _float32(arrays: Sequence[ArrayLike]) -> list[Array]:
     return [jnp.asarray(x, jnp.float32) for x in arrays]
 
@@ -164,7 +172,8 @@ def _changing(step: _Step, state: SparsifyState, static: bool) -> tuple[PyTree, 
     mask_bytes = flat.masks(state.masks)
     changes = _changes(step, state, mask_bytes)
     restarted = [_restarted(reset.moments, c) for c in changes]
-    inner_state = cold_start.reset(step.inner, state.inner_state, flat.tree(restarted))
+    forgotten = [_forgotten(reset.moments, c, r) for c, r in zip(changes, restarted, strict=True)]
+    inner_state = cold_start.reset(step.inner, state.inner_state, flat.tree(forgotten))
     keep = [c.active & ~c.reset for c in changes]
     if reset.update_weights:
         moving = keep
@@ -283,7 +292,12 @@ def _changes(step: _Step, state: SparsifyState, mask_bytes: list[Array]) -> list
 
 
 def _restarted(moments: str, change: Change) -> Array:
-    """Weights whose moments start at zero at this step."""
-    if moments == "grown":
+    """Weights whose age starts at zero at this step, as their moments do."""
+    if moments != "all":
         return change.reset
     return change.reset | (change.active & (jnp.sum(change.grown) > 0))
+
+
+def _forgotten(moments: str, change: Change, restarted: Array) -> Array:
+    """Weights whose moments are set to zero at this step."""
+    return restarted if moments == "grown" else restarted | ~change.active

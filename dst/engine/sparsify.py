@@ -75,8 +75,9 @@ def sparsify(
     """Wraps an optimizer so that it trains a sparse network.
 
     Inactive weights are exactly ``0.0`` after every ``optax.apply_updates``: their update is
-    ``-p``, and ``p + (-p)`` is zero for every finite ``p``. Their gradients and moments stay zero.
-    Topology steps drop and grow connections.
+    ``-p``, and ``p + (-p)`` is zero for every finite ``p``. Topology steps drop and grow
+    connections. Gradients and moments of inactive weights are zero, unless they are latent
+    weights, which a method trains (:class:`dst.Reset` has details).
 
     Use it outermost. ``optax.MultiSteps``, ``apply_if_finite`` and ``partition`` may go around
     it. What rewrites updates (``scale``, ``lookahead``, ``schedule_free``, SAM) goes inside.

@@ -30,8 +30,10 @@ class GraNet:
       initial_allocation: sparsity per layer at the start, where that is not dense.
       drop_fraction: of the regeneration, at step 0.
       every: steps between topology steps.
-      start: first topology step; None: after one interval.
-      prune_stop: step at which the final sparsity is reached; 110 of 160 epochs in the paper.
+      start: first topology step, at which pruning has not begun; None: after one interval, with
+        pruning from step 0, as in the authors' scripts.
+      prune_stop: the final sparsity is reached at the last topology step until it; 110 of 160
+        epochs in the paper.
       stop: topology steps lie before it.
       decay, end_drop_fraction: of the drop fraction, over the steps until ``stop``.
       cold_start: see :class:`dst.Rule`.
@@ -45,11 +47,13 @@ class GraNet:
       Liu et al. 2021, "Sparse Training via Boosting Pruning Plasticity with Neuroregeneration"
       (arXiv 2106.10404).
 
-    Checked against: VITA-Group/GraNet at f338a24, CIFAR/sparselearning/core.py and
-    ImageNet/core.py; tests/methods/test_goldens.py::test_a_granet_step_worked_by_hand and
+    Checked against: VITA-Group/GraNet at f338a24, CIFAR/sparselearning/core.py (``pruning``, lines
+    369 to 381) and ImageNet/core.py;
+    tests/methods/test_goldens.py::test_a_granet_step_worked_by_hand and
     ::test_granet_follows_its_schedule_and_reaches_its_end.
-    Differs from the code: the final sparsity is reached (ImageNet/core.py leaves out its last
-    pruning step); ties at thresholds are exact; of a sparsity s, floor(s N) weights are inactive.
+    Differs from the code: the final sparsity is reached, as in CIFAR/ (ImageNet/core.py leaves out
+    its last pruning step); ties at thresholds are exact; of a sparsity s, floor(s N) weights are
+    inactive; connections are exchanged before the optimizer step of their gradient.
     """
 
     sparsity: Sparsity
@@ -70,10 +74,10 @@ class GraNet:
         below("initial_sparsity", self.initial_sparsity, self.sparsity)
         when = update_schedule(self.every, self.start, self.stop, steps, _HINT)
         fraction = drop_schedule(self, steps, _HINT)
-        stop = max(resolve("prune_stop", self.prune_stop, steps, _HINT), when.first)
-        ramp = share_of(
-            cubic(self.sparsity, when.first, stop, self.initial_sparsity), self.sparsity
-        )
+        origin = 0 if self.start is None else when.first
+        stop = resolve("prune_stop", self.prune_stop, steps, _HINT)
+        end = max(stop - (stop - origin) % when.every, when.first)
+        ramp = share_of(cubic(self.sparsity, origin, end, self.initial_sparsity), self.sparsity)
         return Rule(
             self.sparsity,
             self.structure,

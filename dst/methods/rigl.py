@@ -8,6 +8,7 @@ from dst.rules.durations import by_gradient, drop_schedule
 from dst.rules.fields import (
     ColdStart,
     Decay,
+    Moments,
     Positive,
     Regrow,
     RegrowValue,
@@ -37,18 +38,17 @@ class RigL:
       allocation: sparsity per layer; the paper's is ERK, or uniform with a dense first layer.
       drop_fraction: at step 0, in [0, 1].
       every: steps between topology steps.
-      start: first topology step; None: after one interval. RigL's TF1 code and JaxPruner start
-        at 0, most PyTorch ports after one interval.
-      stop: topology steps lie before it; steps or percent. None: never stops, which needs a
-        constant drop fraction.
-      decay: ``cosine`` (the paper), ``constant`` (default flag of the TF1 code) or ``linear``.
+      start: first topology step; None: after one interval. The TF1 code and JaxPruner: 0.
+      stop: topology steps lie before it. None: never stops, for a constant drop fraction.
+      decay: ``cosine`` (the paper), ``constant`` (the TF1 code's default flag) or ``linear``.
       end_drop_fraction: at the end of the decay.
       rounding: of ``n f``: ``floor`` (RigL, SRigL), ``ceil`` (ITOP, GraNet, SNFS), ``round``.
-      regrow: ``allow`` a connection dropped now to grow back now (RigL's TF1 code, JaxPruner,
-        most ports) or ``forbid`` it (GSE, SMET).
+      regrow: ``allow`` a connection dropped now to grow back now (most codes) or ``forbid`` it
+        (GSE, SMET).
       regrow_value: of such a connection: ``keep`` (the TF1 code) or ``zero`` (paper text).
-      update_weights: whether the others take an optimizer step at a topology step. The paper,
-        the TF1 code and JaxPruner: no. ITOP, SRigL, Cerebras: yes.
+      moments: which become zero: those of ``changed`` weights, dropped or grown (ITOP, SRigL), or
+        of ``grown`` ones alone (the TF1 code: those of dropped weights decay).
+      update_weights: whether others take an optimizer step at a topology step (ITOP, SRigL).
       accumulate: last steps whose mean gradient is the grow score, at most ``every`` (SRigL).
       cold_start: see :class:`dst.Rule`.
       structure: what is switched.
@@ -60,13 +60,12 @@ class RigL:
     References:
       Evci et al. 2020, "Rigging the Lottery" (arXiv 1911.11134), section 3, algorithm 1.
 
-    Checked against: google-research/rigl at d39fc7d, rigl/sparse_optimizers_base.py and the
-    ResNet-50 tables of README.md (allocation, FLOPs);
-    tests/engine/test_topology.py::test_a_rigl_step_worked_by_hand and
-    tests/methods/test_methods.py::test_rigl_in_nine_steps_worked_by_hand.
+    Checked against: google-research/rigl at d39fc7d, rigl/sparse_optimizers_base.py and README.md
+    (ResNet-50: allocation, FLOPs); tests/engine/test_topology.py::test_a_rigl_step_worked_by_hand
+    and tests/methods/test_methods.py::test_rigl_in_nine_steps_worked_by_hand.
     Differs from the code: the drop score has no noise, which there can keep an inactive
-    connection; ties go to the lowest index; the step count advances at topology steps too (as in
-    JaxPruner).
+    one; ties go to the lowest index; the step count advances at topology steps too, as in
+    JaxPruner; with a late ``start`` f still ends at ``stop``, there ``start`` steps before it.
     """
 
     sparsity: Sparsity
@@ -80,6 +79,7 @@ class RigL:
     rounding: Rounding = "floor"
     regrow: Regrow = "allow"
     regrow_value: RegrowValue = "keep"
+    moments: Moments = "changed"
     update_weights: bool = False
     accumulate: Positive = 1
     cold_start: ColdStart = "local_count"
@@ -96,5 +96,5 @@ class RigL:
             when,
             HowMany(self.allocation, fraction, self.rounding),
             Which(scores.magnitude, grow, regrow=self.regrow, accumulator=accumulator),
-            Reset(self.regrow_value, "grown", self.update_weights, self.cold_start),
+            Reset(self.regrow_value, self.moments, self.update_weights, self.cold_start),
         )

@@ -86,5 +86,5 @@ class SET:
             when,
             HowMany(self.allocation, fraction, self.rounding),
             Which(scores.magnitude, scores.random, keep, self.regrow),
-            Reset(self.regrow_value, "grown", self.update_weights, self.cold_start),
+            Reset(self.regrow_value, "changed", self.update_weights, self.cold_start),
         )

@@ -23,7 +23,8 @@ class SNFS:
     is largest, and moves connections between layers.
 
     ``m = beta m + g`` over raw gradients; a layer's share of the regrowth is the mean ``|m|`` of
-    its active weights over the sum of these means.
+    its active weights over the sum of these means. A weight that is dropped and grows back at one
+    step keeps its value.
 
     Args:
       sparsity: of the selected weights, in [0, 1).
@@ -47,7 +48,8 @@ class SNFS:
       Dettmers and Zettlemoyer 2019, "Sparse Networks from Scratch" (arXiv 1907.04840).
 
     Checked against: TimDettmers/sparse_learning at e19ff16, sparselearning/core.py and funcs.py;
-    tests/methods/test_goldens.py::test_snfs_gives_each_layer_its_share_of_the_regrowth.
+    tests/methods/test_goldens.py::test_snfs_gives_each_layer_its_share_of_the_regrowth and
+    ::test_a_weight_that_snfs_drops_and_regrows_keeps_its_value.
     Differs from the code: the sum of active weights is kept exactly, layers' shares rounded so
     that they add up, where the code corrects its drift from epoch to epoch; grown weights lose
     stale optimizer state; growth is scored by the momentum after this step's gradient.
@@ -78,5 +80,5 @@ class SNFS:
             update_schedule(self.every, self.start, self.stop, steps, _HINT),
             HowMany(self.allocation, fraction, "ceil", counts=counts),
             Which(scores.magnitude, scores.accumulated, accumulator=momentum(self.beta)),
-            Reset("zero", cold_start=self.cold_start),
+            Reset(cold_start=self.cold_start),
         )

@@ -45,6 +45,7 @@ Decay = Literal["cosine", "constant", "linear"]
 Rounding = Literal["floor", "ceil", "round"]
 Regrow = Literal["allow", "forbid"]
 RegrowValue = Literal["keep", "zero"]
+Moments = Literal["changed", "grown"]
 ColdStart = Literal["local_count", "off"] | Positive
 
 

@@ -21,6 +21,7 @@ from dst.rules.schedule import Schedule, UpdateSchedule, constant, exact
 from dst.rules.structure import Structure, Unstructured
 
 INITIAL = ("random", "magnitude")
+MOMENTS = ("changed", "grown", "all")
 
 # Takes dst.rules.counts.TopologyInputs. Returns int32 units per group for every leaf: those that
 # survive dropping, and those that are active afterwards.
@@ -86,9 +87,10 @@ class Reset:
       regrow_value: of a unit that is dropped and grows back at one step: ``"keep"`` its own, or
         ``"zero"`` (moments then too). Where a ramp lowers the target count, pruning comes first:
         only units within the new count keep their value (GraNet).
-      moments: which optimizer moments start at zero where connections are grown: those of the
-        ``"grown"`` weights, or of ``"all"`` weights (AC/DC, SPDF). With ``"all"`` no weight moves
-        at that step.
+      moments: which optimizer moments a topology step sets to zero, in every slot of the weight's
+        shape. ``"changed"``: those of inactive and of grown weights. ``"grown"``: of grown weights
+        alone; moments of dropped ones decay (RigL's TF1 code). ``"all"``: of inactive weights, and
+        of all weights where anything grows (AC/DC, SPDF); no weight of that leaf moves then.
       update_weights: whether the other weights take an optimizer step at a topology step.
       cold_start: updates of recently grown weights under Adam-like optimizers, whose bias
         correction counts globally. ``"local_count"`` corrects by the age of the weight. A number
@@ -97,13 +99,13 @@ class Reset:
     """
 
     regrow_value: RegrowValue = "keep"
-    moments: Literal["grown", "all"] = "grown"
+    moments: Literal["changed", "grown", "all"] = "changed"
     update_weights: bool = True
     cold_start: ColdStart = "local_count"
 
     def __post_init__(self) -> None:
         checks.one_of("regrow_value", self.regrow_value, ("keep", "zero"))
-        checks.one_of("moments", self.moments, ("grown", "all"))
+        checks.one_of("moments", self.moments, MOMENTS)
         if isinstance(self.cold_start, str):
             checks.one_of("cold_start", self.cold_start, ("local_count", "off"))
         else:
@@ -138,7 +140,7 @@ class Rule:
     A topology step has two parts, per group. Of the ``n`` active units the best
     ``n - round(n * fraction)`` by ``drop`` stay, never more than the target count. Then the best
     other units by ``grow`` fill up to the target count. Grown weights start at zero with zero
-    moments.
+    moments, and moments of dropped weights become zero.
 
     Attributes:
       sparsity: global sparsity in [0, 1); 0 means that nothing is masked.

@@ -121,6 +121,62 @@ def test_factored_slots_are_left_alone():
         np.testing.assert_array_equal(after, before)
 
 
+# Moments of weights that are dropped
+
+
+def after_an_exchange(inner, **changes):
+    """Parameters, states before and after a topology step, and the transformation."""
+    params = initial_params()
+    method = dst.RigL(0.5, drop_fraction=0.5, every=4, stop=100, **changes)
+    tx = dst.sparsify(inner, method)
+    state = tx.init(params)
+    params = dst.apply_masks(params, state)
+    before, grads = state, jax.tree.map(jnp.cos, params)
+    for count in range(5):
+        before = state
+        updates, state = tx.update(grads, state, params, topology=tx.fires(count))
+        params = optax.apply_updates(params, updates)
+    return params, before, state, tx
+
+
+def trace_of(state):
+    return next(x for x in jax.tree.leaves(state.inner_state) if x.shape == (8, 16))
+
+
+@pytest.mark.parametrize("update_weights", [True, False])
+def test_moments_of_dropped_weights_are_zero_or_decay(update_weights):
+    """To zero, as ITOP, GraNet and SRigL multiply their buffer by the mask; or by the momentum in
+    every optimizer step, as in RigL's TF1 code."""
+    inner, settings = optax.sgd(0.1, momentum=0.5), {"update_weights": update_weights}
+    for moments, left in (("changed", 0.0), ("grown", 0.5 if update_weights else 1.0)):
+        params, before, state, tx = after_an_exchange(inner, moments=moments, **settings)
+        old, new = (dst.masks(x)["hidden/kernel"] for x in (before, state))
+        dropped = old & ~new
+        assert int(dropped.sum()) > 10 and bool(jnp.all(trace_of(before)[dropped] != 0))
+        expected = left * trace_of(before)[dropped]
+        np.testing.assert_array_equal(trace_of(state)[dropped], expected)
+        _, state = tx.update(jax.tree.map(jnp.cos, params), state, params, topology=False)
+        np.testing.assert_array_equal(trace_of(state)[dropped], 0.5 * expected)
+
+
+def test_dropped_weights_do_not_steer_the_others_under_muon():
+    """Muon makes one matrix of all moments, so those of dropped weights move the others."""
+    steps = {}
+    for moments in ("changed", "grown"):
+        params, _, state, tx = after_an_exchange(optax.contrib.muon(0.1), moments=moments)
+        mask = dst.masks(state)["hidden/kernel"]
+        grads = jax.tree.map(jnp.cos, params)
+        steps[moments] = tx.update(grads, state, params, topology=False)[0]["hidden"]["kernel"]
+    slots = jax.tree.map(
+        lambda x: jnp.where(mask, x, 0) if x.shape == mask.shape else x, state.inner_state
+    )
+    state = state._replace(inner_state=slots)
+    masked = tx.update(grads, state, params, topology=False)[0]["hidden"]["kernel"]
+    np.testing.assert_array_equal(steps["changed"], masked)
+    moved = np.linalg.norm((steps["grown"] - masked)[mask]) / np.linalg.norm(masked[mask])
+    assert moved > 0.05
+
+
 # The size of the step at a weight grown after 5000 updates, in learning rates.
 
 STEPS = 20

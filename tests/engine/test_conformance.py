@@ -107,7 +107,7 @@ FIRST_RANK = {
     "srigl": Case(lambda n: dst.SRigL(**settings(n)), kept, holds=nearly),
     "granet": Case(
         lambda n: dst.GraNet(SPARSITY, every=EVERY, prune_stop=2 * EVERY, stop=n),
-        dense_in(range(-1, 2 * EVERY)),
+        gmp_counts,
         holds=same_sum,
     ),
     "ac-dc": Case(
@@ -148,6 +148,9 @@ INNERS = {
     "clip_adam": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)),
     "inject": lambda: optax.inject_hyperparams(optax.adamw)(learning_rate=1e-2),
 }
+
+FACTORED = ("adafactor_factored",)  # its slots belong to rows and columns
+EPSILON = {"adafactor": 1e-30}  # which it adds to the square of every gradient
 
 # What goes around it: (micro-steps per update, wrapper).
 AROUND = {
@@ -209,6 +212,9 @@ def run_cell(container: str, method: str, inner: str, updates: int, options: Any
 
     for count, steps, measured in jax.device_get(history):
         assert measured["off"] == 0.0
+        if method not in LATENT:  # latent variables have gradients everywhere
+            assert measured["off_moment"] <= EPSILON.get(inner, 0.0)
+            assert (measured["slots"] > 0) == (inner not in FACTORED and bool(measured["active"]))
         expected = case.active(count - 1, updates)
         assert case.holds(measured["active"], expected), (measured["active"], expected)
         assert measured["done"] == steps

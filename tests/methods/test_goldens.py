@@ -18,6 +18,7 @@ from dst.rules.ramps import compute_window
 from dst.rules.rule import HowMany, Rule, Which
 from dst.rules.schedule import UpdateSchedule
 from dst.rules.scores import Connections, gradient, lamp, saliency
+from tests.reference.canonical import G, M, W
 from tests.runs import QUICK
 
 
@@ -42,6 +43,14 @@ def bits(state):
     return {name: np.asarray(m).astype(int).tolist() for name, m in dst.masks(state).items()}
 
 
+def test_rigls_drop_fraction_ends_at_its_stop_after_a_late_start_too():
+    """google-research/rigl, ``get_drop_fraction``, counts from 0 over stop - start steps: nothing
+    would change from step 8000 on."""
+    fraction = dst.RigL(0.9, start=2000, stop=10_000).rule().how_many.fraction
+    assert fraction(8000) == pytest.approx(0.15 * (1 + np.cos(0.8 * np.pi)))
+    assert fraction(9900) > 0 == fraction(10_000)
+
+
 # Methods that move budgets between layers
 
 
@@ -56,17 +65,38 @@ def test_snfs_gives_each_layer_its_share_of_the_regrowth():
     dst.check_invariants(state, params)
 
 
+def test_a_weight_that_snfs_drops_and_regrows_keeps_its_value():
+    """Three of seven are dropped, and -.1 has the largest momentum. TimDettmers/sparse_learning,
+    sparselearning/core.py, ``truncate_weights``, applies the mask once, after growth."""
+    method = dst.SNFS(5 / 12, drop_fraction=0.3, decay="constant", every=1, start=0, stop=9)
+    tx, params, state = started(method, {"w": W}, initial={"w": M})
+    params, state = stepped(tx, {"w": G}, state, params)
+    assert bits(state)["w"] == [[1, 1, 0, 1], [1, 0, 1, 0], [0, 0, 1, 1]]
+    expected = np.array([[0.5, -0.1, 0, 0.8], [0, 0, -0.7, 0], [0, 0, 0, -0.4]], np.float32)
+    np.testing.assert_array_equal(params["w"], expected)
+
+
 def test_granet_follows_its_schedule_and_reaches_its_end():
-    """VITA-Group/GraNet, ImageNet/core.py, keeps int(N (1 - s)) and leaves out the last step."""
-    rule = dst.GraNet(0.9, 0.5, every=1, start=0, prune_stop=8, stop=12).rule()
-    sparsity = [float(rule.how_many.ramp(t) * 9 / 10) for t in range(9)]
-    assert sparsity == pytest.approx(
-        [0.5, 0.632031, 0.73125, 0.802344, 0.85, 0.878906, 0.89375, 0.899219, 0.9], abs=5e-7
-    )
-    ours = [1000 - zeros(1000, rule.how_many.ramp(t) * 9 / 10) for t in range(9)]
+    """VITA-Group/GraNet, CIFAR/sparselearning/core.py, ``pruning``: the k-th pruning has gone k of
+    all intervals, so that the first one prunes. It keeps int(N (1 - s))."""
+    rule = dst.GraNet(0.9, 0.5, every=1000, prune_stop=8000, stop=12_000).rule()
+    sparsity = [float(rule.how_many.ramp(t) * 9 / 10) for t in rule.when.steps()]
+    curve = [0.632031, 0.73125, 0.802344, 0.85, 0.878906, 0.89375, 0.899219, 0.9]
+    assert sparsity == pytest.approx([*curve, 0.9, 0.9, 0.9], abs=5e-7)
+    ours = [1000 - zeros(1000, rule.how_many.ramp(t) * 9 / 10) for t in range(0, 8001, 1000)]
     code = [500, 367, 268, 197, 149, 121, 106, 100]
     assert ours == [500, 368, 269, 198, 150, 122, 107, 101, 100]
     assert all(0 <= n - m <= 1 for n, m in zip(ours, code, strict=False))
+
+
+def test_granet_counts_whole_intervals_from_its_start():
+    """As the code does: an end off the grid is the grid point before it, and with a start of its
+    own the first step only exchanges."""
+    early = dst.GraNet(0.9, 0.5, every=1000, prune_stop=8999, stop=12_000).rule()
+    assert float(early.how_many.ramp(8000)) == 1 > float(early.how_many.ramp(7000))
+    late = dst.GraNet(0.9, 0.5, every=1000, start=2000, prune_stop=10_000, stop=12_000).rule()
+    sparsity = [float(late.how_many.ramp(t) * 9 / 10) for t in (2000, 3000, 10_000)]
+    assert sparsity == pytest.approx([0.5, 0.632031, 0.9], abs=5e-7)
 
 
 def test_a_granet_step_worked_by_hand():

@@ -15,7 +15,7 @@ from tests.reference.exchange import Layer, cosine, exchanged
 class GraNet:
     """Every ``every`` steps before ``stop``: prunes all layers together, then regenerates each.
 
-    ``prune_stop`` is the step at which the final sparsity is reached.
+    At the k-th step pruning has gone k of the whole intervals until ``prune_stop``.
     """
 
     layers: dict[str, Layer]
@@ -35,7 +35,8 @@ class GraNet:
         stay: dict[str, list[int]] = {}
         if changing:
             self.changed_at.append(t)
-            left = 1 - min(Fraction(t - self.every, self.prune_stop - self.every), Fraction(1))
+            gone = Fraction(t // self.every, self.prune_stop // self.every)
+            left = 1 - min(gone, Fraction(1))
             sparsity = self.sparsity + (self.initial_sparsity - self.sparsity) * left**3
             scores = {name: np.abs(x.weights) for name, x in self.layers.items()}
             stay = winners(self.layers, scores, budget(self.layers, sparsity))

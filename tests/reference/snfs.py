@@ -64,7 +64,6 @@ class SNFS:
                     total,
                     drop=np.abs(layer.weights),
                     grow=np.abs(self.momentum[name]),
-                    regrow_value="zero",
                 )
             layer.descend(grads[name], self.rate, but=fresh)
 
