@@ -11,7 +11,7 @@ from dst.core.registry import named
 from dst.core.typing import Array
 from dst.models.axes import axis_names
 from dst.models.batchnorm import ConvNorm
-from dst.rules.fields import Positive, Widths
+from dst.rules.fields import Positive, Stages
 
 
 class Bottleneck(nnx.Module):
@@ -101,7 +101,7 @@ class ResNet50(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        stages: Widths = (3, 4, 6, 3),
+        stages: Stages = (3, 4, 6, 3),
         width: Positive = 64,
         rngs: nnx.Rngs,
     ):
@@ -151,7 +151,7 @@ class ResNet20(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        stages: Widths = (3, 3, 3),
+        stages: Stages = (3, 3, 3),
         width: Positive = 16,
         rngs: nnx.Rngs,
     ):
