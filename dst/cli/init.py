@@ -23,6 +23,9 @@ SCHEMAS = ("schema/config.json", "schema/sweep.json")
 
 def init(folder: Folder) -> int:
     """Write a config, a sweep and a training loop to start from."""
+    from dst.train.records import run_dir
+
+    run_dir.check_path(folder)
     if folder.exists() and not folder.is_dir():
         return fail(f"dst init: expected a directory, found the file {folder}.", BAD_INPUT)
     if taken := [str(folder / x) for x in (*FILES, *SCHEMAS) if (folder / x).exists()]:

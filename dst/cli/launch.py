@@ -7,12 +7,20 @@ from typing import Annotated
 import typer
 
 from dst.cli.exits import BAD_INPUT, fail
+from dst.core.text import shown
 
-Processes = Annotated[int, typer.Option("--processes", "-n", metavar="N", min=1, help="How many.")]
+_MOST = 1000  # each process has its own JAX
+Processes = Annotated[
+    int, typer.Option("--processes", "-n", metavar="N", min=1, max=_MOST, help="How many.")
+]
 Devices = Annotated[
     int | None,
     typer.Option(
-        "--devices-per-process", metavar="K", min=1, help="Fake CPU devices, to try a run out."
+        "--devices-per-process",
+        metavar="K",
+        min=1,
+        max=_MOST,
+        help="Fake CPU devices, to try a run out.",
     ),
 ]
 Arguments = Annotated[
@@ -31,4 +39,6 @@ def launch(processes: Processes, arguments: Arguments, devices: Devices = None) 
             f"Example: dst launch -n {processes} train CONFIG",
             BAD_INPUT,
         )
+    if bad := [x for x in arguments if "\0" in x]:
+        return fail(f"dst launch: an argument has no NUL in it, got {shown(bad[0])}.", BAD_INPUT)
     return start(arguments, processes, devices)

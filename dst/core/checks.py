@@ -53,10 +53,12 @@ def integer(name: str, value: Any, *, at_least: int, at_most: int = LARGEST) -> 
     raise ValueError(f"{name} must be an integer >= {at_least}{bound}, got {shown(value)}.")
 
 
-def not_empty(name: str, value: Any) -> None:
-    """Raises unless a sequence has at least one entry."""
+def not_empty(name: str, value: Any, *, at_most: int = LARGEST) -> None:
+    """Raises unless a sequence has at least one entry, and no more than ``at_most``."""
     if not isinstance(value, (list, tuple)) or not value:
         raise ValueError(f"{name} must be a list of at least one entry, got {shown(value)}.")
+    if len(value) > at_most:
+        raise ValueError(f"{name} must have at most {at_most} entries, got {len(value)}.")
 
 
 def one_of(name: str, value: Any, options: Iterable[str | None]) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,8 @@ class Targets(NamedTuple):
       steps: topology steps (or stages) that have a row of counts of their own.
       share: ``share(step)`` of each layer's sparsity is reached at a step; ``share(-1)`` before
         the first.
-      survivors: ``survivors(active, step, active_at)``: int32 units that dropping keeps per group.
+      survivors: ``survivors(active, active_at)``: int32 units that dropping keeps per group, for
+        all steps at once; ``active``, before each of them, has a row per step.
         ``active_at(share)`` counts the active units at a share of the sparsity.
       only_falls: whether counts never rise, because nothing grows.
       fractions: drop fractions of the steps.
@@ -47,7 +49,7 @@ class Targets(NamedTuple):
     first_allocation: str | Allocator | None
     steps: Sequence[int]
     share: Callable[[int], Any]
-    survivors: Callable[[np.ndarray, int, Callable[[Any], np.ndarray]], np.ndarray]
+    survivors: Callable[[np.ndarray, Callable[[Fraction], np.ndarray]], np.ndarray]
     only_falls: bool
     fractions: Sequence[float]
 
@@ -88,10 +90,12 @@ def build_plan(
     if allocation.before:
         _check_competition(layouts)
 
-    plans = {}
+    plans, shares_of_steps = {}, [exact(targets.share(step)) for step in targets.steps]
     for leaf in sparse:
         mask = None if masks is None else np.asarray(masks[leaf.path], bool)
-        plans[leaf.path] = _leaf_plan(leaf, layouts[leaf.path], allocation, first, mask, targets)
+        plans[leaf.path] = _leaf_plan(
+            leaf, layouts[leaf.path], allocation, first, mask, targets, shares_of_steps
+        )
     if isinstance(allocate, Global) and masks is None:
         _check_min_active(allocate.min_active, plans)
     varying = any((p.counts != p.counts[:1]).any() for p in plans.values())
@@ -175,6 +179,7 @@ def _leaf_plan(
     first_allocation: Allocation,
     mask: np.ndarray | None,
     targets: Targets,
+    shares: Sequence[Fraction],
 ) -> LeafPlan:
     if layout.units > checks.LARGEST:
         raise ValueError(
@@ -182,7 +187,7 @@ def _leaf_plan(
             f"the {checks.LARGEST} that 32-bit counts can hold. Split the array, or name axes that "
             "enumerate layers: stacked=."
         )
-    slices = math.prod(layout.counts)
+    slices, units = math.prod(layout.counts), layout.units
     # Where layers share a budget: the units of all slices before each slice.
     first = allocation.before.get(leaf.path)
     starts = [
@@ -193,11 +198,11 @@ def _leaf_plan(
         initial = counts_of_masks(leaf, layout, mask)
         sparsity = [1 - Fraction(int(n), layout.units) for n in initial.flat]
 
-    def active_at(share: Any) -> np.ndarray:
-        part = exact(share)
+    @cache  # many steps have the same share
+    def active_at(share: Fraction) -> np.ndarray:
         active = [
-            layout.units + zeros(n, s * part) - zeros(n + layout.units, s * part)
-            for n, s in zip(starts, sparsity, strict=True)
+            units + zeros(n, part) - zeros(n + units, part)
+            for n, part in zip(starts, [s * share for s in sparsity], strict=True)
         ]
         return np.array(active, np.int32).reshape(layout.counts)
 
@@ -205,20 +210,19 @@ def _leaf_plan(
         own = first_allocation.sparsity[leaf.path]
         initial = np.full(layout.counts, layout.units - zeros(layout.units, own), np.int32)
     elif mask is None:
-        initial = active_at(targets.share(-1))
-    rows, active = [], initial
-    for step in targets.steps:
-        aim = active_at(targets.share(step))
-        if targets.only_falls and not allocation.before:  # of competing layers only the sum falls
-            aim = np.asarray(np.minimum(aim, active))
-        kept = np.maximum(targets.survivors(active, step, active_at), 0)
-        rows.append(np.stack([np.minimum(np.minimum(kept, active), aim), aim]))
-        active = aim
-    if not rows:
-        rows.append(np.stack([initial, initial]))
-    if (active == 0).any() and not allocation.before:
+        initial = active_at(exact(targets.share(-1)))
+    levels = np.stack([initial, *map(active_at, shares)])
+    if targets.only_falls and not allocation.before:  # of competing layers only the sum falls
+        levels = np.minimum.accumulate(levels)
+    if shares:
+        active, aims = levels[:-1], levels[1:]
+        kept = np.maximum(targets.survivors(active, active_at), 0)
+    else:
+        active = aims = kept = levels
+    if (aims[-1] == 0).any() and not allocation.before:
         raise ValueError(
             f"{leaf.path} of shape {leaf.shape} would lose all its weights. Lower the sparsity, or "
             f"leave it dense: overrides={{{leaf.path!r}: {{'sparsity': 0}}}}."
         )
-    return LeafPlan(leaf, layout, initial, np.stack(rows).astype(np.int32))
+    rows = np.stack([np.minimum(np.minimum(kept, active), aims), aims], axis=1)
+    return LeafPlan(leaf, layout, initial, rows.astype(np.int32))

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
-from typing import Any
+from itertools import chain, islice
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dst.core import checks
 from dst.core.tree import Leaf
 from dst.core.typing import ArrayLike
 from dst.engine.build_plan import Targets, build_plan
 from dst.engine.plan import LeafPlan, Plan, Usage
 from dst.engine.usage import mean_sparsity
 from dst.rules.rule import Rule
+from dst.rules.schedule import exact
 from dst.rules.scores import Connections, Score
 
 
@@ -46,14 +49,15 @@ def plan_of(
 
 def _targets(rule: Rule) -> Targets:
     how_many, steps = rule.how_many, _steps(rule)
-    exchanged = np.vectorize(lambda n, t: rule.exchanged(int(n), t), otypes=[np.int32])
+    fractions = [float(how_many.fraction(t)) for t in steps or [0]]
+    for step, fraction in zip(steps, fractions, strict=False):
+        checks.fraction(f"drop fraction at step {step}", fraction)
 
-    def survivors(
-        active: np.ndarray, step: int, active_at: Callable[[Any], np.ndarray]
-    ) -> np.ndarray:
+    def survivors(active: np.ndarray, active_at: Callable[[Fraction], np.ndarray]) -> np.ndarray:
         if how_many.drop_to is not None:
-            return active_at(how_many.drop_to(step))
-        return np.asarray(active - exchanged(active, step))
+            return np.stack([active_at(exact(how_many.drop_to(step))) for step in steps])
+        shares = np.reshape(fractions, (-1, *[1] * (active.ndim - 1)))
+        return active - how_many.exchanged(active, shares)
 
     return Targets(
         sparsity=rule.sparsity,
@@ -64,7 +68,7 @@ def _targets(rule: Rule) -> Targets:
         share=how_many.ramp or (lambda step: 1),
         survivors=survivors,
         only_falls=rule.which.grow is None,
-        fractions=[how_many.fraction(t) for t in steps or [0]],
+        fractions=fractions,
     )
 
 
@@ -127,17 +131,16 @@ def _turns(rule: Rule, plan: Plan, steps: int) -> tuple[np.ndarray, np.ndarray]:
     start from it. The initial counts are the first row."""
     rows = 1 + max((len(x.counts) for x in plan.sparse.values()), default=0)
     turns, changes = np.zeros(rows), np.zeros(rows)
-    when, row, start = rule.when, 0, 0
+    when, times, off_grid = rule.when, range(0), []
     if when is not None:
         last = min(when.last, steps - 1)
-        times = [] if last < when.first else list(range(when.first, last + 1, when.every))
-        if times and last == when.last != times[-1]:
-            times.append(last)
-        for count in times:  # this step still uses the old masks
-            turns[row] += count + 1 - start
-            changes[row] += 1
-            row, start = min(row + 1, rows - 1), count + 1
-    turns[row] += steps - start
+        times = range(when.first, last + 1, when.every)  # there may be billions
+        off_grid = [last] if times and last == when.last != times[-1] else []
+    # A topology step itself still uses the old masks. The last row stands for all later ones.
+    ends = [t + 1 for t in islice(chain(times, off_grid), rows - 1)]
+    turns[: len(ends) + 1] = np.diff([0, *ends, steps])
+    changes[: len(ends)] = 1
+    changes[-1] += len(times) + len(off_grid) - len(ends)
     return turns, changes
 
 

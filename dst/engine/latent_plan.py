@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -40,7 +41,7 @@ def _targets(latent: Latent, sparsity: float) -> Targets:
         first_allocation=None,
         steps=stages,
         share=lambda k: 1 if ramp is None else ramp(max(k, 0)),
-        survivors=lambda active, step, active_at: active,
+        survivors=lambda active, active_at: active,
         only_falls=False,
         fractions=[0.0],
     )
@@ -50,8 +51,9 @@ def _usage(latent: Latent, plan: Plan, steps: int) -> Usage:
     edges = [0, *(min(s, steps) for s in latent.stages), steps]
     turns = np.array([0.0, *np.diff(edges)])
     hard = 1.0
-    if latent.softness is not None:
-        hard = float(np.mean(np.asarray(latent.softness(np.arange(steps))) <= 0))
+    if (softness := latent.softness) is not None:
+        soft = bisect_left(range(steps), True, key=lambda t: bool(softness(t) <= 0))
+        hard = 1 - soft / steps
     used = {path: hard * s for path, s in mean_sparsity(plan, turns).items()}
     if latent.backward_sparsity is None:
         return Usage(used, dict.fromkeys(used, 0.0))

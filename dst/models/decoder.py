@@ -14,7 +14,7 @@ from dst.core.registry import named
 from dst.core.typing import Array, Float, Int
 from dst.models.axes import axis_names
 from dst.models.shapes import axes
-from dst.rules.fields import Positive
+from dst.rules.fields import Depth, Positive
 
 _BASE = 10_000.0  # of the rotary angles, as in the paper
 _LAYERS = {nnx.PARTITION_NAME: "layers"}  # the name of the axis of stacked blocks
@@ -68,7 +68,7 @@ class Decoder(nnx.Module):
         classes: int,
         *,
         width: Positive = 128,
-        layers: Positive = 4,
+        layers: Depth = 4,
         heads: Positive = 4,
         kv_heads: Positive | None = None,
         hidden: Positive = 512,

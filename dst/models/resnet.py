@@ -12,7 +12,7 @@ from dst.core.typing import Array
 from dst.models.axes import axis_names
 from dst.models.batchnorm import ConvNorm
 from dst.models.shapes import axes
-from dst.rules.fields import Positive, Widths
+from dst.rules.fields import Positive, Stages
 
 
 class Bottleneck(nnx.Module):
@@ -105,7 +105,7 @@ class ResNet50(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        stages: Widths = (3, 4, 6, 3),
+        stages: Stages = (3, 4, 6, 3),
         width: Positive = 64,
         rngs: nnx.Rngs,
     ):
@@ -159,7 +159,7 @@ class ResNet20(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        stages: Widths = (3, 3, 3),
+        stages: Stages = (3, 3, 3),
         width: Positive = 16,
         rngs: nnx.Rngs,
     ):

@@ -11,7 +11,7 @@ from dst.core.typing import Array
 from dst.models.axes import axis_names
 from dst.models.batchnorm import he, norm
 from dst.models.shapes import axes
-from dst.rules.fields import Positive
+from dst.rules.fields import Depth, Positive
 
 
 class Block(nnx.Module):
@@ -70,7 +70,7 @@ class WideResNet(nnx.Module):
         shape: Sequence[int],
         classes: int,
         *,
-        depth: Positive = 22,
+        depth: Depth = 22,
         widen: Positive = 2,
         rngs: nnx.Rngs,
     ):

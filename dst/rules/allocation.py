@@ -62,7 +62,8 @@ def zeros(size: int, sparsity: SupportsFloat) -> int:
     >>> zeros(90, 0.7)
     63
     """
-    return math.floor(exact(sparsity) * size)
+    share = exact(sparsity)
+    return share.numerator * size // share.denominator
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,26 @@ LearningRate = Annotated[
     float,
     Check(partial(checks.above_zero, at_most=1e6), (("exclusiveMinimum", 0), ("maximum", 1e6))),
 ]
-Widths = Annotated[tuple[Positive, ...], Check(checks.not_empty, (("minItems", 1),))]
+DEEPEST = 1000  # layers; each is built and compiled by itself
+MOST_STAGES = 16  # each doubles the width of the one before
+Depth = Annotated[
+    int,
+    Check(
+        partial(checks.integer, at_least=1, at_most=DEEPEST),
+        (("minimum", 1), ("maximum", DEEPEST)),
+    ),
+]
+Widths = Annotated[
+    tuple[Positive, ...],
+    Check(partial(checks.not_empty, at_most=DEEPEST), (("minItems", 1), ("maxItems", DEEPEST))),
+]
+Stages = Annotated[
+    tuple[Depth, ...],
+    Check(
+        partial(checks.not_empty, at_most=MOST_STAGES),
+        (("minItems", 1), ("maxItems", MOST_STAGES)),
+    ),
+]
 Decay = Literal["cosine", "constant", "linear"]
 Rounding = Literal["floor", "ceil", "round"]
 Regrow = Literal["allow", "forbid"]

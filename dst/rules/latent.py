@@ -76,8 +76,8 @@ class Latent:
       when: steps at which connections are chosen; None: every step.
       stages, ramp: from the count ``stages[k]`` on, each layer has the share ``ramp(k + 1)`` of
         its sparsity, and ``ramp(0)`` before. Without stages it always has all of it.
-      softness: schedule of the optimizer step, an input of ``weight``. While it is positive all
-        weights are in use.
+      softness: schedule of the optimizer step that never rises, an input of ``weight``. While it
+        is positive all weights are in use.
     """
 
     # A trainer reads this from rules of either kind.

@@ -24,9 +24,11 @@ def cubic(final: float, start: int, end: int, initial: float = 0.0) -> Schedule:
       NeverFires: ``end`` lies before ``start``.
     """
 
+    last, span = exact(final), exact(initial) - exact(final)
+
     def curve(x: Any) -> Any:
         if isinstance(x, Fraction):
-            return exact(final) + (exact(initial) - exact(final)) * (1 - x) ** 3
+            return last + span * (1 - x) ** 3
         return final + (initial - final) * (1 - x) ** 3
 
     return _between(start, end, curve)
@@ -35,9 +37,11 @@ def cubic(final: float, start: int, end: int, initial: float = 0.0) -> Schedule:
 def ramp(final: float, start: int, end: int, initial: float = 0.0) -> Schedule:
     """A straight line from ``initial`` at ``start`` to ``final`` at ``end``; exact on the host."""
 
+    last, span = exact(final), exact(initial) - exact(final)
+
     def curve(x: Any) -> Any:
         if isinstance(x, Fraction):
-            return exact(final) + (exact(initial) - exact(final)) * (1 - x)
+            return last + span * (1 - x)
         return final + (initial - final) * (1 - x)
 
     return _between(start, end, curve)
@@ -76,10 +80,10 @@ CURVES = {"cubic": cubic, "linear": ramp, "geometric": geometric}
 def share_of(sparsity_at: Schedule, final: float) -> Schedule:
     """A sparsity schedule divided by the final sparsity; exact on the host."""
 
+    whole = exact(final)
+
     def share(count: Any) -> Any:
-        if final == 0:
-            return Fraction(1)
-        return exact(sparsity_at(count)) / exact(final)
+        return exact(sparsity_at(count)) / whole if whole else Fraction(1)
 
     return share
 

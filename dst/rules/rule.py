@@ -6,10 +6,11 @@ where they change? From what does training *start*?
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from dst.core import checks
 from dst.core.typing import Array, ArrayLike
@@ -54,6 +55,17 @@ class HowMany:
     def __post_init__(self) -> None:
         allocator(self.allocation)
         checks.one_of("rounding", self.rounding, ("floor", "ceil", "round"))
+
+    def exchanged(self, active: np.ndarray | int, share: np.ndarray | float) -> np.ndarray:
+        """int32 units of groups of ``active`` that are dropped at a share: ``active * share``.
+
+        The tolerance of the rounding is 1e-6, so that 90 * 0.7 is 63.
+        """
+        product = np.float64(active) * share
+        if self.rounding == "ceil":
+            return np.minimum(active, np.ceil(product - 1e-6)).astype(np.int32)
+        half = 0.5 if self.rounding == "round" else 0.0
+        return np.floor(product + half + 1e-6).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -183,13 +195,9 @@ class Rule:
     def exchanged(self, active: int, count: int) -> int:
         """Units of a group of ``active`` that are dropped at a step: ``round(active * fraction)``.
 
-        The tolerance is 1e-6, so that 90 * 0.7 is 63.
+        Raises:
+          ValueError: a fraction outside of [0, 1].
         """
         share = float(self.how_many.fraction(count))
         checks.fraction(f"drop fraction at step {count}", share)
-        product = active * share
-        if self.how_many.rounding == "ceil":
-            return min(active, math.ceil(product - 1e-6))
-        if self.how_many.rounding == "round":
-            return math.floor(product + 0.5 + 1e-6)
-        return math.floor(product + 1e-6)
+        return int(self.how_many.exchanged(active, share))

@@ -22,7 +22,7 @@ Schedule = Callable[[Any], Any]
 Duration = int | str
 
 FOREVER = checks.LARGEST
-_MANY = 10_000_000  # topology steps
+_MANY = 100_000  # topology steps: each has a row in the tables of a plan
 
 
 def constant(value: float) -> Schedule:
@@ -114,15 +114,21 @@ class UpdateSchedule:
         """The counts of all topology steps, for schedules that end.
 
         Raises:
-          ValueError: more than ten million, each of which has a row in the tables of a plan.
+          ValueError: as :meth:`check_length`.
         """
-        if (self.last - self.first) // self.every >= _MANY:
-            raise ValueError(
-                f"every={self.every} gives more than {_MANY} topology steps until {self.last}. "
-                "Raise `every`, or lower `stop`."
-            )
+        self.check_length()
         steps = list(range(self.first, self.last + 1, self.every))
         return steps if steps[-1] == self.last else [*steps, self.last]
+
+    def check_length(self) -> None:
+        """Raises ValueError where a schedule that ends has more than 100,000 topology steps: each
+        has a row in the tables of a plan."""
+        count = (self.last - self.first) // self.every + 1
+        if not self.endless and count > _MANY:
+            raise ValueError(
+                f"every={self.every} gives {count} topology steps until {self.last}, more than "
+                f"{_MANY}. Raise `every`, or lower `stop`."
+            )
 
     @property
     def endless(self) -> bool:

@@ -83,6 +83,12 @@ def _make(config: Config) -> Setup:
     steps, size, ema = config.train.steps, config.data.value.batch_size, config.optimizer.value.ema
     start = config.start
     dataset = data.load(config.data, objectives.label_kind(config.objective))
+    most = max(len(dataset.train) // size, 1)
+    if config.train.recalibrate > most:
+        raise ValueError(
+            f"train.recalibrate must be at most {most}, the batches in one pass through the "
+            f"training examples, got {config.train.recalibrate}."
+        )
     if not config.data.imported:
         objectives.check_labels(config.objective, dataset.objective)
     pinned = replace(config.data.value, **dataset.identity)

@@ -20,6 +20,8 @@ from dst.train.records import run_dir
 
 KEY = "lottery"
 _KEPT = ("lr", "finetune")  # these continue from the trained weights, not from earlier ones
+_MOST_ROUNDS = 1000  # 10 already leave a tenth of the weights
+_MOST_RUNS = 10_000  # also of points on a line, at each of which a network is evaluated
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ class Tickets:
     points: int = 30
 
     def __post_init__(self) -> None:
-        checks.integer("rounds", self.rounds, at_least=1)
+        checks.integer("rounds", self.rounds, at_least=1, at_most=_MOST_ROUNDS)
         checks.integer("min_active", self.min_active, at_least=0)
-        checks.integer("points", self.points, at_least=2)
+        checks.integer("points", self.points, at_least=2, at_most=_MOST_RUNS)
         checks.fraction("prune", self.prune, below_one=True)
         if self.prune == 0:
             raise ValueError("prune must be above 0, got 0: nothing would be removed.")
@@ -168,7 +170,7 @@ class RandomSearch:
     budget: int = 20
 
     def __post_init__(self) -> None:
-        checks.integer("budget", self.budget, at_least=2)
+        checks.integer("budget", self.budget, at_least=2, at_most=_MOST_RUNS)
 
     def check(self, config: Config) -> None:
         """Raises ValueError unless the study fits its runs."""
@@ -199,7 +201,7 @@ class Connectivity:
 
     def __post_init__(self) -> None:
         duration("at", self.at)
-        checks.integer("points", self.points, at_least=2)
+        checks.integer("points", self.points, at_least=2, at_most=_MOST_RUNS)
 
     def check(self, config: Config) -> None:
         """Raises ValueError unless the study fits its runs."""

@@ -19,7 +19,9 @@ from dst.studies.sweep.storage import Entry, Storage
 from dst.studies.sweep.trial import trial_directory
 from dst.train.distributed import signals
 from dst.train.distributed.signals import Stopped
+from dst.train.records import run_dir
 
+_MOST_WORKERS = 1000  # each is a process
 FILE, JOURNAL, RESULTS, TABLE = "sweep.yaml", "journal.log", "sweep.json", "sweep.csv"
 
 
@@ -59,7 +61,7 @@ def run(
     path = Path(where)
     try:
         checks.one_of("engine", engine, ("processes", "vectorised"))
-        checks.integer("workers", workers, at_least=1)
+        checks.integer("workers", workers, at_least=1, at_most=_MOST_WORKERS)
         checks.integer("batch", batch, at_least=1)
         if engine == "vectorised":
             vectorisable(sweep.command)
@@ -83,6 +85,7 @@ def run(
 
 
 def _enter(path: Path, sweep: Sweep) -> None:
+    run_dir.check_path(path)
     text, kept = sweep.path.read_text(encoding="utf-8"), path / FILE
     if path.exists() and any(path.iterdir()) and not kept.is_file():
         raise SweepError(f"{path} is no directory of a sweep: expected {FILE} in it, found none.")

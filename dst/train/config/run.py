@@ -197,6 +197,11 @@ def _check_schedule(rule: Rule | Latent, steps: int) -> None:
     when = rule.when
     if when is None:
         return
+    if isinstance(rule, Rule):  # others have no tables
+        try:
+            when.check_length()
+        except ValueError as error:
+            raise ValueError(f"method: {error}") from error
     if when.first >= steps:
         raise ValueError(
             f"method: the schedule never fires: the first topology step would be {when.first}, "

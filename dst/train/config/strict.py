@@ -39,6 +39,7 @@ _BOUNDS = {
     "exclusiveMinimum": "gt",
     "exclusiveMaximum": "lt",
     "minItems": "min_length",
+    "maxItems": "max_length",
 }
 _STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 # What a type may be that is read by its own rules and may be anything here; None: it has none.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from dst.core.files import write
+from dst.core.text import shown
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -35,6 +36,24 @@ class DirectoryError(ValueError):
     """A run directory that cannot be used as asked."""
 
 
+def check_path(path: str | os.PathLike[str]) -> None:
+    """Raises DirectoryError unless a path is text that a file system and a report can hold."""
+    text = os.fspath(path)
+    if "\0" in text or not _is_utf8(text):
+        raise DirectoryError(
+            f"a directory must have a name of UTF-8 characters other than NUL, got {shown(text)}. "
+            "Choose another one."
+        )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that are none
+        return False
+    return True
+
+
 def check_free(path: Path, overwrite: bool) -> None:
     """Raises unless a run may be written to ``path``.
 
@@ -44,8 +63,9 @@ def check_free(path: Path, overwrite: bool) -> None:
 
     Raises:
       DirectoryError: the directory is not empty; with ``overwrite``, it holds something else than
-        a run.
+        a run; or a name that no directory can have.
     """
+    check_path(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
@@ -64,8 +84,9 @@ def check_run(path: Path) -> None:
     """Raises unless ``path`` is a run directory.
 
     Raises:
-      DirectoryError: it holds no config.
+      DirectoryError: it holds no config, or as :func:`check_path`.
     """
+    check_path(path)
     if not (path / CONFIG).is_file():
         raise DirectoryError(
             f"{path} is no run directory: expected {CONFIG} in it, found none. Give the directory "

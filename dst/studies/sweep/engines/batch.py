@@ -54,7 +54,7 @@ def trace(pieces: Setup, state: TrainState, batch: Shapes, rows: int) -> Trace:
     """
     step: Any = pieces.step  # jitted: it has `trace`
     shapes = jax.eval_shape(partial(_with_rows, rows=rows), state)
-    has_topology_steps = any(map(pieces.fires, range(pieces.config.train.steps)))
+    has_topology_steps = pieces.config.rule().when is not None  # a config has none that never fires
     traced = {
         topology: step.trace(shapes, *batch, topology=topology)
         for topology in (False, True)[: 1 + has_topology_steps]

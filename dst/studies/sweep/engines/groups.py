@@ -16,6 +16,7 @@ from dst.studies.sweep.engines.merge import Different
 from dst.studies.sweep.trial import Trial
 from dst.train import setup
 from dst.train.config import run as config
+from dst.train.config.run import Config
 from dst.train.setup import Setup
 from dst.train.state import TrainState
 
@@ -99,9 +100,15 @@ def grouped(
 def by_topology_steps(group: list[Candidate]) -> list[list[Candidate]]:
     """Divides a group by when topology steps are. Trials that do the same at the same time wait
     for no other, and need no programs for a part of the batch."""
-    updates = range(group[0].pieces.config.train.steps)
-    when = [tuple(filter(one.pieces.fires, updates)) for one in group]
-    return [[group[i] for i in part] for part in equal(when)]
+    return [[group[i] for i in part] for part in equal([_times(x.pieces.config) for x in group])]
+
+
+def _times(settings: Config) -> Hashable:
+    """What the topology steps of a run follow from."""
+    when = settings.rule().when
+    if when is None:
+        return None
+    return when.first, when.every, when.last if when.last < settings.train.steps else None
 
 
 def equal(keys: Sequence[Hashable]) -> list[list[int]]:
