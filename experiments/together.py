@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ import dst.nnx
 from dst.core.tree import flatten
 from dst.train import data, optimizer, state
 from dst.train.config import run as config
-from dst.train.data.dataset import indices
+from dst.train.data.dataset import Batch, Dataset, indices
 
 CHUNK = 100  # steps of one call
 
@@ -80,6 +80,8 @@ def train(
     *,
     share: Shares | None = None,
     start: Callable[[Any], Any] = lambda params: params,
+    dataset: Dataset | None = None,
+    tests: Mapping[str, Batch] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains classifiers together; what became of each.
 
@@ -89,12 +91,14 @@ def train(
       runs: that share one program.
       share: of the learning rate, as in :func:`at_rate`.
       start: what becomes of new weights.
+      dataset: in place of that of the settings.
+      tests: more examples to test on, by name.
 
     Raises:
       ValueError: a network that carries more than weights.
     """
     steps, size = settings.train.steps, settings.data.value.batch_size
-    found = data.load(settings.data)
+    found = data.load(settings.data) if dataset is None else dataset
     section = replace(
         settings.optimizer, value=replace(settings.optimizer.value, learning_rate=1.0)
     )
@@ -121,7 +125,7 @@ def train(
         starts.append((dst.apply_masks(params, opt_state), opt_state))
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)
     inputs, labels = map(jnp.asarray, found.train.take(np.arange(len(found.train))))
-    tested = found.test.take(np.arange(len(found.test)))
+    tested = {"": found.test.take(np.arange(len(found.test))), **(tests or {})}
 
     def logits(params: Any, x: Any) -> Any:
         return nnx.merge(graphdef, params, carried)(x)
@@ -152,10 +156,15 @@ def train(
     @jax.jit
     @jax.vmap
     def judge(params: Any) -> Any:
-        correct = jnp.mean(jnp.argmax(logits(params, tested[0]), -1) == tested[1])
-        return correct, loss(params, inputs, labels)
+        figures = {"training_loss": loss(params, inputs, labels)}
+        for name, (x, y) in tested.items():
+            chances = jax.nn.softmax(logits(params, x))
+            end = f", {name}" if name else ""
+            figures[f"accuracy{end}"] = jnp.mean(jnp.argmax(chances, -1) == y)
+            figures[f"calibration_error{end}"] = calibration_error(chances, y)
+        return figures
 
-    (accuracy, losses), records = jax.device_get(judge(stacked[0])), []
+    judged, records = jax.device_get(judge(stacked[0])), []
     costs = dst.nnx.costs(networks[0], jax.ShapeDtypeStruct((1, *found.shape), found.dtype))
     for i, (run, each) in enumerate(zip(runs, txs, strict=True)):
         params, opt_state = jax.tree.map(lambda x, i=i: x[i], stacked)
@@ -167,14 +176,30 @@ def train(
             {
                 **run._asdict(),
                 "finite": finite,
-                "accuracy": float(accuracy[i]),
-                "training_loss": float(losses[i]),
+                **{name: float(values[i]) for name, values in judged.items()},
                 "found_sparsity": float(seen["sparsity"]),
                 "explored": float(seen["explored"]) if plan.sparse else 1.0,
                 "training_cost": costs.training(plan, steps).relative,
             }
         )
     return records
+
+
+def calibration_error(chances: Any, labels: Any, bins: int = 15) -> Any:
+    """Expected calibration error: how far confidence and accuracy are apart, on average.
+
+    Args:
+      chances: float32 ``[n, classes]``, probabilities.
+      labels: int ``[n]``.
+      bins: of equal width in confidence.
+
+    References: Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
+    """
+    confidence, right = jnp.max(chances, -1), jnp.argmax(chances, -1) == labels
+    of_bin = jnp.clip((confidence * bins).astype(int), 0, bins - 1)
+    member = of_bin[:, None] == jnp.arange(bins)[None]
+    gaps = jnp.where(member, (right - confidence)[:, None], 0.0).sum(0)
+    return jnp.abs(gaps).sum() / len(labels)
 
 
 def best_rates(records: Iterable[dict[str, Any]]) -> dict[float, float]:

@@ -24,6 +24,8 @@ from experiments.methods import METHODS, MOMENTUM, ONE_BY_ONE
 from experiments.together import Run
 
 VALIDATION = 0.1
+SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+TRIES, AT_ONCE = 2, 64
 ADAMW = {"name": "adamw", "decay": "cosine", "weight_decay": 1e-4}
 SGD = {"name": "momentum", "decay": "cosine", "weight_decay": 1e-4}
 RATES = {"adamw": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "momentum": (0.003, 0.01, 0.03, 0.1, 0.3)}
@@ -33,16 +35,26 @@ SHOWN = ("Static", "SET", "RigL", "GMP, ERK", "GraNet", "Edge-popup", "AC/DC, mo
 Records = list[dict[str, Any]]
 
 
+def section_of(name: str) -> dict[str, Any]:
+    """The optimizer of a method, without a learning rate."""
+    return SGD if name in MOMENTUM else ADAMW
+
+
+def settings_of(name: str, path: Path, validation: float | None = None) -> config.Config:
+    """The config of an experiment with the optimizer of a method, at a learning rate of 1."""
+    optimizer = {**section_of(name), "learning_rate": 1.0}
+    more = [f"data.validation={validation}"] if validation else []
+    return config.load(path, [f"optimizer={optimizer}", *more])
+
+
 def of_method(name: str, options: argparse.Namespace) -> tuple[Records, Records]:
     """The tuning runs and the tested runs of a method; read where they are, trained where not."""
-    section = SGD if name in MOMENTUM else ADAMW
+    section = section_of(name)
     sparsities = (0.0,) if name == "Dense" else options.sparsities
     file = name.lower().replace(" ", "-").replace("/", "-").replace(",", "")
 
     def trained(validation: float | None, runs: list[Run]) -> Records:
-        changes = [f"optimizer={ {**section, 'learning_rate': 1.0} }"]
-        changes += [f"data.validation={validation}"] if validation else []
-        settings = config.load(options.config, changes)
+        settings = settings_of(name, options.config, validation)
         groups = [[r for r in runs if r.sparsity == s] for s in sparsities]
         if name not in ONE_BY_ONE:
             groups = [runs]
@@ -151,11 +163,11 @@ def main(config_file: Path, name: str, about: str) -> None:
     """Trains what is missing, and writes table and picture into the folder of the config."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--seeds", type=int, default=5, help="of every tested setting")
-    parser.add_argument("--tries", type=int, default=2, help="seeds of every learning rate tried")
     parser.add_argument(
-        "--sparsities", type=float, nargs="+", default=[0.5, 0.8, 0.9, 0.95, 0.98, 0.99]
+        "--tries", type=int, default=TRIES, help="seeds of every learning rate tried"
     )
-    parser.add_argument("--at-once", type=int, default=64, help="runs in one program, at most")
+    parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="runs in one program, at most")
     parser.add_argument("--only", nargs="*", help="methods to train; the table needs all")
     parser.add_argument("--dir", type=Path, default=Path("runs") / name)
     options = parser.parse_args()

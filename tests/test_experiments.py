@@ -7,11 +7,16 @@ import json
 import math
 from pathlib import Path
 
+import jax
+import numpy as np
+import optax
 import pytest
 
+import dst
 from dst.report import markdown
 from dst.report.spread import spread
-from tests.training import ROOT
+from experiments import together
+from tests.training import ROOT, small
 
 
 def loaded(path: Path):
@@ -92,3 +97,46 @@ def test_table_and_picture_stand_in_the_folder(tmp_path):
 def test_a_sweep_that_is_not_done_has_no_table(tmp_path):
     with pytest.raises(ValueError, match=r"trials \[0, 1, 2, 3, 4, 5, 6, 7\]"):
         table.read(made_up(tmp_path, state="waiting"))
+
+
+def test_runs_that_train_together_are_those_that_train_alone(tmp_path):
+    """Sparsity, seed and learning rate are data of one program."""
+    settings = small(tmp_path, "optimizer.clip=null", "train.steps=30", "model.hidden=[8]")
+    runs = [together.Run(0.5, 0, 1e-3), together.Run(0.8, 1, 3e-2)]
+
+    def method(sparsity):
+        return dst.RigL(sparsity, every=10, stop=25)
+
+    both = together.train(settings, method, runs)
+    for run, record in zip(runs, both, strict=True):
+        (alone,) = together.train(settings, method, [run])
+        assert alone == pytest.approx(record, rel=1e-4)
+    assert [r["found_sparsity"] for r in both] == pytest.approx([0.5, 0.8], abs=0.01)
+    assert both[0]["training_loss"] != both[1]["training_loss"]
+
+
+def test_a_rate_that_is_data_is_that_of_the_optimizer():
+    params, grads = {"w": np.ones((3, 2), np.float32)}, {"w": np.full((3, 2), 0.3, np.float32)}
+    tx, plain = together.at_rate(optax.adamw(1.0), 1e-2), optax.adamw(1e-2)
+    mine, _ = tx.update(grads, tx.init(params), params)
+    theirs, _ = plain.update(grads, plain.init(params), params)
+    np.testing.assert_allclose(mine["w"], theirs["w"], rtol=1e-6)
+    halved = together.at_rate(optax.adamw(1.0), 1e-2, lambda path, shape: 1 / shape[1])
+    half, _ = halved.update(grads, halved.init(params), params)
+    np.testing.assert_allclose(half["w"], theirs["w"] / 2, rtol=1e-6)
+
+
+def test_the_best_rate_is_that_of_the_highest_mean():
+    def record(sparsity, rate, accuracy):
+        return {"sparsity": sparsity, "rate": rate, "accuracy": accuracy}
+
+    records = [record(0.9, 0.1, x) for x in (0.5, 0.7)] + [record(0.9, 0.3, x) for x in (0.9, 0.2)]
+    records += [record(0.5, 0.3, 0.4), record(0.5, 0.1, 0.4)]
+    assert together.best_rates(records) == {0.9: 0.1, 0.5: 0.1}
+
+
+def test_calibration_error_of_a_case_by_hand():
+    """Two of .95, one right; one of .55, right: |1 - 1.9| / 3 + |1 - .55| / 3."""
+    chances = np.array([[0.95, 0.05], [0.95, 0.05], [0.45, 0.55]], np.float32)
+    error = jax.jit(together.calibration_error)(chances, np.array([0, 1, 1]))
+    assert float(error) == pytest.approx((0.9 + 0.45) / 3, abs=1e-6)
