@@ -76,6 +76,20 @@ def test_a_weight_that_snfs_drops_and_regrows_keeps_its_value():
     np.testing.assert_array_equal(params["w"], expected)
 
 
+@pytest.mark.parametrize(("b2", "grown"), [(None, 1), (0.999, 2)])
+def test_snfs_grows_by_momentum_or_by_what_adam_makes_of_it(b2, grown):
+    """One large gradient against four small ones. TimDettmers/sparse_learning, core.py,
+    ``get_momentum_for_weight``: the optimizer's momentum, over the root of Adam's second moment."""
+    settings = {"drop_fraction": 0.25, "decay": "constant", "every": 4, "start": 3, "stop": 9}
+    method = dst.SNFS(1 / 3, b2=b2, **settings)
+    weights = np.array([[3, 0, 0], [2, 1, 1.5]])
+    tx, params, state = started(method, {"w": weights}, initial={"w": weights != 0})
+    for count in range(4):
+        slopes = {"w": [[0, 8.0 if count == 0 else 0, 1.0], [0, 0, 0]]}
+        params, state = stepped(tx, slopes, state, params, topology=tx.fires(count))
+    assert np.flatnonzero(bits(state)["w"][0]).tolist() == [0, grown]
+
+
 def test_granet_follows_its_schedule_and_reaches_its_end():
     """VITA-Group/GraNet, CIFAR/sparselearning/core.py, ``pruning``: the k-th pruning has gone k of
     all intervals, so that the first one prunes. It keeps int(N (1 - s))."""
