@@ -267,6 +267,23 @@ def test_a_neuron_with_too_many_weights_keeps_its_largest():
     initial = {"w": np.array([[1, 1, 1, 0]], bool).T}
     tx, params, state = started(rule, {"w": w}, initial=initial)
     _, state = stepped(tx, {"w": w}, state, params)
+def test_srigl_calls_more_gradients_salient_where_active_weights_are_zero():
+    """Four of six active weights are zero, so two can be kept and four are dropped: the four
+    largest gradients are salient, those of the other neurons. With the one of the drop fraction
+    both would be ablated. calgaryml/condensed-sparsity, rigl_constant_fan.py, ``n_prune``."""
+    w = np.array([[0.9, 0.8, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    g = np.array([[0.1, 0.1, 0, 0], [0, 0, 0.9, 0.8], [0.7, 0.6, 0, 0]])
+    mask = np.array([[1, 1, 0, 0]] * 3, bool)
+    method = dst.SRigL(
+        0.5, gamma=1.0, drop_fraction=0.17, decay="constant", allocation="uniform", every=1, stop=9
+    )
+    masks = {"a": mask.T, "z": mask.T}
+    tx, params, state = started(method, {"a": w.T, "z": w.T}, initial=masks)
+    params, state = stepped(tx, {"a": g.T, "z": g.T}, state, params)
+    mask = np.asarray(dst.masks(state)["a"]).T.astype(int).tolist()
+    assert mask == [[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0]]
+
+
     assert np.asarray(dst.masks(state)["w"])[:, 0].tolist() == [False, True, True, False]
 
 
