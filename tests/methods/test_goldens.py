@@ -196,6 +196,21 @@ def test_mest_prunes_below_its_sparsity_and_grows_back():
     assert soft.counts.tolist() == [[10, 12]] * 3 + [[10, 10]]
 
 
+def test_mest_with_its_authors_profile_leaves_both_ends_dense():
+    """boone891214/MEST, profiles/resnet32_cifar/irr/resnet32_0.9.yaml, which lists what is pruned;
+    scripts/resnet32/EM: every 5 of 160 epochs from the first on."""
+    params = {
+        "stem": {"conv": {"kernel": jnp.ones((3, 3, 3, 16))}},
+        "block": {"conv": {"kernel": jnp.ones((3, 3, 16, 16))}},
+        "out": {"kernel": jnp.ones((16, 10))},
+    }
+    tx = dst.sparsify(optax.sgd(0.1), dst.mest_resnet(0.9), steps=320)
+    counts = {path: x.counts[0].tolist() for path, x in tx.plan(params).sparse.items()}
+    assert counts["stem/conv/kernel"] == [432, 432] and counts["out/kernel"] == [160, 160]
+    assert counts["block/conv/kernel"] == [2304 - 2119, 2304 - 2073]
+    assert [t for t in range(320) if tx.fires(t)] == [*range(0, 240, 10), 240]
+
+
 def test_mest_ranks_by_magnitude_and_gradient_together():
     """Score of neu-spiral/SparCL, prune_utils/utils_pr.py; exact counts."""
     e = np.arange(20)
