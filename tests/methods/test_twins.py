@@ -183,6 +183,7 @@ def test_smet_equals_its_twin():
             regrow="forbid",
             regrow_value="zero",
             warm_up=4,
+            rounding="ceil",
             **TWIN,
         ),
     )
