@@ -36,6 +36,7 @@ from dst.methods.itop import rigl_itop, set_itop
 from dst.methods.journey import journey
 from dst.methods.mask_decay import MaskDecay
 from dst.methods.mest import MEST
+from dst.methods.mest_resnet import mest_resnet
 from dst.methods.rigl import RigL
 from dst.methods.set import SET
 from dst.methods.smet import smet
@@ -145,6 +146,7 @@ __all__ = [
     "journey",
     "linear",
     "masks",
+    "mest_resnet",
     "method",
     "metrics",
     "prune",

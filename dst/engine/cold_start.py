@@ -156,9 +156,7 @@ def decays(
     inner: optax.GradientTransformationExtraArgs, params: Params, rule: Rule, flat: Flat
 ) -> PyTree:
     """Decays of Adam-like optimizers by leaf; ``MaskedNode`` where no update is corrected."""
-    wanted = (
-        rule.reset.cold_start == "local_count" and rule.which.grow is not None and bool(flat.plans)
-    )
+    wanted = rule.reset.cold_start != "off" and rule.which.grow is not None and bool(flat.plans)
     known = adam_decays(inner, params) if wanted else {}
     return flat.map(
         lambda p: (
@@ -186,13 +184,13 @@ def scale(rule: Rule, flat: Flat, state: SparsifyState, updates: list[Array]) ->
     ):
         age = masks.age(mask)
         steps = since + age.astype(jnp.float32) * spacing
+        factors = []
         if isinstance(reset.cold_start, int):
-            factor = jnp.minimum(steps / reset.cold_start, 1.0)
-        elif is_dense_marker(decays):
-            scaled.append(update)
-            continue
-        else:
-            factor = local_correction(steps, count, decays)
-        factor = jnp.where(age < masks.OLD, factor, 1.0)
-        scaled.append(update * factor.astype(update.dtype))
+            factors.append(jnp.minimum(steps / reset.cold_start, 1.0))
+        if not is_dense_marker(decays):
+            factors.append(local_correction(steps, count, decays))
+        if factors:
+            factor = jnp.where(age < masks.OLD, math.prod(factors), 1.0)
+            update = update * factor.astype(update.dtype)
+        scaled.append(update)
     return scaled

@@ -16,6 +16,7 @@ SMET = {
     "stop": "100%",
     "decay": "cosine",
     "end_drop_fraction": 0.005,
+    "rounding": "ceil",
     "regrow": "forbid",
     "regrow_value": "zero",
     "cold_start": 100,

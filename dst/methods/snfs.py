@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dst.rules import scores
-from dst.rules.accumulators import momentum
+from dst.rules.accumulators import adams_moments, momentum
 from dst.rules.allocation import Allocator
 from dst.rules.durations import drop_schedule, require_unstructured
-from dst.rules.fields import ColdStart, Decay, Share, Sparsity
+from dst.rules.fields import BelowOne, ColdStart, Decay, Share, Sparsity
 from dst.rules.method import method, named
 from dst.rules.redistribution import redistribution
 from dst.rules.rule import HowMany, Reset, Rule, Which
@@ -35,6 +35,8 @@ class SNFS:
       decay: ``cosine`` (the code), ``linear`` or ``constant``.
       end_drop_fraction: at the end of the decay.
       beta: of the momentum.
+      b2: of Adam's second moment v of the dense gradient: ``|m| / (sqrt(v) + 1e-8)`` takes the
+        place of ``|m|``, as in the code under Adam (.999). None: as in the code under SGD.
       redistribute: whether connections move between layers. False: RigL's code for its
         "momentum" baseline.
       cold_start: see :class:`dst.Rule`.
@@ -58,6 +60,7 @@ class SNFS:
     sparsity: Sparsity
     allocation: str | Allocator = "uniform"
     beta: Sparsity = 0.9
+    b2: BelowOne | None = None
     redistribute: bool = True
     every: Duration | None = None
     start: Duration | None = None
@@ -74,11 +77,14 @@ class SNFS:
             require_unstructured(self, "moves single connections between layers")
         counts = redistribution if self.redistribute else None
         fraction = drop_schedule(self, steps, _HINT)
+        grow, accumulator = scores.accumulated, momentum(self.beta)
+        if self.b2 is not None:
+            grow, accumulator = scores.normalised_momentum, adams_moments(self.beta, self.b2)
         return Rule(
             self.sparsity,
             self.structure,
             update_schedule(self.every, self.start, self.stop, steps, _HINT),
             HowMany(self.allocation, fraction, "ceil", counts=counts),
-            Which(scores.magnitude, scores.accumulated, accumulator=momentum(self.beta)),
+            Which(scores.magnitude, grow, accumulator=accumulator),
             Reset(cold_start=self.cold_start),
         )

@@ -24,8 +24,9 @@ class SRigL:
     salient weights are ablated.
 
     With k dropped weights in a layer, salient are those that magnitude keeps, and the k of largest
-    gradient. A neuron with fewer salient weights than ``gamma`` times its fan-in is ablated. The
-    other neurons share the layer's budget, and grow by ``|dL/dw|``. Ablated neurons can come back.
+    gradient. Active weights that are zero count as dropped. A neuron with fewer salient weights
+    than ``gamma`` times its fan-in is ablated. The other neurons share the layer's budget, and
+    grow by ``|dL/dw|``. Ablated neurons can come back.
 
     Args:
       sparsity: of the selected weights, in [0, 1).
@@ -45,10 +46,12 @@ class SRigL:
       Lasby et al. 2024, "Dynamic Sparse Training with Structured Sparsity" (arXiv 2305.02299).
 
     Checked against: calgaryml/condensed-sparsity at 3052bb8, src/rigl_torch/rigl_constant_fan.py;
-    tests/methods/test_goldens.py::test_an_srigl_step_worked_by_hand.
-    Differs from the code: where a neuron keeps more weights than its new fan-in, the largest stay
-    (the code's choice is arbitrary); a layer's budget is that of its first constant fan-in, which
-    is rounded up, where the code rounds the layer's down.
+    tests/methods/test_goldens.py::test_an_srigl_step_worked_by_hand and
+    ::test_srigl_calls_more_gradients_salient_where_active_weights_are_zero.
+    Differs from the code: connections are exchanged before the optimizer step of their gradient,
+    not after it; where a neuron keeps more weights than its new fan-in, the largest stay (the
+    code's choice is arbitrary); a layer's budget is that of its first constant fan-in, which is
+    rounded up, where the code rounds the layer's down.
     """
 
     sparsity: Sparsity

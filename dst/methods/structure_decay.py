@@ -18,12 +18,12 @@ _HINT = "Decay begins after some dense training and ends before the last phase."
 class StructureDecay:
     """The pattern narrows from m-1 of m over halves down to n of m (SdGf).
 
-    Weights are recomputed from dense ones at every step, with straight-through gradients; the
-    stages have equal lengths, the last begins at ``stop``.
+    Weights are recomputed from dense ones at every step, with straight-through gradients. The
+    stages from ``start`` to ``stop`` have equal lengths; the last pattern then stays.
 
     Args:
       n, m: the final pattern.
-      start, stop: of the first and the last stage; steps or percent. Before ``start``: dense.
+      start, stop: of the stages; steps or percent. Before ``start``: dense.
 
     Example:
       >>> stages(1, 16)
@@ -45,14 +45,13 @@ class StructureDecay:
 
     def rule(self, steps: int | None = None) -> Latent:
         """The latent rule with durations in steps; percentages need ``steps``."""
-        structure, kept = NM(self.n, self.m), [self.m, *stages(self.n, self.m)]
+        structure, narrower = NM(self.n, self.m), stages(self.n, self.m)
         start, stop = window(self.start, self.stop, steps, _HINT)
-        gaps = max(len(kept) - 2, 1)
-        begins = tuple(start + (stop - start) * k // gaps for k in range(len(kept) - 1))
+        kept, n = [self.m, *narrower], len(narrower)
         return Latent(
             float(structure.sparsity),
             structure,
-            stages=begins if len(begins) > 1 else (stop,),
+            stages=tuple(start + (stop - start) * k // n for k in range(n)),
             ramp=lambda k: Fraction(self.m - kept[k], self.m - self.n),
         )
 

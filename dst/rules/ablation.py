@@ -82,12 +82,13 @@ def _fan_in(layout: Layout) -> tuple[int, ...]:
 def _layer_counts(
     inputs: TopologyInputs, weight: list[Array], active: list[Array]
 ) -> tuple[list[Array], list[Array]]:
-    """Per layer: how many non-zero weights magnitude keeps, and how many are dropped."""
+    """Per layer: how many non-zero weights magnitude keeps, and how many others are dropped."""
     kept, dropped = [], []
     for x, w, a in zip(inputs.layouts, weight, active, strict=True):
         n, used = totals([a, a & (w > 0)], tuple(range(len(x.counts), a.ndim)))
-        dropped.append(exchanged(n, inputs.share, inputs.rule.how_many.rounding))
-        kept.append(jnp.minimum(n - dropped[-1], used))
+        stay = n - exchanged(n, inputs.share, inputs.rule.how_many.rounding)
+        kept.append(jnp.minimum(stay, used))
+        dropped.append(n - kept[-1])
     return kept, dropped
 
 

@@ -56,6 +56,26 @@ def momentum(beta: float) -> Accumulator:
     return Accumulator(jnp.zeros_like, observe)
 
 
+def adams_moments(b1: float, b2: float) -> Accumulator:
+    """``m = b1 m + (1 - b1) g`` and ``v = b2 v + (1 - b2) g^2`` of the raw gradient.
+
+    Args:
+      b1, b2: in [0, 1).
+    """
+    first, second = jnp.float32(b1), jnp.float32(b2)
+
+    def init(weight: Array) -> PyTree:
+        return {"m": jnp.zeros_like(weight), "v": jnp.zeros_like(weight)}
+
+    def observe(accumulated: PyTree, now: Observation) -> PyTree:
+        return {
+            "m": first * accumulated["m"] + (1 - first) * now.grad,
+            "v": second * accumulated["v"] + (1 - second) * jnp.square(now.grad),
+        }
+
+    return Accumulator(init, observe)
+
+
 def window(steps: int) -> Accumulator:
     """The mean raw gradient over the last ``steps`` steps, the topology step included.
 

@@ -71,8 +71,8 @@ class Uniform:
     """The same sparsity in every layer.
 
     Args:
-      dense: pattern of layers that stay dense (the first convolution, in the uniform runs of
-        RigL's paper). None: no layer does.
+      dense: pattern or patterns of layers that stay dense (the first convolution, in the uniform
+        runs of RigL's paper). None: no layer does.
       compensate: whether the others become sparser, so that the whole has the global sparsity
         (SRigL's code); RigL's code does not compensate.
 
@@ -81,17 +81,11 @@ class Uniform:
     tests/rules/test_allocation.py::test_uniform_without_compensation_misses_the_global_sparsity.
     """
 
-    dense: str | None = None
+    dense: str | tuple[str, ...] | None = None
     compensate: bool = False
 
     def __call__(self, layers: Mapping[str, Layer], sparsity: float) -> Allocation:
-        share = exact(sparsity)
-        dense = {p for p in layers if self.dense is not None and matches(self.dense, p)}
-        if self.dense is not None and not dense:
-            raise ValueError(
-                f"allocation: pattern {shown(self.dense)} matches no sparse layer."
-                f"{checks.nearest(self.dense, layers)} The layers are: {', '.join(layers)}."
-            )
+        share, dense = exact(sparsity), self._dense(layers)
         if self.compensate:
             budget = [p for p, x in layers.items() if x.sparsity is None]
             total = sum(layers[p].size * layers[p].layers for p in budget)
@@ -109,6 +103,16 @@ class Uniform:
                 for p, x in layers.items()
             }
         )
+
+    def _dense(self, layers: Mapping[str, Layer]) -> set[str]:
+        patterns = (self.dense,) if isinstance(self.dense, str) else self.dense or ()
+        for pattern in patterns:
+            if not any(matches(pattern, path) for path in layers):
+                raise ValueError(
+                    f"allocation: pattern {shown(pattern)} matches no sparse layer."
+                    f"{checks.nearest(pattern, layers)} The layers are: {', '.join(layers)}."
+                )
+        return {path for path in layers if any(matches(x, path) for x in patterns)}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""SNFS's counts: layers grow in proportion to the mean momentum of their active weights."""
+"""SNFS's counts: layers grow in proportion to the mean grow score of their active weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ def redistribution(inputs: TopologyInputs) -> list[tuple[Array, Array]]:
 
     The number of active weights in all layers together does not change.
     """
+    score = inputs.rule.which.grow or inputs.rule.which.drop
     size, active, mean = [], [], []
     for layout, leaf in zip(inputs.layouts, inputs.leaves, strict=True):
         inside = tuple(range(leaf.stacked, leaf.weight.ndim))
         n = jnp.sum(leaf.active, axis=inside, dtype=jnp.int32).reshape(-1)
-        total = exact_sum(jnp.where(leaf.active, jnp.abs(leaf.accumulated), 0.0), inside).reshape(
-            -1
-        )
+        total = exact_sum(jnp.where(leaf.active, score(leaf), 0.0), inside).reshape(-1)
         size.append(jnp.full_like(n, layout.units))
         active.append(n)
         mean.append(total / jnp.maximum(n, 1).astype(jnp.float32))

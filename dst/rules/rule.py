@@ -106,8 +106,8 @@ class Reset:
       update_weights: whether the other weights take an optimizer step at a topology step.
       cold_start: updates of recently grown weights under Adam-like optimizers, whose bias
         correction counts globally. ``"local_count"`` corrects by the age of the weight. A number
-        of steps ``W`` scales updates by ``min(age / W, 1)``. ``"off"`` changes nothing: updates
-        are up to 6.6 times too large.
+        of steps ``W`` does too, and scales updates by ``min(age / W, 1)`` under any optimizer.
+        ``"off"`` changes nothing: updates are up to 6.6 times too large.
     """
 
     regrow_value: RegrowValue = "keep"

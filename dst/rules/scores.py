@@ -97,6 +97,12 @@ def accumulated(leaf: Connections) -> Array:
     return jnp.abs(leaf.accumulated)
 
 
+def normalised_momentum(leaf: Connections) -> Array:
+    """``|m| / (sqrt(v) + 1e-8)`` of accumulated moments: SNFS under Adam."""
+    m, v = leaf.accumulated["m"], leaf.accumulated["v"]
+    return jnp.abs(m) / (jnp.sqrt(v) + jnp.float32(1e-8))
+
+
 def random_unexplored(leaf: Connections) -> Array:
     """Random; connections that were never active come first (ITOP's ``random_unfired``)."""
     return uniform(leaf.key, leaf.weight) + jnp.where(leaf.explored, 0.0, 1.0)

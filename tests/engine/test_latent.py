@@ -124,18 +124,18 @@ def test_mask_decay_fades_as_the_golden_says(decay, values):
     [(1, 16, [15, 8, 4, 2, 1]), (2, 4, [3, 2]), (1, 4, [3, 2, 1]), (2, 8, [7, 4, 2])],
 )
 def test_structure_decay_passes_through_the_golden_stages(n, m, kept):
-    """In the counts of the masks: dense, then every stage, equally long."""
+    """In the counts of the masks: dense, then every stage, equally long, until ``stop``.
+    abhibambhaniya/progressive_gradient_flow_nm_sparsity, ``get_decay_config``."""
     assert stages(n, m) == kept
-    gaps = max(len(kept) - 1, 1)
-    method = dst.StructureDecay(n, m, start=2, stop=2 + 2 * gaps)
+    method = dst.StructureDecay(n, m, start=2, stop=2 + 2 * len(kept))
     tx = quick(dst.sparsify(optax.sgd(0.0), method))
     params, state = begin(tx, {"w": jax.random.normal(jax.random.key(0), (m, 3))})
     per_group = []
-    for _ in range(4 + 2 * gaps):
+    for _ in range(4 + 2 * len(kept)):
         per_group.append(set(np.asarray(dst.masks(state)["w"]).sum(0).tolist()))
         updates, state = tx.update(params, state, params)
         params = optax.apply_updates(params, updates)
-    expected = [{m}] * 3 + [{k} for k in kept for _ in range(2)]
+    expected = [{m}] * 3 + [{k} for k in [*kept, n] for _ in range(2)]
     assert per_group == expected[: len(per_group)]
 
 

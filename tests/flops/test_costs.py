@@ -262,7 +262,7 @@ def test_methods_that_choose_their_gradients_pay_for_those():
     fading = dst.MaskDecay(2, 4, start=0, stop=50)
     assert cost(fading) == pytest.approx((1 + (0.5 + 0.5 + 1) / 3) / 2)
     # 4:4 until step 20, 3:4 until 60, then 2:4.
-    narrowing = dst.StructureDecay(2, 4, start=20, stop=60)
+    narrowing = dst.StructureDecay(2, 4, start=20, stop=100)
     forward = (20 * 1 + 40 * 0.75 + 40 * 0.5) / 100
     assert cost(narrowing) == pytest.approx((2 * forward + 1) / 3)
     # The last 4 of 10 steps, 9 times in 100.

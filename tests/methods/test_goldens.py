@@ -76,6 +76,20 @@ def test_a_weight_that_snfs_drops_and_regrows_keeps_its_value():
     np.testing.assert_array_equal(params["w"], expected)
 
 
+@pytest.mark.parametrize(("b2", "grown"), [(None, 1), (0.999, 2)])
+def test_snfs_grows_by_momentum_or_by_what_adam_makes_of_it(b2, grown):
+    """One large gradient against four small ones. TimDettmers/sparse_learning, core.py,
+    ``get_momentum_for_weight``: the optimizer's momentum, over the root of Adam's second moment."""
+    settings = {"drop_fraction": 0.25, "decay": "constant", "every": 4, "start": 3, "stop": 9}
+    method = dst.SNFS(1 / 3, b2=b2, **settings)
+    weights = np.array([[3, 0, 0], [2, 1, 1.5]])
+    tx, params, state = started(method, {"w": weights}, initial={"w": weights != 0})
+    for count in range(4):
+        slopes = {"w": [[0, 8.0 if count == 0 else 0, 1.0], [0, 0, 0]]}
+        params, state = stepped(tx, slopes, state, params, topology=tx.fires(count))
+    assert np.flatnonzero(bits(state)["w"][0]).tolist() == [0, grown]
+
+
 def test_granet_follows_its_schedule_and_reaches_its_end():
     """VITA-Group/GraNet, CIFAR/sparselearning/core.py, ``pruning``: the k-th pruning has gone k of
     all intervals, so that the first one prunes. It keeps int(N (1 - s))."""
@@ -182,6 +196,21 @@ def test_mest_prunes_below_its_sparsity_and_grows_back():
     assert soft.counts.tolist() == [[10, 12]] * 3 + [[10, 10]]
 
 
+def test_mest_with_its_authors_profile_leaves_both_ends_dense():
+    """boone891214/MEST, profiles/resnet32_cifar/irr/resnet32_0.9.yaml, which lists what is pruned;
+    scripts/resnet32/EM: every 5 of 160 epochs from the first on."""
+    params = {
+        "stem": {"conv": {"kernel": jnp.ones((3, 3, 3, 16))}},
+        "block": {"conv": {"kernel": jnp.ones((3, 3, 16, 16))}},
+        "out": {"kernel": jnp.ones((16, 10))},
+    }
+    tx = dst.sparsify(optax.sgd(0.1), dst.mest_resnet(0.9), steps=320)
+    counts = {path: x.counts[0].tolist() for path, x in tx.plan(params).sparse.items()}
+    assert counts["stem/conv/kernel"] == [432, 432] and counts["out/kernel"] == [160, 160]
+    assert counts["block/conv/kernel"] == [2304 - 2119, 2304 - 2073]
+    assert [t for t in range(320) if tx.fires(t)] == [*range(0, 240, 10), 240]
+
+
 def test_mest_ranks_by_magnitude_and_gradient_together():
     """Score of neu-spiral/SparCL, prune_utils/utils_pr.py; exact counts."""
     e = np.arange(20)
@@ -238,6 +267,23 @@ def test_an_srigl_step_worked_by_hand():
     assert state.active["a"] == 6 and state.active["z"] == 8
 
 
+def test_srigl_calls_more_gradients_salient_where_active_weights_are_zero():
+    """Four of six active weights are zero, so two can be kept and four are dropped: the four
+    largest gradients are salient, those of the other neurons. With the one of the drop fraction
+    both would be ablated. calgaryml/condensed-sparsity, rigl_constant_fan.py, ``n_prune``."""
+    w = np.array([[0.9, 0.8, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    g = np.array([[0.1, 0.1, 0, 0], [0, 0, 0.9, 0.8], [0.7, 0.6, 0, 0]])
+    mask = np.array([[1, 1, 0, 0]] * 3, bool)
+    method = dst.SRigL(
+        0.5, gamma=1.0, drop_fraction=0.17, decay="constant", allocation="uniform", every=1, stop=9
+    )
+    masks = {"a": mask.T, "z": mask.T}
+    tx, params, state = started(method, {"a": w.T, "z": w.T}, initial=masks)
+    params, state = stepped(tx, {"a": g.T, "z": g.T}, state, params)
+    mask = np.asarray(dst.masks(state)["a"]).T.astype(int).tolist()
+    assert mask == [[1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0]]
+
+
 def test_a_neuron_with_too_many_weights_keeps_its_largest():
     """Weights .3, .9, .8, .1 with the first three active; two may be."""
     rule = Rule(
@@ -276,20 +322,29 @@ def test_smet_has_the_settings_of_its_paper():
     )
 
 
-def test_smet_scales_the_updates_of_grown_weights_not_their_moments():
+@pytest.mark.parametrize(("active", "fraction"), [(10, 0.25), (7, 0.1), (100, 0.2), (3, 0.01)])
+def test_smet_keeps_the_whole_part_of_what_it_keeps(active, fraction):
+    """sparselearning/core_dst.py, ``magnitude_prune_block``: ``int(n (1 - f))`` stay."""
+    rule = dst.smet(0.9, drop_fraction=fraction, decay="constant").rule(steps=1000)
+    assert active - rule.exchanged(active, 100) == int(active * (1 - fraction))
+
+
+@pytest.mark.parametrize("inner", [optax.sgd(1.0), optax.adam(1.0)], ids=["sgd", "adam"])
+def test_smet_scales_the_updates_of_grown_weights_not_their_moments(inner):
     """By .01, .02, ... of a step, where damping the stored moment (SMET's code) would
-    give .01, .0106, .0113, ..."""
+    give .01, .0106, .0113, ... Adam's bias correction counts from their growth, as in its code."""
     method = dst.smet(0.5, every=50, stop=100, drop_fraction=0.5)
-    tx, params, state = started(method, {"w": np.ones((4, 4))}, inner=optax.sgd(1.0))
-    params, state = stepped(tx, {"w": np.zeros((4, 4))}, state, params)
+    tx, params, state = started(method, {"w": np.ones((4, 4))}, inner=inner)
+    for count in range(51):
+        params, state = stepped(tx, {"w": np.zeros((4, 4))}, state, params, tx.fires(count))
     grown = np.asarray(dst.masks(state)["w"] & (params["w"] == 0))
-    assert grown.sum() == 2
+    assert grown.sum() > 1
     weights = [params["w"][grown][0]]
     for _ in range(5):
         params, state = stepped(tx, {"w": -np.ones((4, 4))}, state, params, topology=False)
         weights.append(params["w"][grown][0])
     steps = np.diff(weights)
-    np.testing.assert_allclose(steps, [0.01, 0.02, 0.03, 0.04, 0.05], atol=1e-6)
+    np.testing.assert_allclose(steps, [0.01, 0.02, 0.03, 0.04, 0.05], atol=1e-5)
 
 
 def test_asp_keeps_two_of_four_along_the_inputs():

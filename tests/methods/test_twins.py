@@ -59,6 +59,15 @@ def test_snfs_equals_its_twin(redistribute):
     assert moved == redistribute
 
 
+@pytest.mark.parametrize("redistribute", [False, pytest.param(True, marks=SLOW)])
+def test_snfs_as_under_adam_equals_its_twin(redistribute):
+    settings = {"drop_fraction": 0.5, "beta": 0.5, "b2": 0.75, "redistribute": redistribute}
+    follow(
+        dst.SNFS(sparsity=0.6, **settings, **WHEN),
+        lambda layers: SNFS(layers, **settings, **TWIN),
+    )
+
+
 @SLOW
 def test_snfs_equals_its_twin_where_layers_are_nearly_dense():
     """The limits bind: layers cannot take more than they have zeros for."""
@@ -174,6 +183,7 @@ def test_smet_equals_its_twin():
             regrow="forbid",
             regrow_value="zero",
             warm_up=4,
+            rounding="ceil",
             **TWIN,
         ),
     )

@@ -29,6 +29,7 @@ class SET:
     regrow: str = "allow"
     regrow_value: str = "keep"
     warm_up: int | None = None
+    rounding: str = "floor"
     groups: dict[str, Groups] = field(default_factory=dict)
     count: int = 0
     changed_at: list[int] = field(default_factory=list)
@@ -47,7 +48,7 @@ class SET:
                 groups = self.groups.get(name)
                 total = per_group(layer, groups)
                 drop = np.abs(layer.weights)
-                kept = [n - exchanged(n, fraction, "floor") for n in total]
+                kept = [n - exchanged(n, fraction, self.rounding) for n in total]
                 if self.signed:
                     drop, kept = self._by_sign(layer)
                 grow = self.draw(name, t).reshape(-1)

@@ -40,16 +40,17 @@ class SNFS:
     stop: int
     rate: float
     beta: float
+    b2: float | None = None  # of Adam's second moment
     redistribute: bool = True
     momentum: dict[str, np.ndarray] = field(default_factory=dict)
+    squares: dict[str, np.ndarray] = field(default_factory=dict)
     count: int = 0
     changed_at: list[int] = field(default_factory=list)
 
     def step(self, grads: dict[str, np.ndarray]) -> None:
         t, self.count = self.count, self.count + 1
         for name, g in grads.items():
-            old = self.momentum.get(name, np.zeros(g.size, np.float32))
-            self.momentum[name] = np.float32(self.beta) * old + g.reshape(-1)
+            self._remember(name, g.reshape(-1))
         changing = t > 0 and t % self.every == 0 and t < self.stop
         counts: dict[str, tuple[int, int]] = {}
         if changing:
@@ -63,9 +64,24 @@ class SNFS:
                     kept,
                     total,
                     drop=np.abs(layer.weights),
-                    grow=np.abs(self.momentum[name]),
+                    grow=self._size(name),
                 )
             layer.descend(grads[name], self.rate, but=fresh)
+
+    def _remember(self, name: str, g: np.ndarray) -> None:
+        zeros, beta = np.zeros(g.size, np.float32), np.float32(self.beta)
+        fresh = g if self.b2 is None else (1 - beta) * g
+        self.momentum[name] = beta * self.momentum.get(name, zeros) + fresh
+        if self.b2 is not None:
+            b2 = np.float32(self.b2)
+            self.squares[name] = b2 * self.squares.get(name, zeros) + (1 - b2) * (g * g)
+
+    def _size(self, name: str) -> np.ndarray:
+        """By this the layer's share is measured, and its weights are grown."""
+        size = np.abs(self.momentum[name])
+        if self.b2 is not None:
+            size = size / (np.sqrt(self.squares[name]) + np.float32(1e-8))
+        return size
 
     def _counts(self, fraction: float) -> dict[str, tuple[int, int]]:
         active = {name: len(x.active) for name, x in self.layers.items()}
@@ -73,7 +89,7 @@ class SNFS:
         if not self.redistribute:
             return {name: (n - dropped[name], n) for name, n in active.items()}
         means = {
-            name: sum(abs(float(self.momentum[name][i])) for i in x.active) / max(active[name], 1)
+            name: sum(float(self._size(name)[i]) for i in x.active) / max(active[name], 1)
             for name, x in self.layers.items()
         }
         whole = sum(means.values())

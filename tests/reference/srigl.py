@@ -26,6 +26,7 @@ def ablate(
     dropped = exchanged(len(layer.active), fraction, "floor")
     nonzero = sum(size[i] > 0 for i in layer.active)
     kept = min(len(layer.active) - dropped, nonzero)
+    dropped = len(layer.active) - kept
     salient = set(ranked(size, layer.active)[:kept])
     salient |= set(ranked(slope, list(range(len(slope))))[:dropped])
     counts = [sum(i % outputs == o for i in salient) for o in range(outputs)]

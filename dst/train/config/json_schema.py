@@ -102,7 +102,7 @@ def _object_schema(cls: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
         if f.name in texts:
             entry["description"] = texts[f.name]
         if f.name in defaults:
-            entry["default"] = defaults[f.name]
+            entry["default"] = dump(hints[f.name], defaults[f.name])
         elif f.default is not dataclasses.MISSING:
             entry["default"] = dump(hints[f.name], f.default)
         elif f.default_factory is dataclasses.MISSING:
