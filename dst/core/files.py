@@ -50,3 +50,13 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
       ValueError: NaN or infinity, which JSON cannot hold.
     """
     write(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def flush(*paths: Path) -> None:
+    """Flushes files and directories to disk, so that a loss of power costs none of them."""
+    for path in paths:
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

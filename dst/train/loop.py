@@ -26,7 +26,7 @@ from dst.train.distributed import processes, signals
 from dst.train.distributed.signals import Stopped
 from dst.train.nonfinite import Diverged, Rollback, Watch
 from dst.train.objectives.figures import score
-from dst.train.point import Point, first, newest, restored, save_arrays
+from dst.train.point import Point, first, newest, restored, save_arrays, trained
 from dst.train.records import checkpoint, run_dir, summary
 from dst.train.records.compile_time import CompileTime
 from dst.train.records.costs import RunCosts
@@ -125,7 +125,8 @@ def resuming(
     with processes.held(partial(run_dir.lock, where)), signals.caught() as request:
         saved = newest(where)
         done = saved.figures is not None
-        config = resume_overrides.applied(where, overrides, changed, saved.config, done)
+        applied = partial(resume_overrides.applied, where, overrides, changed)
+        config = applied(saved.config, done)
         if saved.figures is not None:
             print(f"{where} has finished; nothing is left to do")
             print(summary.table(saved.figures))
@@ -133,6 +134,8 @@ def resuming(
             return saved.figures
         pieces = (make or setup.make)(config)
         point = None if saved.step is None else restored(pieces, where, saved.step)
+        if point is not None and point.step != saved.step:  # it has a config of its own
+            applied(trained(where, point.step), False)
         if overrides:  # they are saved only once the checkpoint is known to fit them
             text = dump(enclosed(pieces.config)[0])
             processes.decided(lambda: write(where / run_dir.CONFIG, text))
@@ -191,9 +194,9 @@ def _run(
                     break
                 except Diverged as error:
                     writer.wait()
-                    at.step, before = rollback.to(error), at.step
+                    before = at.step
+                    at.step, at.state = rollback.to(error, at.state)
                     at.drawn -= before - error.step  # the first batch after the bad one
-                    at.state = checkpoint.restore(checkpoints, at.step, at.state)
                     loggers.rewind(at.step)
             writer.finish()
             if at.step < stop:

@@ -16,9 +16,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dst.core.typing import Array
+from dst.core.typing import Array, PyTree
 from dst.train.distributed import processes
-from dst.train.records import checkpoint
+from dst.train.records import checkpoint, fallback
 from dst.train.state import TrainState
 from dst.train.step import Metrics, finite, kept
 
@@ -129,16 +129,26 @@ class Rollback:
         self._allowed, self._checkpoints = policy == "rollback", checkpoints
         self._step, self._times = -1, 0
 
-    def to(self, error: Diverged) -> int:
-        """The step of the checkpoint to return to. Call it while no checkpoint is being written.
+    def to(self, error: Diverged, like: PyTree) -> tuple[int, PyTree]:
+        """The checkpoint to return to: its step and its state.
+
+        Call it while no checkpoint is being written.
+
+        Args:
+          error: the divergence.
+          like: a state, of which structure, shapes, dtypes and shardings are used.
 
         Raises:
           Diverged: the config says to stop, no checkpoint is undamaged, or ``ROLLBACKS`` rollbacks
             to the same one have not helped.
+          CheckpointError: no checkpoint can be restored.
         """
         step = checkpoint.newest_whole(self._checkpoints)
         if step is None:
             raise Diverged(error.step, f"{error} There is no checkpoint. {_ADVICE}") from error
+        state = None
+        if self._allowed:
+            step, state = fallback.restore(self._checkpoints, step, like)
         self._times = self._times + 1 if step == self._step else 1
         self._step = step
         if not self._allowed or self._times > ROLLBACKS:
@@ -153,7 +163,7 @@ class Rollback:
             f"continues with the batch after that of step {error.step}.",
             flush=True,
         )
-        return step
+        return step, state
 
 
 _ADVICE = "Lower optimizer.learning_rate, or set optimizer.clip."

@@ -14,7 +14,7 @@ from dst.core.typing import Array, PyTree
 from dst.train import setup
 from dst.train.config.run import enclosed, to_dict
 from dst.train.distributed import processes
-from dst.train.records import checkpoint, run_dir, summary
+from dst.train.records import checkpoint, fallback, run_dir, summary
 from dst.train.setup import Setup
 from dst.train.state import TrainState
 
@@ -76,39 +76,55 @@ def newest(where: Path) -> Saved:
     step = checkpoint.newest_whole(checkpoints)
     if step is None:
         return Saved(None, None, None)
-    config = checkpoint.position(checkpoints, step).get("config")
-    if config is None or config["train"]["steps"] != step:
+    config = trained(where, step)
+    ends = None if config is None else config.get("train", {}).get("steps")
+    if ends != step:
         return Saved(step, config, None)
     return Saved(step, config, processes.decided(lambda: summary.read(where / run_dir.SUMMARY)))
 
 
+def trained(where: Path, step: int) -> Mapping[str, Any] | None:
+    """The config that a checkpoint was trained with, as plain data; None: it does not say so."""
+    return checkpoint.position(where / run_dir.CHECKPOINTS, step).get("config")
+
+
 def restored(pieces: Setup, where: Path, step: int) -> Point:
-    """Where the undamaged checkpoint of a step stands.
+    """Where a checkpoint stands, or the one before it that can be restored.
+
+    Args:
+      pieces: of the run.
+      where: its directory.
+      step: of the newest checkpoint that is not damaged.
 
     Raises:
       SetupError: a config that ends before it, or that has another update schedule.
-      CheckpointError: a state that counts another number of updates.
+      CheckpointError: no checkpoint can be restored.
     """
     checkpoints, steps = where / run_dir.CHECKPOINTS, pieces.config.train.steps
     if step > steps:
         raise setup.SetupError(
             f"train.steps must be at least {step}, the steps done so far, got {steps}."
         )
-    print(f"resuming at step {step} of {steps}")
-    begin = pieces.begin()
-    misfits = checkpoint.differing(checkpoints, step, begin)
-    if misfits and all(".hyper." in name for name in misfits):
-        raise setup.SetupError(_OTHER_SCHEDULE)
-    state = checkpoint.restore(checkpoints, step, begin)
+    begin, start = pieces.begin(), pieces.config.start.step
+
+    def wrong(at: int, state: TrainState) -> str | None:
+        counted = int(state.opt_state.count) + start
+        if counted != at:
+            return f"its files hold the state of step {counted}"
+        if not isinstance(checkpoint.position(checkpoints, at).get("drawn"), int):
+            return "its position is none of a run"
+        return None
+
+    try:
+        step, state = fallback.restore(checkpoints, step, begin, wrong)
+    except checkpoint.CheckpointError as error:
+        if error.leaves and all(".hyper." in name for name in error.leaves):
+            raise setup.SetupError(_OTHER_SCHEDULE) from error
+        raise
     same = jax.tree.map(_equal, begin.opt_state.hyper, state.opt_state.hyper)
     if not all(jax.tree.leaves(same)):
         raise setup.SetupError(_OTHER_SCHEDULE)
-    counted = int(state.opt_state.count) + pieces.config.start.step
-    if counted != step:
-        raise checkpoint.CheckpointError(
-            f"the checkpoint of step {step} in {checkpoints} holds the state of step {counted}. "
-            "Remove it: `dst resume` uses the one before it."
-        )
+    print(f"resuming at step {step} of {steps}")
     drawn = checkpoint.position(checkpoints, step)["drawn"]
     return Point(step, state, drawn, to_dict(enclosed(pieces.config)[0]))
 

@@ -18,7 +18,7 @@ from dst.core import extras
 from dst.train import loop, setup, state
 from dst.train.config import run as configs
 from dst.train.data import load
-from dst.train.records import checkpoint, json_lines, run_dir, summary
+from dst.train.records import checkpoint, fallback, json_lines, run_dir, summary
 
 if TYPE_CHECKING:
     import pandas
@@ -91,12 +91,12 @@ class Run:
     @cached_property
     def _restored(self) -> tuple[int, state.TrainState]:
         checkpoints = self.directory / run_dir.CHECKPOINTS
-        step = checkpoint.newest_whole(checkpoints) if checkpoints.is_dir() else None
+        step = checkpoint.newest_whole(checkpoints)
         if step is None:
             raise run_dir.DirectoryError(
                 f"{checkpoints} holds no checkpoint. A Recorder writes none: restore your own."
             )
-        return step, checkpoint.restore(checkpoints, step, setup.make(self.config).begin())
+        return fallback.restore(checkpoints, step, setup.make(self.config).begin())
 
     @property
     def step(self) -> int:

@@ -13,14 +13,13 @@ The tests of this module show both.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
+import math
 import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,19 +27,29 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from dst.core.files import write_json
-from dst.core.text import short, shown
+from dst.core.files import flush, write_json
+from dst.core.text import short
 from dst.core.typing import PyTree
 from dst.train.distributed import processes
+from dst.train.records import manifest
+from dst.train.records.quiet import Quiet, first_line
 
-_MANIFEST, _POSITION = "manifest.json", "position.json"
-_STATE, _SUM = "state", "sum"
+_POSITION, _STATE = "position.json", "state"
+# Otherwise threads wait ten minutes for a directory that could not be made.
+_HERE = ocp.options.AsyncOptions(create_directories_asynchronously=False)
 _NAME = re.compile(r"[0-9]{9,}")  # of a checkpoint: its step
-_LOGGERS = ("absl", "asyncio")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that could not be written, or does not fit what it is to be read into."""
+    """A checkpoint that could not be written, or does not fit what it is to be read into.
+
+    Attributes:
+      leaves: of the state that do not fit.
+    """
+
+    def __init__(self, text: str, leaves: Iterable[str] = ()):
+        super().__init__(text)
+        self.leaves = tuple(leaves)
 
 
 class Writer:
@@ -60,20 +69,17 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
         self._failure: str | None = None
-        self._size = 0  # bytes of the last one that was written
         self._saves = 0
+        self._quiet = Quiet()
 
     def __enter__(self) -> Writer:
-        # Orbax logs a failure many times, with tracebacks; `_failed` prints one sentence.
-        for name in _LOGGERS:
-            logging.getLogger(name).addFilter(_not_from_orbax)
+        self._quiet.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.wait()
         self._thread.shutdown()
-        for name in _LOGGERS:
-            logging.getLogger(name).removeFilter(_not_from_orbax)
+        self._quiet.__exit__()
 
     def save(
         self, step: int, state: PyTree, position: Mapping[str, Any], score: float | None = None
@@ -94,20 +100,18 @@ class Writer:
         self._failure = None
         part = self.where / f"{step:09d}.part"
         try:
-            if processes.first():
-                shutil.rmtree(part, ignore_errors=True)
-            processes.decided(self._check_space)
+            processes.decided(self._prepare)
             # A new checkpointer for every save: it would raise a failure again at the next one.
             # Processes wait for each other's files under a name, which is new for every save.
             self._saves += 1
-            options = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"{self._saves}")
-            orbax = ocp.StandardCheckpointer(multiprocessing_options=options)
+            prefix = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"{self._saves}")
+            orbax = ocp.StandardCheckpointer(async_options=_HERE, multiprocessing_options=prefix)
             orbax.save(part / _STATE, state)
         except Exception as error:
             self._failed(step, error)
         else:
-            manifest = {"step": step, "score": score, "leaves": _leaves(state)}
-            self._pending = self._thread.submit(self._finish, orbax, position, manifest)
+            about = (step, score, manifest.leaves(state))
+            self._pending = self._thread.submit(self._finish, orbax, position, *about)
 
     def wait(self) -> None:
         """Returns when nothing is being written."""
@@ -121,15 +125,31 @@ class Writer:
         if failure := processes.decided(lambda: self._failure):
             raise CheckpointError(failure)
 
+    def _prepare(self) -> None:
+        for left_over in self.where.glob("*.part"):  # of saves that failed or were killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        self._check_space()
+
     def _check_space(self) -> None:
-        """Raises OSError if the disk has no space for another checkpoint like the last one."""
-        if self._size and (free := shutil.disk_usage(self.where).free) < self._size:
-            raise OSError(f"no space left: {self._size} bytes needed, {free} free")
+        """Raises OSError if the disk has no space for another checkpoint like the newest."""
+        if not (there := steps(self.where)):
+            return
+        files = list(directory(self.where, there[-1]).rglob("*"))
+        size, disk = sum(512 * p.stat().st_blocks for p in files), os.statvfs(self.where)
+        if size > (free := disk.f_bavail * disk.f_frsize):
+            raise OSError(f"no space left: {size} bytes needed, {free} free")
+        # Some file systems have no limit, and say that they have no inodes.
+        if disk.f_files and len(files) > disk.f_favail:
+            raise OSError(f"no inodes left: {len(files)} files needed, {disk.f_favail} free")
 
     def _finish(
-        self, orbax: ocp.StandardCheckpointer, position: Mapping[str, Any], manifest: dict[str, Any]
+        self,
+        orbax: ocp.StandardCheckpointer,
+        position: Mapping[str, Any],
+        step: int,
+        score: float | None,
+        leaves: Mapping[str, str],
     ) -> None:
-        step = manifest["step"]
         target = directory(self.where, step)
         part = target.with_name(f"{target.name}.part")
         try:
@@ -137,12 +157,11 @@ class Writer:
             if not processes.first():
                 return
             write_json(part / _POSITION, position)
-            write_json(part / _MANIFEST, _signed(manifest | {"sha256": _sums(part)}))
-            _flush(*part.rglob("*"), part)
+            manifest.write(part, step, score, leaves)
+            flush(*part.rglob("*"), part)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(part, target)
-            _flush(self.where)
-            self._size = sum(512 * p.stat().st_blocks for p in target.rglob("*"))
+            flush(self.where)
             self._clean(step)
         except Exception as error:
             self._failed(step, error)
@@ -153,7 +172,7 @@ class Writer:
             shutil.rmtree(self.where / f"{step:09d}.part", ignore_errors=True)
         there = [n for n in steps(self.where) if n < step]
         newest = f"the newest is that of step {there[-1]}" if there else "there is none before it"
-        reason = str(error).partition("\n")[0]
+        reason, self._quiet.failed = first_line(error), True
         self._failure = f"the checkpoint of step {step} was not written, {newest}: {reason}"
         print(f"warning: {self._failure}", file=sys.stderr, flush=True)
 
@@ -197,28 +216,44 @@ def best(where: Path) -> int | None:
 def damage(where: Path, step: int) -> str | None:
     """What is wrong with the checkpoint of a step; None if it is not damaged."""
     try:
-        recorded = _manifest(where, step)["sha256"]
+        recorded = manifest.read(directory(where, step), step)["sha256"]
     except (OSError, ValueError) as error:
         return f"its manifest cannot be read ({error})"
-    sums = _sums(directory(where, step))
+    sums = manifest.sums(directory(where, step))
     wrong = [n for n in sorted({*recorded, *sums}) if recorded.get(n) != sums.get(n)]
-    return f"{wrong[0]} is not what was written" if wrong else None
+    if wrong:
+        return f"{wrong[0]} is not what was written"
+    try:
+        position(where, step)
+    except (OSError, ValueError) as error:
+        return f"{_POSITION} cannot be read ({error})"
+    return None
 
 
-def newest_whole(where: Path) -> int | None:
-    """The step of the newest checkpoint that is not damaged; newer ones are reported."""
-    return processes.decided(lambda: _newest_whole(where))
+def newest_whole(where: Path, before: float = math.inf) -> int | None:
+    """The step of the newest checkpoint that is not damaged; newer ones are reported.
+
+    Args:
+      where: the directory of all checkpoints.
+      before: only those of steps before this one.
+    """
+    return processes.decided(lambda: _newest_whole(where, before))
 
 
-def _newest_whole(where: Path) -> int | None:
-    if strangers := _strangers(where):
+def _newest_whole(where: Path, before: float) -> int | None:
+    if before == math.inf and (strangers := _strangers(where)):
         print(f"{where}: ignored as no checkpoints: {', '.join(map(short, strangers[:5]))}")
-    for step in reversed(steps(where)):
+    for step in reversed([n for n in steps(where) if n < before]):
         wrong = damage(where, step)
         if wrong is None:
             return step
-        print(f"the checkpoint of step {step} is damaged ({wrong}); trying the one before it")
+        left_out(step, wrong)
     return None
+
+
+def left_out(step: int, why: str) -> None:
+    """Reports a checkpoint that is not used, and why."""
+    print(f"the checkpoint of step {step} is damaged ({why}); trying the one before it")
 
 
 def restore(where: Path, step: int, like: PyTree) -> PyTree:
@@ -230,59 +265,65 @@ def restore(where: Path, step: int, like: PyTree) -> PyTree:
       like: a state, of which structure, shapes, dtypes and shardings are used.
 
     Raises:
-      CheckpointError: the state that was saved has another structure or other shapes.
+      CheckpointError: the state that was saved has another structure, other shapes or dtypes.
     """
-    for name, (expected, found) in differing(where, step, like).items():
+    check_fit(where, step, like)
+    return _read(where, step, like)
+
+
+def check_fit(where: Path, step: int, like: PyTree) -> None:
+    """Raises CheckpointError unless a saved state has structure, shapes and dtypes of ``like``."""
+    if misfits := differing(where, step, like):
         raise CheckpointError(
             f"the checkpoint of step {step} in {where} is of another network, optimizer or method: "
-            f"{name} must be {expected}, found {found}. Resume with the config that it was saved "
-            "with."
+            f"{manifest.first(misfits)}. Resume with the config that it was saved with.",
+            misfits,
         )
+
+
+def _read(where: Path, step: int, like: PyTree) -> PyTree:
+    path = directory(where.absolute(), step) / _STATE
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
     )
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(directory(where.absolute(), step) / _STATE, target)
+        # Orbax casts to another dtype and leaves arrays out, and says neither.
+        if (stored := checkpointer.metadata(path).item_metadata) is None:
+            raise CheckpointError("its state cannot be read")
+        if misfits := manifest.unequal(_plain(like), _plain(stored.tree)):
+            raise CheckpointError(
+                f"its files hold another state: {manifest.first(misfits)}", misfits
+            )
+        return checkpointer.restore(path, target)
 
 
-def differing(where: Path, step: int, like: PyTree) -> dict[str, tuple[str, str]]:
-    """The leaves of a saved state that do not fit: shape and type expected and found, by name."""
-    saved, expected = _manifest(where, step)["leaves"], _leaves(like)
-    return {
-        name: (expected.get(name, "absent"), saved.get(name, "none"))
-        for name in sorted({*saved, *expected})
-        if saved.get(name) != expected.get(name)
-    }
+def differing(where: Path, step: int, like: PyTree) -> manifest.Misfits:
+    """The leaves of a saved state that do not fit: type and shape expected and found, by name."""
+    saved = manifest.read(directory(where, step), step)["leaves"]
+    return manifest.unequal(manifest.leaves(like), saved)
+
+
+def _plain(tree: PyTree) -> dict[str, str]:
+    """As manifests say it of what Orbax stores: lists for tuples, numbers for random keys."""
+
+    def numbers(x: Any) -> Any:
+        is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return jax.eval_shape(jax.random.key_data, x) if is_key else x
+
+    return manifest.leaves(jax.tree.map(numbers, tree), simple=True, separator="/")
 
 
 def position(where: Path, step: int) -> dict[str, Any]:
-    """Where the input stood when the checkpoint of a step was saved."""
-    return json.loads((directory(where, step) / _POSITION).read_text(encoding="utf-8"))
-
-
-def _manifest(where: Path, step: int) -> dict[str, Any]:
-    """The manifest of a step.
+    """Where the input stood when the checkpoint of a step was saved.
 
     Raises:
-      OSError: there is none.
-      ValueError: it is not what was written, or that of another step.
+      OSError: there is no such file.
+      ValueError: it is no JSON object.
     """
-    data = json.loads((directory(where, step) / _MANIFEST).read_text(encoding="utf-8"))
-    keys = {"step", "score", "leaves", "sha256"}
-    if not isinstance(data, dict) or data.keys() - {_SUM} != keys:
-        raise ValueError("it has other keys")
-    # Checkpoints of earlier versions have no sum.
-    if _SUM in data and _signed({k: data[k] for k in data if k != _SUM}) != data:
-        raise ValueError("it is not what was written")
-    if data["step"] != step:
-        raise ValueError(f"it is that of step {shown(data['step'])}")
+    data = json.loads((directory(where, step) / _POSITION).read_text(encoding="utf-8"))
+    if not isinstance(data, dict):
+        raise ValueError("it is no JSON object")
     return data
-
-
-def _signed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with its own SHA-256."""
-    text = json.dumps(manifest, sort_keys=True)
-    return {**manifest, _SUM: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _ranked(where: Path, past: Sequence[int]) -> list[int]:
@@ -293,38 +334,7 @@ def _ranked(where: Path, past: Sequence[int]) -> list[int]:
 
 def _score(where: Path, step: int) -> float | None:
     try:
-        score = _manifest(where, step)["score"]
+        score = manifest.read(directory(where, step), step)["score"]
     except (OSError, ValueError):  # damaged: no reason to keep it
         return None
     return score if isinstance(score, int | float) else None
-
-
-def _leaves(state: PyTree) -> dict[str, str]:
-    """Shape and type of every leaf."""
-    leaves = jax.tree.leaves_with_path(state)
-    return {jax.tree_util.keystr(path): f"{x.dtype} {list(x.shape)}" for path, x in leaves}
-
-
-def _sums(path: Path) -> dict[str, str]:
-    """SHA-256 of every file but the manifest, by its name inside the checkpoint."""
-    sums = {}
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and p != path / _MANIFEST):
-        with file.open("rb") as data:
-            digest = hashlib.file_digest(data, "sha256").hexdigest()
-        sums[file.relative_to(path).as_posix()] = digest
-    return sums
-
-
-def _flush(*paths: Path) -> None:
-    """Flushes files and directories to disk, so that a loss of power costs no checkpoint."""
-    for path in paths:
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
-
-
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    never_asked_for = "exception was never retrieved" in record.getMessage()
-    return f"{os.sep}orbax{os.sep}" not in record.pathname and not never_asked_for

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from dst.train.records import checkpoint
+from dst.train.records import checkpoint, manifest
 from tests.training import assert_same, saved
 
 STATE = {
@@ -186,7 +186,7 @@ def test_after_a_save_that_failed_the_next_one_replaces_the_last_good_one(tmp_pa
         writer.save(10, STATE, {})
         writer.finish()
         with monkeypatch.context() as patched:
-            patched.setattr(checkpoint, "_sums", full)
+            patched.setattr(manifest, "sums", full)
             writer.save(20, STATE, {})
             with pytest.raises(checkpoint.CheckpointError, match="newest is that of step 10"):
                 writer.finish()
