@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from dst.io.safetensors import load_masks
 from dst.report.contents import Run
 from dst.report.words import listed
+from dst.train.config import yaml12
 from dst.train.objectives.figures import FIGURES
 from dst.train.records import json_lines
 from dst.train.records.run_dir import CONFIG, MASKS_FINAL, MASKS_INITIAL, METRICS, SUMMARY
@@ -71,8 +70,8 @@ def _read_config(folder: Path, run: Run) -> None:
         return
     run.config_text = text
     try:
-        config = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError):
+        config = yaml12.load(text)
+    except ValueError:
         config = None
     if not isinstance(config, dict):
         run.notes.append(

@@ -9,14 +9,12 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ruamel.yaml import YAML
-
 from dst.core import checks
 from dst.core.text import short, shown
 from dst.studies.sweep import command, distributions
 from dst.studies.sweep.distributions import Distribution, Values
 from dst.studies.sweep.spec import Hyperband, Keys, Metric, Sweep, SweepError, overrides_of
-from dst.train.config import plain_data
+from dst.train.config import plain_data, yaml12
 from dst.train.config import run as config
 from dst.train.config.run import ConfigError
 
@@ -38,9 +36,11 @@ def load(path: str | Path) -> Sweep:
     path = Path(path)
     try:
         data = plain_data.read(path)
+    except yaml12.Refused as error:
+        raise SweepError(f"{path}{', ' if error.line else ': '}{error}") from error
     except ValueError as error:
         raise SweepError(f"{path}: {error}") from error
-    line = _lines(path)
+    line = yaml12.lines(path.read_text(encoding="utf-8"))
 
     @contextmanager
     def at(*keys: str | int) -> Iterator[None]:
@@ -200,19 +200,3 @@ def _check_values(
         for value in values[1:]:
             with at(name):
                 check({**first, name: value})
-
-
-def _lines(path: Path) -> Callable[[Sequence[str | int]], int]:
-    """A function from keys to their line in the file."""
-    top: Any = YAML().load(path.read_text(encoding="utf-8"))
-
-    def line(keys: Sequence[str | int]) -> int:
-        node, number = top, 1
-        for key in keys:
-            if key not in node:
-                break
-            number = node.lc.key(key)[0] + 1
-            node = node[key]
-        return number
-
-    return line

@@ -157,7 +157,7 @@ def test_a_bad_config_exits_with_2_and_leaves_nothing_behind(case, tmp_path, mon
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("name: a\nname: b\n", ["no valid YAML", "duplicate key", "line 2"]),
+        ("name: a\nname: b\n", ["line 2", "the key 'name' is given twice"]),
         ("name: [a\n", ["no valid YAML", "line"]),
         ("- a\n", ["mapping", "['a']"]),
         ("", ["mapping", "None"]),
