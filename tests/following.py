@@ -52,11 +52,11 @@ def gradients(steps: int = STEPS) -> Iterator[dict[str, np.ndarray]]:
 SEED = 3
 
 
-def draw(name: str, count: int) -> np.ndarray:
+def draw(name: str, count: int, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """As ``dst.engine.masks.keys`` documents: seed, then count + 1, then a hash of the path."""
     key = jax.random.fold_in(jax.random.key(SEED, impl="threefry2x32"), count + 1)
     key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-    return np.asarray(jax.random.uniform(key, SHAPES[name], jnp.float32))
+    return np.asarray(jax.random.uniform(key, shape or SHAPES[name], jnp.float32))
 
 
 def follow(

@@ -25,7 +25,8 @@ class ASP:
       Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378).
 
     Checked against: NVIDIA/apex at 0441afd, apex/contrib/sparsity/sparse_masklib.py (m4n2_1d) and
-    asp.py; tests/methods/test_goldens.py::test_asp_keeps_two_of_four_along_the_inputs.
+    asp.py; tests/methods/test_goldens.py::test_asp_keeps_two_of_four_along_the_inputs and
+    tests/methods/test_random_cases.py::test_asp_equals_its_authors_code.
     Differs from apex: no permutation of input channels; ties keep the lower index; every selected
     leaf whose input axis the pattern divides, where apex also asks for multiples of 8 and 16.
     """

@@ -42,11 +42,12 @@ class EdgePopup:
       (arXiv 1911.13299).
 
     Checked against: allenai/hidden-networks at dddf2d0, simple_mnist_example.py;
-    tests/engine/test_latent.py::test_edge_popup_uses_the_largest_absolute_scores; its gradient
+    tests/methods/test_random_cases.py::test_edge_popup_equals_its_authors_code; its gradient
     against autodiff through ``|score|``.
     Differs from the code: no forward hook: the optimizer state holds scores and weights, the
     parameters are the weights in use. The optimizer's weight decay acts on scores. The scaled
-    fan-in takes the kept fraction; utils/builder.py takes 1 minus it (equal at 50 %).
+    fan-in takes the kept fraction; utils/builder.py takes 1 minus it (equal at 50 %). Of equal
+    scores the lower index is used.
     """
 
     sparsity: Sparsity = 0.5

@@ -31,7 +31,9 @@ def journey(sparsity: float, **changes: Any) -> GMP:
     huggingface.co/tjingrant/sparsellm-1b-40p and -80p. Their mean densities, .7651 and .3984, are
     those of a geometric ramp between their steps within .0015; a cubic one gives .7255 and .3605:
     tests/methods/test_goldens.py::test_the_published_runs_of_sparsellm_pruned_at_a_constant_rate.
+    tests/methods/test_random_cases.py::test_the_journey_over_all_layers_equals_its_authors_code.
     Differs from the code: every layer keeps the same share (``allocation="global"`` ranks all
-    layers together, as there); the first pruning step comes one interval later.
+    layers together, as there); nothing is pruned at ``start`` itself, so the curve runs one
+    interval later.
     """
     return GMP(sparsity=sparsity, **{**JOURNEY, **changes})

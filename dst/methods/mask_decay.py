@@ -41,8 +41,11 @@ class MaskDecay:
 
     Checked against: abhibambhaniya/progressive_gradient_flow_nm_sparsity at 4ee44a4,
     timm/sparse_pruning/sparse_functions.py (LinearDecay, ExponentialDecay);
-    tests/engine/test_latent.py::test_mask_decay_fades_as_the_golden_says.
-    Differs from the code: durations are fractions of one run, where it counts epochs.
+    tests/engine/test_latent.py::test_mask_decay_fades_as_the_golden_says and
+    tests/methods/test_random_cases.py::test_mask_decay_equals_its_authors_code.
+    Differs from the code: durations are steps, where it counts epochs; the mask is hard from
+    ``stop`` on, there one epoch later; groups never straddle the window of a convolution; of equal
+    weights the lower index stays; biases are kept, which its linear layers leave out.
     """
 
     n: int = 2

@@ -37,11 +37,12 @@ def smet(sparsity: float, **changes: Any) -> SET:
       SMET (arXiv 2606.00888), which names Adam's cold start as what destabilises sparse training
       of language models.
 
-    Checked against: the abstract; QiaoXiao7282/SMET at 3545b5f,
-    sparselearning/optimizer_new_block.py (moments, step counts, ramp) and scripts/train_script.sh;
-    tests/methods/test_goldens.py::test_smet_has_the_settings_of_its_paper.
+    Checked against: the abstract; QiaoXiao7282/SMET at 6a94b79, sparselearning/core_dst.py and
+    optimizer_dst.py (moments, step counts, ramp), and scripts/train_script.sh at 3545b5f;
+    tests/methods/test_random_cases.py::test_smet_equals_its_authors_code.
     Differs from the code: the ramp scales updates (the code scales the stored first moment, which
-    barely ramps), over 100 steps (the script has 10); the learning rate is not scaled by density;
-    blocks have two dimensions.
+    barely ramps), over 100 steps (the script has 10); the first update of a grown weight counts as
+    its first, there as its second; masks start with exact counts; the learning rate is not scaled
+    by density; blocks have two dimensions.
     """
     return SET(sparsity=sparsity, **{**SMET, **changes})

@@ -19,7 +19,8 @@ class SPDF:
     """A random mask that never changes until ``lift``; from then on every weight is active.
 
     Pruned weights start at 0. All moments start at zero, as in a new optimizer: under Adam-like
-    optimizers the bias correction counts from ``lift``.
+    optimizers the bias correction counts from ``lift``. The step that lifts the masks moves
+    nothing.
 
     Args:
       sparsity: of the selected weights before, in [0, 1); the paper's are 0.5 and 0.75.
@@ -37,8 +38,9 @@ class SPDF:
       Models" (arXiv 2303.10464).
 
     Checked against: the paper's abstract; Cerebras/modelzoo at f1fd1e0,
-    src/cerebras/modelzoo/models/nlp/gpt3/configs/sparsity (what is sparse).
-    Differs from the paper: both phases are one run, so the learning rate follows one schedule.
+    src/cerebras/modelzoo/models/nlp/gpt3/configs/sparsity (what is sparse; the second phase is a
+    run of its own without masks); tests/methods/test_random_cases.py::test_spdf_equals_two_runs.
+    Differs from the configs: both phases are one run, so the learning rate follows one schedule.
     """
 
     sparsity: Sparsity

@@ -34,8 +34,11 @@ class StructureDecay:
       Transformers" (arXiv 2402.04744).
 
     Checked against: abhibambhaniya/progressive_gradient_flow_nm_sparsity at 4ee44a4,
-    timm/sparse_pruning/sparse_functions.py (structure_decay_config);
-    tests/engine/test_latent.py::test_structure_decay_passes_through_the_golden_stages.
+    timm/sparse_pruning/sparse_functions.py (``get_decay_config``, "sparsify");
+    tests/engine/test_latent.py::test_structure_decay_passes_through_the_golden_stages and
+    tests/methods/test_random_cases.py::test_structure_decay_equals_its_authors_code.
+    Differs from the code: as :class:`dst.MaskDecay`; the step of count ``start`` makes the first
+    pattern, so the forward pass after it uses it first.
     """
 
     n: int = 2

@@ -38,8 +38,12 @@ class TopKWeights:
       Gao et al. 2025, "Weight-sparse transformers have interpretable circuits"
       (arXiv 2511.13653).
 
-    Checked against: the statement of the rule (k largest per matrix after every AdamW step); the
-    rest from memory. Missing: the authors' least number of weights per neuron.
+    Checked against: the authors' circuit_sparsity/train.py (``apply_topk_``) in the copy
+    shiyukonghui/circuit_sparsity at dbf1fe0;
+    tests/methods/test_random_cases.py::test_top_k_weights_equal_their_authors_code.
+    Differs from the code: annealing begins at step 0 and has at most 100 stages, there at 1 % of
+    training and in every step; of a sparsity s, floor(s N) weights are zero; no least number of
+    weights per neuron; the learning rate does not follow the density; biases stay dense.
     """
 
     sparsity: Sparsity
