@@ -15,10 +15,18 @@ from dst.core.text import shown
 LARGEST = 2**31 - 1  # counts and linear indices are 32-bit
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number that a float can hold, and no boolean."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
 def fraction(name: str, value: Any, *, below_one: bool = False) -> None:
     """Raises unless ``value`` is a number in [0, 1], or in [0, 1) with ``below_one``."""
     interval = "[0, 1)" if below_one else "[0, 1]"
-    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = is_number(value)
     if good and 0 <= value and (value < 1 if below_one else value <= 1):
         return
     hint = ""
@@ -31,14 +39,14 @@ def fraction(name: str, value: Any, *, below_one: bool = False) -> None:
 
 def at_least_zero(name: str, value: Any) -> None:
     """Raises unless ``value`` is a finite number that is not negative."""
-    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = is_number(value)
     if not good or value < 0:
         raise ValueError(f"{name} must be a finite number >= 0, got {shown(value)}.")
 
 
 def above_zero(name: str, value: Any, *, at_most: float = math.inf) -> None:
     """Raises unless ``value`` is a finite number above 0, and no larger than ``at_most``."""
-    good = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = is_number(value)
     if not good or not 0 < value <= at_most:
         bound = f" and <= {at_most:g}" if math.isfinite(at_most) else ""
         raise ValueError(f"{name} must be a finite number > 0{bound}, got {shown(value)}.")

@@ -7,10 +7,10 @@ numbers, and Bayesian search works in the unit cube, where the prior is flat.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from numbers import Real
 from statistics import NormalDist
 from typing import Any
 
@@ -36,10 +36,11 @@ class Values:
         if self.probabilities is None:
             return
         good = len(self.probabilities) == len(self.values)
-        if not good or min(self.probabilities) < 0 or abs(sum(self.probabilities) - 1) > 1e-6:
+        good = good and all(checks.is_number(p) and p >= 0 for p in self.probabilities)
+        if not good or abs(sum(self.probabilities) - 1) > 1e-6:
             raise ValueError(
                 f"probabilities must be {len(self.values)} numbers >= 0 whose sum is 1, "
-                f"got {list(self.probabilities)}."
+                f"got {shown(list(self.probabilities))}."
             )
 
     @property
@@ -52,6 +53,10 @@ class Values:
         n = len(self.values)
         bounds = list(accumulate(self.probabilities or [1 / n] * n))
         return next((x for x, b in zip(self.values, bounds, strict=True) if u < b), self.values[-1])
+
+    def count(self) -> int:
+        """How many values a grid has."""
+        return len(self.values)
 
     def all(self) -> tuple[Any, ...]:
         """The values of a grid."""
@@ -66,6 +71,10 @@ class Range:
       quantile: number in (0, 1) to number.
       q: numbers are rounded to its multiples; None: no rounding.
       bounds: smallest and largest number; None: a grid cannot count the numbers.
+
+    Raises:
+      ValueError: numbers that are not finite, or a ``q`` with more multiples than a float can tell
+        apart, or with less than two.
     """
 
     quantile: Callable[[float], float]
@@ -73,20 +82,47 @@ class Range:
     bounds: tuple[float, float] | None = None
     constant = False
 
+    def __post_init__(self) -> None:
+        try:
+            ends = [self.quantile(u) for u in _ENDS]
+        except OverflowError:
+            ends = [math.inf]
+        if not all(map(checks.is_number, ends)):
+            raise ValueError(
+                f"numbers must stay below {sys.float_info.max:.2g}, and here they do not. "
+                "Narrow the distribution: min and max, or mu and sigma."
+            )
+        least = max(map(abs, ends)) / _EXACT
+        if self.q is not None and self.q < least:
+            raise ValueError(
+                f"q must be at least {least:.2g} for numbers up to {max(map(abs, ends)):.2g}, "
+                f"got {shown(self.q)}."
+            )
+        if self.q is not None and self.bounds and self.q > self.bounds[1] - self.bounds[0]:
+            raise ValueError(f"q must be at most max - min, got {shown(self.q)}.")
+
     def at(self, u: float) -> float:
         """The number at a quantile."""
-        return self._rounded(self.quantile(min(max(u, 1e-12), 1 - 1e-12)))
+        return self._rounded(self.quantile(min(max(u, _ENDS[0]), _ENDS[1])))
 
-    def all(self) -> tuple[float, ...]:
-        """The numbers of a grid.
+    def count(self) -> int:
+        """How many numbers a grid has.
 
         Raises:
           ValueError: there are infinitely many.
         """
+        numbers = self._multiples()
+        return numbers.stop - numbers.start
+
+    def all(self) -> tuple[float, ...]:
+        """The numbers of a grid; as :meth:`count`."""
+        return tuple(self._rounded(i * self.q) for i in self._multiples())  # type: ignore[operator]
+
+    def _multiples(self) -> range:
         if self.q is None or self.bounds is None:
             raise ValueError("a grid must have values, int_uniform or q_uniform, got a continuum.")
         low, high = (round(x / self.q) for x in self.bounds)
-        return tuple(self._rounded(i * self.q) for i in range(low, high + 1))
+        return range(low, high + 1)
 
     def _rounded(self, x: float) -> float:
         if self.q is None:
@@ -95,6 +131,9 @@ class Range:
 
 
 Distribution = Values | Range
+_ENDS = 1e-12, 1 - 1e-12  # the quantiles that are drawn
+_EXACT = 2**53  # integers up to it are floats
+_LARGEST_EXPONENT = 708  # of numbers that floats hold in full
 
 
 def read(given: Mapping[str, Any]) -> Distribution:
@@ -126,7 +165,7 @@ def read(given: Mapping[str, Any]) -> Distribution:
         return Values(tuple(given["values"]), probabilities and tuple(probabilities))
     numbers = {k: v for k, v in given.items() if k != "distribution"}
     for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        if not checks.is_number(value):
             raise ValueError(f"{key} must be a finite number, got {shown(value)}.")
     return _range(name, numbers)
 
@@ -176,8 +215,11 @@ def _range(name: str, numbers: Mapping[str, Any]) -> Range:
     if not low < high:
         raise ValueError(f"min must be below max, got {shown(low)} and {shown(high)}.")
     if kind == "int_uniform":
-        if type(low) is not int or type(high) is not int:
-            raise ValueError(f"min and max must be integers, got {shown(low)} and {shown(high)}.")
+        if type(low) is not int or type(high) is not int or max(abs(low), abs(high)) > _EXACT:
+            raise ValueError(
+                f"min and max must be integers from -{_EXACT} to {_EXACT}, got {shown(low)} and "
+                f"{shown(high)}."
+            )
         return Range(lambda u: math.floor(low + u * (high - low + 1)), 1, (low, high))
     if kind == "uniform":
         return Range(lambda u: low + u * (high - low), q, (low, high))
@@ -185,6 +227,12 @@ def _range(name: str, numbers: Mapping[str, Any]) -> Range:
         if low <= 0:
             raise ValueError(f"min must be above 0, got {shown(low)}.")
         low, high = math.log(low), math.log(high)
+    elif max(abs(low), abs(high)) > _LARGEST_EXPONENT:
+        raise ValueError(
+            f"min and max must lie in -{_LARGEST_EXPONENT} to {_LARGEST_EXPONENT}, since numbers "
+            f"are exp(min) to exp(max), got {shown(low)} and {shown(high)}. log_uniform_values "
+            "takes the numbers themselves."
+        )
     return Range(lambda u: math.exp(low + u * (high - low)), q)
 
 

@@ -22,7 +22,9 @@ from dst.train.config.run import ConfigError
 THEIRS = ("program", "description", "project", "entity")
 KEYS = ("name", "command", "method", "metric", "parameters", "early_terminate", "run_cap")
 METHODS = ("grid", "random", "bayes")
-_MANY = 100_000  # trials of a grid; more are a mistake
+MOST_TRIALS = 100_000  # trials; more are a mistake
+_MOST_VALUES = 1000  # that a file lists: the config is loaded with each
+MOST_BRACKETS = 30  # of Hyperband: each has at most half the evaluations of the next
 
 T = TypeVar("T", Metric, Hyperband)
 
@@ -58,6 +60,10 @@ def load(path: str | Path) -> Sweep:
         with at():
             if key not in data:
                 raise ValueError(f"a sweep must have {shown(key)}, found {list(data)}.")
+    for key in THEIRS:
+        with at(key):
+            if not isinstance(data.get(key, ""), str):
+                raise ValueError(f"{key} must be text, got {shown(data[key])}.")
     with at("command"):
         program = command.read(data["command"], data.get("program"))
     with at("method"):
@@ -70,21 +76,30 @@ def load(path: str | Path) -> Sweep:
         early = _early(data.get("early_terminate"))
     with at("run_cap"):
         if "run_cap" in data:
-            checks.integer("run_cap", data["run_cap"], at_least=1)
+            checks.integer("run_cap", data["run_cap"], at_least=1, at_most=MOST_TRIALS)
     with at("parameters"):
         if not isinstance(data["parameters"], Mapping) or not data["parameters"]:
             raise ValueError(f"parameters must be a mapping, got {shown(data['parameters'])}.")
     parameters: dict[Keys, Distribution] = {}
     places: dict[Keys, tuple[str, ...]] = {}
+    dotted: dict[str, int] = {}
     for keys, given in _leaves(data["parameters"], ()):
         name = tuple(k for i, k in enumerate(keys) if i % 2 == 0)
         with at("parameters", *keys):
-            if not isinstance(given, Mapping):
-                raise ValueError(f"{short('.'.join(name))} must be a mapping, got {shown(given)}.")
-            parameters[name] = distributions.read(given)
-            if data["method"] == "grid":
-                parameters[name].all()
+            _check_name(name, dotted)
+            dotted[".".join(name)] = line(("parameters", *keys))
+            parameters[name] = _parameter(".".join(name), given, data["method"] == "grid")
         places[name] = ("parameters", *keys)
+    for one in places:
+        with at(*places[one]):
+            _check_overlap(".".join(one), {".".join(k): x for k, x in parameters.items()})
+    with at("parameters"):
+        listed = sum(len(x.values) for x in parameters.values() if isinstance(x, Values))
+        if listed > _MOST_VALUES:
+            raise ValueError(
+                f"parameters must list at most {_MOST_VALUES} values, since each is checked, got "
+                f"{listed}. Write a range as min and max."
+            )
     with at("name"):
         name = data.get("name", path.stem)
         config.check_name(name)
@@ -126,23 +141,76 @@ def _early(given: Any) -> Hyperband | None:
         )
     # The number of brackets, `s`, and `strict` follow from the others in Optuna.
     rest = {k: v for k, v in given.items() if k not in ("type", "s", "strict")}
-    early = _section(Hyperband, "early_terminate", rest)
-    checks.integer("eta", early.eta, at_least=2)
+    early, key = _section(Hyperband, "early_terminate", rest), "early_terminate."
+    checks.integer(f"{key}eta", early.eta, at_least=2)
+    if "s" in given:
+        checks.integer(f"{key}s", given["s"], at_least=0, at_most=MOST_BRACKETS)
+    if not isinstance(given.get("strict", False), bool):
+        raise ValueError(f"{key}strict must be true or false, got {shown(given['strict'])}.")
     if "min_iter" not in given:
-        checks.integer("max_iter", given["max_iter"], at_least=1)
-        checks.integer("s", given["s"], at_least=0)
+        checks.integer(f"{key}max_iter", given["max_iter"], at_least=1)
         early = replace(early, min_iter=max(1, given["max_iter"] // early.eta ** given["s"]))
-    checks.integer("min_iter", early.min_iter, at_least=1)
+    checks.integer(f"{key}min_iter", early.min_iter, at_least=1)
     if early.max_iter is not None:
-        checks.integer("max_iter", early.max_iter, at_least=early.min_iter)
+        checks.integer(f"{key}max_iter", early.max_iter, at_least=early.min_iter)
     return early
+
+
+def _check_name(name: Keys, known: Mapping[str, int]) -> None:
+    """Raises ValueError unless ``name=value`` can set a parameter that no other line has."""
+    text = ".".join(name)
+    if not all(text.split(".")) or "=" in text:
+        raise ValueError(
+            f"parameters must have the names of keys, such as method.sparsity, got {shown(text)}."
+        )
+    if text in known:
+        raise ValueError(
+            f"{short(text)} is given twice, first in line {known[text]}: dotted and nested names "
+            "are the same. Take one out."
+        )
+
+
+def _check_overlap(name: str, parameters: Mapping[str, Distribution]) -> None:
+    """Raises ValueError where the values of another parameter hold this one too."""
+    keys = name.split(".")
+    for i in range(1, len(keys)):
+        around = parameters.get(".".join(keys[:i]))
+        for value in around.values if isinstance(around, Values) else ():
+            for key in keys[i:]:
+                value = value.get(key, MISSING) if isinstance(value, Mapping) else MISSING
+            if value is not MISSING:
+                raise ValueError(
+                    f"{short(name)} is given twice: values of {short('.'.join(keys[:i]))} hold it "
+                    "too. Take it out of one of them."
+                )
+
+
+def _parameter(name: str, given: Any, grid: bool) -> Distribution:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{short(name)} must be a mapping, got {shown(given)}.")
+    if "parameters" in given:
+        raise ValueError(
+            f"{short(name)} must have parameters alone, with at least one below, or none, got "
+            f"{shown(dict(given))}."
+        )
+    try:
+        found = distributions.read(given)
+        if grid and (count := found.count()) > MOST_TRIALS:
+            raise ValueError(
+                f"a grid has at most {MOST_TRIALS} trials, and this parameter has {count} numbers. "
+                "Raise q, narrow the range, or search at random."
+            )
+    except ValueError as error:
+        raise ValueError(f"{short(name)}: {error}") from error
+    return found
 
 
 def _leaves(parameters: Mapping[str, Any], keys: tuple[str, ...]) -> Iterator[tuple[Keys, Any]]:
     """Every parameter, by its keys in the file; nested ones stand below a key ``parameters``."""
     for key, value in parameters.items():
-        if isinstance(value, Mapping) and isinstance(value.get("parameters"), Mapping):
-            yield from _leaves(value["parameters"], (*keys, str(key), "parameters"))
+        inner = value.get("parameters") if isinstance(value, Mapping) else None
+        if isinstance(inner, Mapping) and inner and len(value) == 1:
+            yield from _leaves(inner, (*keys, str(key), "parameters"))
         else:
             yield (*keys, str(key)), value
 
@@ -152,12 +220,12 @@ def _check_count(sweep: Sweep) -> None:
         if sweep.run_cap is None:
             raise ValueError(f"method {sweep.method!r} must have run_cap, the number of trials.")
         return
-    size = math.prod(len(x.all()) for x in sweep.parameters.values())
-    most = _MANY if sweep.run_cap is None else sweep.run_cap
+    size = math.prod(x.count() for x in sweep.parameters.values())
+    most = MOST_TRIALS if sweep.run_cap is None else sweep.run_cap
     if size > most:
         raise ValueError(
-            f"the grid has {size} trials, more than {'run_cap, ' * (sweep.run_cap is not None)}"
-            f"{most}. Take values out, or raise run_cap."
+            f"the grid has {short(str(size))} trials, more than "
+            f"{'run_cap, ' * (sweep.run_cap is not None)}{most}. Take values out, or raise run_cap."
         )
 
 

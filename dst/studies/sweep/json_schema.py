@@ -32,7 +32,12 @@ def json_schema(config: Mapping[str, Any]) -> dict[str, Any]:
     early["properties"] = {
         "type": {"const": "hyperband"},
         **early["properties"],
-        "s": {"type": "integer", "minimum": 0, "description": "brackets; with max_iter."},
+        "s": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": file.MOST_BRACKETS,
+            "description": "brackets; with max_iter.",
+        },
         "strict": {"type": "boolean"},
     }
     early |= {
@@ -62,6 +67,7 @@ def json_schema(config: Mapping[str, Any]) -> dict[str, Any]:
         "run_cap": {
             "type": "integer",
             "minimum": 1,
+            "maximum": file.MOST_TRIALS,
             "description": "number of trials; a grid needs none.",
         },
     }
@@ -98,8 +104,18 @@ def _distribution(name: str) -> dict[str, Any]:
 
 def _parameter(inner: Mapping[str, Any]) -> dict[str, Any]:
     """A distribution, or parameters one level further down, of which some names are known."""
-    below = {"type": "object", "properties": inner, "additionalProperties": _PARAMETER}
-    nested = {"type": "object", "properties": {"parameters": below}, "required": ["parameters"]}
+    below = {
+        "type": "object",
+        "minProperties": 1,
+        "properties": inner,
+        "additionalProperties": _PARAMETER,
+    }
+    nested = {
+        "type": "object",
+        "properties": {"parameters": below},
+        "required": ["parameters"],
+        "additionalProperties": False,
+    }
     return {"anyOf": [_DISTRIBUTION, nested]}
 
 
