@@ -23,7 +23,7 @@ from tests import browser
 from tests.report.test_run import Page
 
 CONFIG = """\
-name: {name}
+name: "{name}"
 model: {{name: mlp, hidden: [12]}}
 data: {{name: digits}}
 optimizer: {{name: adamw, learning_rate: {learning_rate}}}

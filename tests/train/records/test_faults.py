@@ -83,11 +83,12 @@ def test_signals_of_schedulers_are_requests_and_an_ignored_one_stays_ignored():
             os.kill(os.getpid(), signal.SIGUSR1)
             assert request.name == "SIGUSR1"
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with signals.caught() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert request.name == "SIGHUP"
     finally:
-        signal.signal(signal.SIGHUP, before)
-    with signals.caught() as request:
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert request.name == "SIGHUP"
+        signal.signal(signal.SIGHUP, before)  # ignored, where the tests run under nohup
 
 
 def test_a_run_directory_that_is_a_link_is_the_one_that_it_names(finished, tmp_path):
