@@ -256,9 +256,8 @@ def test_300_steps_have_exact_counts_everywhere_and_start_alike(runs, method):
 
 def model_of(name, **settings):
     """A network of shapes by its name in configs."""
-    shape, classes = {"decoder": ((8,), 256), "convnet1d": ((40, 1), 10)}.get(
-        name, ((32, 32, 3), 10)
-    )
+    shapes = {"decoder": (8,), "convnet1d": (40, 1), "residual-mlp": (40, 1)}
+    shape, classes = shapes.get(name, (32, 32, 3)), 256 if name == "decoder" else 10
     section = MODEL.read({"name": name, **settings}, "model")
     return nnx.eval_shape(lambda: network(section, shape, classes, 0))
 
@@ -272,7 +271,7 @@ def share_split(mesh, model, axis):
 
 SMALL_MODELS = {
     "mlp": {},
-    "residual-mlp": {},
+    "residual-mlp": {"width": 512},
     "convnet1d": {"channels": [16, 32, 32]},
     "convnet": {"norm": "batch"},
     "lenet5": {"channels": [16, 32]},
