@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,13 +109,18 @@ def signalled(run: Path, step: int, number: int) -> Iterator[None]:
 
 
 @contextmanager
-def mounted(path: Path, size: str = "4m") -> Iterator[Path]:
-    """A small file system of its own; tests skip where mounting is not permitted."""
+def mounted(path: Path, size: str = "4m", inodes: int = 500) -> Iterator[Path]:
+    """A small file system of its own; tests skip where mounting is not permitted.
+
+    Args:
+      path: of the directory to be made.
+      size: in bytes, as ``mount`` reads it.
+      inodes: how many files and directories fit, the first directory included.
+    """
     path.mkdir()
+    limits = f"size={size},nr_inodes={inodes}"
     result = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)],
-        capture_output=True,
-        text=True,
+        ["mount", "-t", "tmpfs", "-o", limits, "tmpfs", str(path)], capture_output=True, text=True
     )
     if result.returncode:
         pytest.skip(f"mounting a small tmpfs is not permitted here: {result.stderr.strip()}")
@@ -123,19 +130,28 @@ def mounted(path: Path, size: str = "4m") -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def fill(path: Path) -> None:
-    """Fills the file system of ``path``."""
-    with (path / "ballast").open("ab", buffering=0) as file:
-        try:
+BALLAST = "ballast"
+LIMITS = ("bytes", "inodes")
+
+
+def fill(path: Path, limit: str = "bytes") -> None:
+    """Fills the file system of ``path`` up to one of its ``LIMITS``."""
+    ballast = path / BALLAST
+    try:
+        ballast.mkdir(exist_ok=True)
+        if limit == "inodes":
+            for i in itertools.count(len(list(ballast.iterdir()))):
+                (ballast / str(i)).touch()
+        with (ballast / "bytes").open("ab", buffering=0) as file:
             while file.write(b"x" * 4096):
                 pass
-        except OSError as error:
-            assert error.errno == errno.ENOSPC
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
 
 
 def free(path: Path) -> None:
     """Undoes :func:`fill`."""
-    (path / "ballast").unlink()
+    shutil.rmtree(path / BALLAST)
 
 
 def settle(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
@@ -156,9 +172,9 @@ def settle(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return settled
 
 
-def remount(path: Path, mode: str) -> None:
-    """``ro`` or ``rw``."""
-    subprocess.run(["mount", "-o", f"remount,{mode}", str(path)], check=True)
+def remount(path: Path, options: str) -> None:
+    """With other options, for example ``ro``."""
+    subprocess.run(["mount", "-o", f"remount,{options}", str(path)], check=True)
 
 
 def dst(*arguments: object, output: int = subprocess.PIPE, **environment: str) -> subprocess.Popen:
@@ -187,7 +203,7 @@ def until(process: subprocess.Popen, run: Path, step: int) -> None:
 
 
 class Forked:
-    """Processes that start with everything imported, so that fifty of them take minutes."""
+    """Processes that start with everything imported, so that hundreds of them take minutes."""
 
     def __init__(self, cache: Path):
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)

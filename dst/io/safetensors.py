@@ -27,6 +27,7 @@ def save_masks(path: str | os.PathLike[str], masks: Mapping[str, ArrayLike]) -> 
 
     Raises:
       ValueError: a mask that is no bool array.
+      OSError: the file could not be written.
     """
     arrays = {}
     for name, mask in masks.items():
@@ -60,6 +61,9 @@ def save_weights(path: str | os.PathLike[str], params: Params) -> None:
       path: of the file.
       params: any pytree of arrays; every leaf is written in its own type. Of an NNX model the
         parameters are written.
+
+    Raises:
+      OSError: the file could not be written.
     """
     paths, leaves, _ = tree.flatten(tree.parameters(params))
     arrays = {name: np.ascontiguousarray(x) for name, x in zip(paths, leaves, strict=True)}
@@ -104,7 +108,10 @@ def replaced(params: Params, weights: Mapping[str, np.ndarray]) -> Params:
 
 def _write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], kind: str) -> None:
     with whole(path) as part:
-        save_file(arrays, part, metadata={"format": kind})
+        try:
+            save_file(arrays, part, metadata={"format": kind})
+        except SafetensorError as error:  # of the system, for example of a full disk
+            raise OSError(f"{path} was not written: {error}") from error
 
 
 def _read(path: str | os.PathLike[str], kind: str) -> dict[str, np.ndarray]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -220,3 +222,32 @@ def _harm(file, how):
         file.write_bytes(data)
     else:
         file.write_bytes(data[:-1])
+
+
+def test_only_what_orbax_prints_of_a_failure_is_left_out():
+    program = """
+import asyncio, gc, logging
+from dst.train.records.quiet import Quiet
+
+class Bad:
+    def __del__(self):
+        raise ValueError("of a destructor")
+
+async def never_awaited():
+    async def fails():
+        raise ValueError("of a task")
+    asyncio.get_running_loop().create_task(fails())
+    await asyncio.sleep(0)
+
+outer, inner = Quiet().__enter__(), Quiet().__enter__()
+outer.__exit__()  # contexts of trials overlap
+asyncio.run(never_awaited()); gc.collect()
+Bad()
+logging.getLogger("asyncio").error("another message")
+inner.__exit__()
+asyncio.run(never_awaited()); gc.collect()
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("of a destructor") == 1 == result.stderr.count("another message")
+    assert result.stderr.count("exception was never retrieved") == 1

@@ -201,40 +201,6 @@ def test_rollbacks_that_do_not_help_end(tmp_path, monkeypatch, capsys):
     assert "3 rollbacks to it have not helped" in output.err
 
 
-def test_a_full_disk_costs_checkpoints_while_it_is_full(finished, tmp_path, monkeypatch, capsys):
-    settled = faults.settle(monkeypatch)
-    with faults.mounted(tmp_path / "disk") as disk:
-        actions = {12: lambda: (settled(), faults.fill(disk))}
-        actions[29] = lambda: (settled(), faults.free(disk))
-        with faults.before_step(monkeypatch, actions):
-            loop.train(small(tmp_path, "train.log_every=1"), disk / "run")
-        err = capsys.readouterr().err
-        assert err.count("metrics.jsonl: No space left on device. Records wait") == 1
-        assert "checkpoint of step 20 was not written, the newest is that of step 10" in err
-        assert err.count("was not written") == 1
-        assert checkpoint.steps(disk / "run" / "checkpoints") == [10, 30, 40]
-        assert_same(states_in(disk / "run")[40], states_in(finished)[40])
-        lines = records(disk / "run")
-        assert [x["step"] for x in lines if x["kind"] == "train"] == list(range(1, 41))
-        assert [x for x in lines if x["kind"] != "train"] == [
-            x for x in records(finished) if x["kind"] != "train"
-        ]
-
-
-def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    write_small(tmp_path)
-    settled = faults.settle(monkeypatch)
-    with faults.mounted(tmp_path / "runs") as disk:
-        with faults.before_step(monkeypatch, {38: lambda: (settled(), faults.fill(disk))}):
-            assert cli.main(["train", "small.yaml"]) == 1
-        err = capsys.readouterr().err
-        assert "checkpoint of step 40 was not written, the newest is that of step 30" in err
-        assert "`dst resume runs/small` continues" in err
-        faults.free(disk)
-        assert cli.main(["resume", "runs/small"]) == 0
-
-
 def test_a_resumed_run_says_what_differs(finished, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -503,26 +469,6 @@ def test_evidence_two_writers(whole, tmp_path):
 
 
 @pytest.mark.evidence
-def test_evidence_full_disk(whole, tmp_path):
-    with faults.mounted(tmp_path / "disk") as disk:
-        run = disk / "run"
-        process = command("train", write_small(tmp_path), *OFTEN, "--dir", run)
-        faults.until(process, run, 110)
-        while process.poll() is None:  # a checkpoint that failed has freed its space
-            faults.fill(disk)
-            time.sleep(0.01)
-        code, _, err = faults.ended(process)
-        assert code == 1 and "was not written" in err
-        newest = checkpoint.newest_whole(run / "checkpoints")
-        assert newest is not None and newest >= 80
-        faults.free(disk)
-        finishes_like(whole, run)
-        lines = [line for line in err.splitlines() if line.startswith(("warning", "error"))]
-        seen = "\n".join([*lines[:2], "...", lines[-1]])
-        row("disk full until the end of training", f"exit 1; {seen}", f"steps since {newest}")
-
-
-@pytest.mark.evidence
 def test_evidence_read_only_directory(whole, tmp_path):
     with faults.mounted(tmp_path / "disk") as disk:
         shutil.copytree(whole, disk / "run")
@@ -570,17 +516,17 @@ def test_evidence_wandb_refuses(whole, tmp_path):
     row("W&B at an address that refuses", f"exit 0; {warnings[0]}", "nothing but W&B's copy")
 
 
-KILLS = 50
+KILLS = 200
 
 
 @pytest.mark.evidence
-def test_evidence_fifty_kills(tmp_path):
+def test_evidence_two_hundred_kills(tmp_path):
     path, chance = write_small(tmp_path), random.Random(0)
-    steps = 1500
-    often = [f"train.steps={steps}", "train.checkpoint_every=5", "train.eval_every=500"]
+    steps = 8000
+    often = [f"train.steps={steps}", "train.checkpoint_every=5", "train.eval_every=2000"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     forked = faults.Forked(tmp_path / "cache")
-    process = forked.start(path, often, whole)
+    process = forked.start(path, [*often, "train.checkpoint_every=2000"], whole)
     process.join()
     assert process.exitcode == 0
 
@@ -588,13 +534,15 @@ def test_evidence_fifty_kills(tmp_path):
     for i in range(KILLS):
         before = faults.last_step(killed)
         process = forked.start(path, often, killed)
-        # The first five die while they set up or restore, the others at a random step.
-        moment = before + chance.randrange(1, 40)
-        deadline = time.monotonic() + (chance.uniform(0, 3) if i < 5 else 120)
+        # Every tenth one, and the first three, die while they set up or restore; the others at a
+        # random step.
+        early = i < 3 or i % 10 == 0
+        moment = before + chance.randrange(1, 30)
+        deadline = time.monotonic() + (chance.uniform(0, 3) if early else 300)
         while faults.last_step(killed) < moment and time.monotonic() < deadline:
             assert process.is_alive()
             time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.1))
+        time.sleep(chance.uniform(0, 0.05))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL, "the run ended before it was killed"
@@ -617,39 +565,3 @@ def test_evidence_fifty_kills(tmp_path):
         "nothing; `dst resume` continues, and the run ends bit for bit like one never killed",
         f"at most {most} logged steps, with a checkpoint every 5; no checkpoint",
     )
-
-
-@pytest.mark.evidence
-def test_soak(tmp_path):
-    # Checkpoints as often as users write them: TensorStore's Python bindings keep some 30 kB of
-    # every one (JSON of its specs and metrics), which dst cannot release.
-    minutes = float(os.environ.get("DST_SOAK_MINUTES", "30"))
-    run = tmp_path / "run"
-    long = [
-        "train.steps=10000000",
-        "method.every=1000",
-        "train.checkpoint_every=10000",
-        "train.eval_every=10000",
-    ]
-    arguments = ("train", write_small(tmp_path), *long, "train.keep_best=2", "--dir", run)
-    process = command(*arguments, output=subprocess.DEVNULL)
-    faults.until(process, run, 200)
-    samples, end = [], time.monotonic() + 60 * minutes
-    while time.monotonic() < end:
-        assert process.poll() is None
-        status = (faults.proc(process) / "statm").read_text().split()
-        files = len(list((faults.proc(process) / "fd").iterdir()))
-        samples.append((int(status[1]) * os.sysconf("SC_PAGE_SIZE"), files))
-        time.sleep(0.1)
-    process.terminate()
-    assert faults.ended(process)[0] == 75
-    # A tenth is warm-up. Files are open while a checkpoint is written: what counts is in between.
-    parts = np.array_split(np.array(samples)[len(samples) // 10 :], 9)
-    memory = [float(np.median(part[:, 0])) for part in parts]
-    files = [int(part[:, 1].min()) for part in parts]
-    print(
-        f"{minutes:g} minutes, {faults.last_step(run)} steps: resident "
-        f"{', '.join(f'{m / 2**20:.0f}' for m in memory)} MiB; open files {files}"
-    )
-    assert max(memory) <= 1.02 * memory[0]
-    assert len(set(files)) == 1
