@@ -227,7 +227,7 @@ def _run(
 def _write(report: Report | None, where: Path) -> None:
     """Writes the report of a finished run. Of several processes, the first one does."""
     if report is not None:
-        processes.decided(partial(report, where))
+        processes.decided(lambda: str(report(where)))
 
 
 def _steps(

@@ -2,14 +2,15 @@
 
 Every process runs the same program on its own devices and its own part of each batch. The first
 process alone handles the run directory, its lock, the records, the terminal and the report. Its
-results and errors reach the others through the coordination service of ``jax.distributed``.
+results and errors reach the others through the coordination service of ``jax.distributed``, which
+asks nobody who they are. So they are JSON: whoever writes there cannot make a process run code.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -71,7 +72,10 @@ class Hosts:
 
 
 class HostsError(ValueError):
-    """The processes of a run could not connect."""
+    """The processes of a run could not connect, or the first one refuses what all should do."""
+
+
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 def join(hosts: Hosts) -> None:
@@ -88,12 +92,15 @@ def join(hosts: Hosts) -> None:
     # JAX's service would catch SIGTERM, which dst.train.distributed.signals handles.
     jax.config.update("jax_enable_preemption_service", False)
     address = None if hosts.coordinator == "auto" else hosts.coordinator
+    # JAX would listen at all addresses of the machine, also where all processes run on it.
+    local = address is not None and address.rpartition(":")[0] in _LOOPBACK
     try:
         jax.distributed.initialize(
             address,
             hosts.processes,
             hosts.process,
             cluster_detection_method=None if address is None else "deactivate",
+            coordinator_bind_address=address if local else None,
             heartbeat_timeout_seconds=hosts.heartbeat,
             shutdown_timeout_seconds=hosts.heartbeat,
         )
@@ -119,7 +126,12 @@ def decided(decide: Callable[[], T]) -> T:
     """Calls a function in the first process only; all processes get its result, or its error.
 
     Args:
-      decide: the function. Its result and its errors must be picklable.
+      decide: the function. Its result must be of types that JSON has.
+
+    Raises:
+      HostsError: in the others, a ValueError of the first one; or what they read there is not from
+        it.
+      OSError, RuntimeError: in the others, an OSError or any other error of the first one.
     """
     if not jax.distributed.is_initialized():
         return decide()
@@ -128,17 +140,39 @@ def decided(decide: Callable[[], T]) -> T:
     client: Any = global_state.client  # not typed
     key = f"dst/decided/{next(_decisions)}"
     if not first():
-        result, error = pickle.loads(client.blocking_key_value_get_bytes(key, _DAY))
-        if error is not None:
-            raise error
-        return result
+        return _received(client.blocking_key_value_get_bytes(key, _DAY))
     try:
         result = decide()
+        text = json.dumps({"result": result})
     except Exception as error:
-        client.key_value_set_bytes(key, pickle.dumps((None, error)))
+        kind = next((name for name, x in _KINDS.items() if isinstance(error, x)), "Exception")
+        words = str(error) if kind in _KINDS else f"{type(error).__name__}: {error}"
+        client.key_value_set_bytes(key, json.dumps({"error": kind, "words": words}).encode())
         raise
-    client.key_value_set_bytes(key, pickle.dumps((result, None)))
+    client.key_value_set_bytes(key, text.encode())
     return result
+
+
+_KINDS = {"ValueError": ValueError, "OSError": OSError}  # of errors that users can mend
+_RAISED = {"ValueError": HostsError, "OSError": OSError, "Exception": RuntimeError}
+
+
+def _received(text: bytes) -> Any:
+    """The result that the first process has written; its error is raised."""
+    try:
+        match json.loads(text):
+            case {"result": result}:
+                return result
+            case {"error": str(kind), "words": str(words)} if kind in _RAISED:
+                error = _RAISED[kind](words)
+            case _:
+                raise ValueError("something else")
+    except (ValueError, RecursionError) as unread:
+        raise HostsError(
+            "hosts.coordinator: expected what the first process has decided, found something "
+            "else. Does another program use this port? docs/hosts.md says which must be private."
+        ) from unread
+    raise error
 
 
 @contextmanager
