@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import optuna
 import psutil
 import pytest
@@ -115,20 +116,22 @@ def test_two_sweeps_train_every_trial_once(storage, tmp_path):
 KILLS = 5
 
 
+def progress(trials: Path) -> int:
+    """Steps of all trials that a checkpoint holds."""
+    saved = (checkpoint.steps(run / "checkpoints") for run in trials.glob("?????"))
+    return sum(max(steps, default=0) for steps in saved)
+
+
 def test_a_sweep_that_is_killed_five_times_ends_with_its_trials(storage, tmp_path):
     steps, chance = 2000, random.Random(0)
     settings = f"train={{'steps': {steps}, 'checkpoint_every': 50, 'log_every': 50}}"
     numbers = planned(tmp_path, 6, f'"{settings}"')
     trials, whole = tmp_path / "runs/toy/trials", len(numbers) * steps
 
-    def progress() -> int:
-        saved = (checkpoint.steps(run / "checkpoints") for run in trials.glob("?????"))
-        return sum(max(steps, default=0) for steps in saved)
-
     for kill in range(KILLS):
         process = psutil.Popen(command(storage, "--workers", "2"))
-        goal = progress() + chance.randrange(100, 500)
-        while progress() < goal:
+        goal = progress(trials) + chance.randrange(100, 500)
+        while progress(trials) < goal:
             assert process.poll() is None, "over before it could be killed"
             time.sleep(0.02)
         # Every second time its trials outlive it, and continue.
@@ -136,8 +139,10 @@ def test_a_sweep_that_is_killed_five_times_ends_with_its_trials(storage, tmp_pat
         for victim in victims:
             victim.kill()
         assert process.wait() == -9
-        print(f"kill {kill + 1}: {len(victims)} processes, {progress()} of {whole} steps done")
-    assert progress() < whole
+        print(
+            f"kill {kill + 1}: {len(victims)} processes, {progress(trials)} of {whole} steps done"
+        )
+    assert progress(trials) < whole
     assert subprocess.run(command(storage, "--workers", "2")).returncode == 0
 
     results = json.loads((tmp_path / "runs/toy/sweep.json").read_text())["trials"]
@@ -154,3 +159,42 @@ def test_a_sweep_that_is_killed_five_times_ends_with_its_trials(storage, tmp_pat
         alone = tmp_path / "alone" / run.name
         loop.train(config.load("small.yaml", [settings, *trial["overrides"]]), alone)
         assert lines == records(alone)
+
+
+def test_a_vectorised_sweep_that_is_killed_five_times_ends_like_one_that_never_was(tmp_path):
+    """Its trials train in one program, and have checkpoints of different steps when it dies."""
+    steps, chance = 2000, random.Random(1)
+    settings = f"train={{'steps': {steps}, 'checkpoint_every': 50, 'log_every': 50}}"
+    ends = []
+    for name, kills in (("whole", 0), ("killed", KILLS)):
+        folder = tmp_path / name
+        folder.mkdir()
+        numbers = planned(folder, 4, f'"{settings}"')
+        trials, whole = folder / "runs/toy/trials", len(numbers) * steps
+        for kill in range(kills):
+            process = psutil.Popen([*ARGUMENTS, "--engine", "vectorised"], cwd=folder)
+            goal = progress(trials) + chance.randrange(100, 1000)
+            while progress(trials) < goal:
+                assert process.poll() is None, "over before it could be killed"
+                time.sleep(0.02)
+            process.kill()
+            assert process.wait() == -9
+            print(f"kill {kill + 1}: {progress(trials)} of {whole} steps done")
+        command = [*ARGUMENTS, "--engine", "vectorised"]
+        assert subprocess.run(command, cwd=folder).returncode == 0
+        results = json.loads((folder / "runs/toy/sweep.json").read_text())["trials"]
+        assert [(x["number"], x["state"]) for x in results] == [(n, "done") for n in numbers]
+        ends.append(results)
+        assert not list(trials.rglob("*.part"))
+    for one, other in zip(*ends, strict=True):
+        runs = [tmp_path / n / "runs/toy" / one["directory"] for n in ("whole", "killed")]
+        for line, same in zip(*map(records, runs), strict=True):
+            assert (line["step"], line["kind"], line.keys()) == (
+                same["step"],
+                same["kind"],
+                same.keys(),
+            )
+            assert line.get("sparsity") == same.get("sparsity")
+            # Which trials wait for which decides how many rows a product has, and so its rounding.
+            np.testing.assert_allclose(line["loss"], same["loss"], rtol=1e-3)
+        assert one["value"] == pytest.approx(other["value"], abs=0.01)

@@ -185,6 +185,38 @@ def test_one_is_killed_the_other_ends_and_both_resume(victim, tmp_path):
 
 
 @pytest.mark.evidence
+def test_ten_kills_of_one_or_of_all_end_like_a_run_that_was_never_killed(tmp_path):
+    """The victim and the moment are drawn; the run ends with the same bits."""
+    chance, path = np.random.default_rng(0), write_small(tmp_path)
+    given = (*LONG[1:], f"train={{'steps': {STEPS}, 'log_every': 10, 'checkpoint_every': 20}}")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done(launch(1, "train", path, *given, "--dir", whole, XLA_FLAGS=QUICK))
+
+    most, kills = 0, 10
+    arguments: tuple[object, ...] = ("train", path, *given, "--dir", killed)
+    for kill in range(kills):
+        process = launch(1, *arguments, XLA_FLAGS=QUICK)
+        until(process, killed, min(STEPS - 50, last_step(killed) + int(chance.integers(10, 60))))
+        victims = [(0,), (1,), (0, 1)][kill % 3]
+        pids = children(process)
+        for victim in victims:
+            os.kill(pids[victim], signal.SIGKILL)
+        assert ended(process)[0] == 1
+        step = checkpoint.newest_whole(killed / run_dir.CHECKPOINTS)
+        if step is not None:
+            most, arguments = max(most, last_step(killed) - step), ("resume", killed)
+    done(launch(1, *arguments, XLA_FLAGS=QUICK))
+    assert records(killed) == records(whole)
+    assert_same(states_in(killed)[STEPS], states_in(whole)[STEPS])
+    assert not list(killed.rglob("*.part"))
+    row(
+        f"2 processes, {kills} kills of one or of both",
+        "the same end, bit for bit",
+        f"{most} steps",
+    )
+
+
+@pytest.mark.evidence
 def test_both_stop_at_one_step_and_processes_come_and_go(tmp_path):
     run = tmp_path / "run"
     saved = run / run_dir.CHECKPOINTS
