@@ -95,7 +95,7 @@ def test_soak(tmp_path):
     run = tmp_path / "run"
     saved = run / "checkpoints"
     long = [
-        "train.steps=1000000000",
+        "train.steps=100000000",
         "method.every=1000",
         f"train.checkpoint_every={EVERY}",
         f"train.eval_every={EVERY}",
