@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from decoder import bench_decoder
+from timing import interleaved, ratio
 
 import dst
 from dst.train import data, optimizer, setup, state, step
@@ -34,25 +36,6 @@ from dst.train.records import checkpoint
 ROOT = Path(__file__).parents[1]
 WIDTHS = (784, 1024, 1024, 1024, 10)
 BATCH = 128
-
-
-def interleaved(
-    runs: dict[str, Callable[[], Any]], rounds: int, warmup: int = 3
-) -> dict[str, np.ndarray]:
-    """Seconds of every run in every round, the runs taking turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for round_ in range(rounds + warmup):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            if round_ >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: np.asarray(s) for name, s in seconds.items()}
-
-
-def ratio(seconds: dict[str, np.ndarray], name: str, base: str) -> float:
-    """Median of the paired ratios."""
-    return float(np.median(seconds[name] / seconds[base]))
 
 
 def initial_params() -> dict[str, Any]:
@@ -365,6 +348,7 @@ def main() -> None:
     rows = (
         bench_steps(rounds)
         + bench_methods(rounds)
+        + bench_decoder(rounds)
         + bench_checkpoints(max(rounds // 3, 5))
         + bench_input(rounds)
         + bench_memory()

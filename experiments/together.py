@@ -1,6 +1,8 @@
 """Many runs of one method as one program, and learning rates that a validation split chooses.
 
 Runs that differ in values only (seed, sparsity, learning rate) are one program under ``jax.vmap``.
+Convolutions with kernels of many runs are slow there. So runs with such networks are one program,
+which trains them one after the other.
 """
 
 from __future__ import annotations
@@ -124,6 +126,7 @@ def train(
         opt_state = each.init(params)
         starts.append((dst.apply_masks(params, opt_state), opt_state))
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)
+    one_by_one = any(jnp.ndim(x) > 2 for x in jax.tree.leaves(starts[0][0]))
     inputs, labels = map(jnp.asarray, found.train.take(np.arange(len(found.train))))
     tested = {"": found.test.take(np.arange(len(found.test))), **(tests or {})}
 
@@ -139,22 +142,26 @@ def train(
         updates, opt_state = tx.update(grads, opt_state, params, topology=topology)
         return optax.apply_updates(params, updates), opt_state
 
-    def many(carry: Any, batch: Any) -> tuple[Any, None]:
-        chosen, topology = batch  # the flag is the same for all runs, so `cond` stays one
-        flag = topology if tx.rule.when is not None else None
-        return jax.vmap(partial(step, topology=flag))(carry, chosen), None
+    def steps_of(over_runs: Callable[..., Any], carry: Any, chosen: Any, topology: Any) -> Any:
+        def body(carry: Any, batch: Any) -> tuple[Any, None]:
+            chosen, topology = batch  # the flag is the same for all runs, so `cond` stays one
+            flag = topology if tx.rule.when is not None else None
+            return over_runs(partial(step, topology=flag))(carry, chosen), None
+
+        return jax.lax.scan(body, carry, (chosen, topology))[0]
 
     @partial(jax.jit, donate_argnums=0)
     def chunk(carry: Any, chosen: Any, topology: Any) -> Any:
-        return jax.lax.scan(many, carry, (chosen, topology))[0]
+        if one_by_one:
+            each = partial(steps_of, lambda f: f, topology=topology)
+            return jax.lax.map(lambda x: each(*x), (carry, jnp.swapaxes(chosen, 0, 1)))
+        return steps_of(jax.vmap, carry, chosen, topology)
 
     for first in range(0, steps, CHUNK):
         counts = range(first, min(first + CHUNK, steps))
         order = np.stack([[indices(len(labels), size, r.seed, t) for r in runs] for t in counts])
         stacked = chunk(stacked, order, np.array([tx.fires(t) for t in counts]))
 
-    @jax.jit
-    @jax.vmap
     def judge(params: Any) -> Any:
         figures = {"training_loss": loss(params, inputs, labels)}
         for name, (x, y) in tested.items():
@@ -164,7 +171,8 @@ def train(
             figures[f"calibration_error{end}"] = calibration_error(chances, y)
         return figures
 
-    judged, records = jax.device_get(judge(stacked[0])), []
+    judged = jax.device_get(jax.jit(partial(jax.lax.map, judge))(stacked[0]))
+    records = []
     costs = dst.nnx.costs(networks[0], jax.ShapeDtypeStruct((1, *found.shape), found.dtype))
     for i, (run, each) in enumerate(zip(runs, txs, strict=True)):
         params, opt_state = jax.tree.map(lambda x, i=i: x[i], stacked)

@@ -7,9 +7,10 @@ data, at full length. The best one then trains on all of them, with other seeds,
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,53 +41,64 @@ def section_of(name: str) -> dict[str, Any]:
     return SGD if name in MOMENTUM else ADAMW
 
 
-def settings_of(name: str, path: Path, validation: float | None = None) -> config.Config:
-    """The config of an experiment with the optimizer of a method, at a learning rate of 1."""
-    optimizer = {**section_of(name), "learning_rate": 1.0}
-    more = [f"data.validation={validation}"] if validation else []
-    return config.load(path, [f"optimizer={optimizer}", *more])
+@dataclass(frozen=True)
+class Plan:
+    """What is trained for a method.
+
+    Attributes:
+      config: file of model, data and length.
+      where: the directory of the records.
+      sparsities: of which each is tuned.
+      seeds: of every tested setting.
+      tries: seeds of every learning rate tried.
+      at_once: runs in one program, at most.
+      changes: overrides of the config.
+    """
+
+    config: Path
+    where: Path
+    sparsities: tuple[float, ...] = SPARSITIES
+    seeds: int = 5
+    tries: int = TRIES
+    at_once: int = AT_ONCE
+    changes: tuple[str, ...] = ()
+
+    def settings(self, name: str, validation: float | None = None) -> config.Config:
+        """The config with the optimizer of a method, at a learning rate of 1."""
+        optimizer = {**section_of(name), "learning_rate": 1.0}
+        more = [f"data.validation={validation}"] if validation else []
+        return config.load(self.config, [f"optimizer={optimizer}", *more, *self.changes])
 
 
-def of_method(name: str, options: argparse.Namespace) -> tuple[Records, Records]:
+def file_of(name: str) -> str:
+    """The name of a method in those of files."""
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def of_method(name: str, plan: Plan) -> tuple[Records, Records]:
     """The tuning runs and the tested runs of a method; read where they are, trained where not."""
-    section = section_of(name)
-    sparsities = (0.0,) if name == "Dense" else options.sparsities
-    file = name.lower().replace(" ", "-").replace("/", "-").replace(",", "")
+    sparsities = (0.0,) if name == "Dense" else plan.sparsities
 
     def trained(validation: float | None, runs: list[Run]) -> Records:
-        settings = settings_of(name, options.config, validation)
+        settings = plan.settings(name, validation)
         groups = [[r for r in runs if r.sparsity == s] for s in sparsities]
         if name not in ONE_BY_ONE:
             groups = [runs]
-        parts = [
-            g[i : i + options.at_once] for g in groups for i in range(0, len(g), options.at_once)
-        ]
+        parts = [g[i : i + plan.at_once] for g in groups for i in range(0, len(g), plan.at_once)]
         return [r for part in parts for r in together.train(settings, METHODS[name], part)]
 
-    tries = range(1000, 1000 + options.tries)  # seeds that no tested run has
-    tuning = together.kept(
-        options.dir / f"{file}-tuning.json",
-        partial(
-            trained,
-            VALIDATION,
-            [
-                Run(s, seed, rate)
-                for s in sparsities
-                for rate in RATES[section["name"]]
-                for seed in tries
-            ],
-        ),
-    )
-    rates = together.best_rates(tuning)
-    tested = together.kept(
-        options.dir / f"{file}.json",
-        partial(
-            trained,
-            None,
-            [Run(s, seed, rates[s]) for s in sparsities for seed in range(options.seeds)],
-        ),
-    )
-    return tuning, tested
+    def tuned() -> Records:
+        seeds = range(1000, 1000 + plan.tries)  # that no tested run has
+        rates = RATES[section_of(name)["name"]]
+        runs = [Run(s, seed, rate) for s in sparsities for rate in rates for seed in seeds]
+        return trained(VALIDATION, runs)
+
+    def tested() -> Records:
+        rates = together.best_rates(tuning)
+        return trained(None, [Run(s, n, rates[s]) for s in sparsities for n in range(plan.seeds)])
+
+    tuning = together.kept(plan.where / f"{file_of(name)}-tuning.json", tuned)
+    return tuning, together.kept(plan.where / f"{file_of(name)}.json", tested)
 
 
 def accuracies(records: Records, sparsity: float) -> list[float]:
@@ -159,28 +171,42 @@ def picture(found: Mapping[str, Records], sparsities: tuple[float, ...], path: P
         figure.savefig(path, metadata={"Date": None})
 
 
-def main(config_file: Path, name: str, about: str) -> None:
-    """Trains what is missing, and writes table and picture into the folder of the config."""
-    parser = argparse.ArgumentParser(description=about)
+def main(folder: Path, about: str) -> None:
+    """Trains what is missing, and writes table and picture of a network into a folder.
+
+    Args:
+      folder: with a config for every network.
+      about: the docstring of the program.
+    """
+    networks = sorted(x.stem for x in folder.glob("*.yaml"))
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("network", choices=networks)
     parser.add_argument("--seeds", type=int, default=5, help="of every tested setting")
     parser.add_argument(
         "--tries", type=int, default=TRIES, help="seeds of every learning rate tried"
     )
     parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="rows of the table")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="runs in one program, at most")
-    parser.add_argument("--only", nargs="*", help="methods to train; the table needs all")
-    parser.add_argument("--dir", type=Path, default=Path("runs") / name)
+    parser.add_argument("--only", nargs="*", help="methods to train; no table is written")
+    parser.add_argument("--dir", type=Path, default=Path("runs"))
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error(f"--seeds must be at least 2, got {options.seeds}: a spread needs two runs.")
-    if unknown := sorted(set(options.only or ()) - set(METHODS)):
-        parser.error(f"--only must be among {list(METHODS)}, got {unknown}.")
-    options.config, options.sparsities = config_file, tuple(options.sparsities)
-    found = {x: of_method(x, options)[1] for x in options.only or METHODS}
-    columns = (0.0, *options.sparsities)
+    if unknown := sorted({*options.methods, *(options.only or ())} - set(METHODS)):
+        parser.error(f"methods must be among {list(METHODS)}, got {unknown}.")
+    plan = Plan(
+        folder / f"{options.network}.yaml",
+        options.dir / folder.name / options.network,
+        tuple(options.sparsities),
+        options.seeds,
+        options.tries,
+        options.at_once,
+    )
+    found = {x: of_method(x, plan)[1] for x in options.only or options.methods}
+    columns = (0.0, *plan.sparsities)
     text = f"{table(found, columns)}\n\n{costs(found, columns)}"
     print(text)
     if not options.only:
-        folder, stem = config_file.parent, config_file.stem
-        markdown.write_between(folder / "README.md", stem, text)
-        picture(found, columns, folder / f"{stem}.svg")
+        markdown.write_between(folder / "README.md", options.network, text)
+        picture(found, columns, folder / f"{options.network}.svg")

@@ -99,9 +99,20 @@ def test_a_sweep_that_is_not_done_has_no_table(tmp_path):
         table.read(made_up(tmp_path, state="waiting"))
 
 
-def test_runs_that_train_together_are_those_that_train_alone(tmp_path):
+@pytest.mark.parametrize(
+    "model",
+    [{"name": "mlp", "hidden": [8]}, {"name": "convnet1d", "channels": [4, 4]}],
+    ids=lambda model: model["name"],
+)
+def test_runs_that_train_together_are_those_that_train_alone(model, tmp_path):
     """Sparsity, seed and learning rate are data of one program."""
-    settings = small(tmp_path, "optimizer.clip=null", "train.steps=30", "model.hidden=[8]")
+    settings = small(
+        tmp_path,
+        "optimizer.clip=null",
+        "train.steps=30",
+        f"model={model}",
+        "data={'name': 'mnist1d', 'batch_size': 32}",
+    )
     runs = [together.Run(0.5, 0, 1e-3), together.Run(0.8, 1, 3e-2)]
 
     def method(sparsity):

@@ -62,24 +62,23 @@ def corrupted(test: Batch) -> dict[str, Batch]:
     }
 
 
-def records(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+def records(name: str, plan: tuned.Plan, out: Path) -> list[dict[str, Any]]:
     """The runs of a method under everything that it is taught."""
-    tuning, _ = tuned.of_method(name, options)
+    tuning, _ = tuned.of_method(name, plan)
     rates = together.best_rates(tuning)
-    settings = tuned.settings_of(name, CONFIG)
+    settings = plan.settings(name)
     whole = data.load(settings.data)
     tests = corrupted(whole.test.take(np.arange(len(whole.test))))
 
     def make(wrong: float, share: float) -> list[dict[str, Any]]:
         sparsities = [s for s in rates if s in (0.0, *SPARSITIES)]
-        runs = [Run(s, seed, rates[s]) for s in sparsities for seed in range(options.seeds)]
+        runs = [Run(s, seed, rates[s]) for s in sparsities for seed in range(plan.seeds)]
         given = taught(whole, wrong, share)
         return together.train(settings, METHODS[name], runs, dataset=given, tests=tests)
 
-    file = name.lower().replace(" ", "-").replace(",", "")
     found = []
     for i, (how, (wrong, share)) in enumerate(TAUGHT.items()):
-        path = options.out / f"{file}-{i}.json"
+        path = out / f"{tuned.file_of(name)}-{i}.json"
         found += [{**r, "taught": how} for r in together.kept(path, partial(make, wrong, share))]
     return found
 
@@ -94,12 +93,11 @@ def main() -> None:
     """Trains what is missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--dir", type=Path, default=Path("runs/methods_mnist1d"))
+    parser.add_argument("--dir", type=Path, default=Path("runs/methods_mnist1d/mlp"))
     parser.add_argument("--out", type=Path, default=Path("runs/beyond_accuracy"))
     options = parser.parse_args()
-    options.config, options.sparsities = CONFIG, tuned.SPARSITIES
-    options.tries, options.at_once = tuned.TRIES, tuned.AT_ONCE
-    found = {name: records(name, options) for name in COMPARED}
+    plan = tuned.Plan(CONFIG, options.dir, seeds=options.seeds)
+    found = {name: records(name, plan, options.out) for name in COMPARED}
     figures = [(how, "accuracy", how) for how in TAUGHT]
     figures += [("clean", "calibration_error", "calibration error")]
     names = ("noise 0.25", "noise 0.5", "blur 1", "height 0.5")
