@@ -9,10 +9,12 @@ directory.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from dst.report import markdown
@@ -34,14 +36,24 @@ def accuracies(studies: Sequence[dict[str, Any]], number: int, column: str) -> l
     return [100 * row[column]["accuracy"] for row in rows if column in row]
 
 
-def table(studies: Sequence[dict[str, Any]]) -> str:
-    """A row per round: remaining weights, and accuracy of the ticket and of its controls."""
-    heads = ["round", "active", "remaining", *(label for label, _ in COLUMNS.values())]
-    rows = []
+def costs(studies: Sequence[dict[str, Any]], paths: Sequence[Path]) -> list[float]:
+    """Multiply-adds of a ticket by round, relative to dense training: of all rounds up to it."""
+    by_study = []
+    for study, where in zip(studies, paths, strict=True):
+        runs = [where / row["ticket"]["run"] / run_dir.SUMMARY for row in study["rows"]]
+        found = [json.loads(x.read_text(encoding="utf-8"))["training_cost"] for x in runs]
+        by_study.append(np.cumsum(found))
+    return [float(x) for x in np.mean(by_study, axis=0)]
+
+
+def table(studies: Sequence[dict[str, Any]], paths: Sequence[Path]) -> str:
+    """A row per round: remaining weights, cost, and accuracy of the ticket and its controls."""
+    heads = ["round", "active", "remaining", "cost", *(label for label, _ in COLUMNS.values())]
+    rows, spent = [], costs(studies, paths)
     for i, row in enumerate(studies[0]["rows"]):
         found = [accuracies(studies, i, column) for column in COLUMNS]
         cells = [spread(x).words() if x else "" for x in found]
-        rows.append([i, row["remaining"], f"{row['share']:.1%}", *cells])
+        rows.append([i, row["remaining"], f"{row['share']:.1%}", f"{spent[i]:.2f}", *cells])
     return markdown.table(heads, rows)
 
 
@@ -92,8 +104,8 @@ def main(folder: Path, config: Path) -> None:
         else:
             changes = [f"seed={seed}", f"name=seed-{seed}", *args.overrides]
             studies.append(run(load(config, changes), where))
-    print(table(studies))
+    print(table(studies, paths))
     print(write_report(paths[0], paths[1:]))
     if not args.overrides:
-        markdown.write_between(folder / "README.md", "table", table(studies))
+        markdown.write_between(folder / "README.md", "table", table(studies, paths))
         picture(studies, folder / "accuracy.svg")
