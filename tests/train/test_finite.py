@@ -64,7 +64,13 @@ EVERY_KIND = {
     "rigl-itop": {"sparsity": 0.5, "every": 10},
     "snfs": {"sparsity": 0.5, "every": 10},
     "mest": {"sparsity": 0.5, "extra": [0.1, 0.0], "stages": [20], "every": 10},
-    "mest-resnet": {"sparsity": 0.5, "extra": [0.1, 0.0], "stages": [20], "every": 10},
+    "mest-resnet": {
+        "sparsity": 0.5,
+        "extra": [0.1, 0.0],
+        "stages": [20],
+        "every": 10,
+        "allocation": "uniform",  # its own names layers of convolutional networks
+    },
     "srigl": {"sparsity": 0.5, "every": 10},
     "granet": {"sparsity": 0.5, "every": 10, "prune_stop": 30},
     "ac-dc": {"sparsity": 0.5, **WINDOW},

@@ -14,12 +14,14 @@ from typing import Any, NoReturn
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.resolver import VersionedResolver
 
 from dst.core.text import short, shown
 
 _MOST = 100_000  # values in a file
+_DEEPEST = 64  # lists and mappings inside of each other
 _CORE = "tag:yaml.org,2002:"
 _NULL, _BOOL, _INT, _FLOAT, _MERGE = (f"{_CORE}{x}" for x in "null bool int float merge".split())
 _OLD = "dst:old"  # a number of YAML 1.1 alone
@@ -74,10 +76,11 @@ def load(text: str) -> Any:
     yaml = _yaml()
     try:
         _check_directives(text)
+        _check_depth(yaml, text)
         node = yaml.compose(text)
         _check_nodes(node)
         return None if node is None else yaml.constructor.construct_document(node)
-    except RecursionError as error:
+    except RecursionError as error:  # of aliases inside of aliases
         raise Refused("this is nested too deeply.") from error
     except YAMLError as error:
         line, what = None, str(error)  # characters that it cannot have
@@ -133,6 +136,15 @@ def _check_directives(text: str) -> None:
                 "line out.",
                 number,
             )
+
+
+def _check_depth(yaml: Any, text: str) -> None:
+    """Raises Refused where reading would take a function call, or seconds, for every level."""
+    depth = 0
+    for event in yaml.parse(text):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise Refused("this is nested too deeply.", _line(event.start_mark))
 
 
 def _check_nodes(top: Any) -> None:

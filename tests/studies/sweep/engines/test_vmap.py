@@ -183,6 +183,8 @@ def test_what_cannot_be_merged_trains_alone_and_the_reason_is_reported(tmp_path,
 def test_a_trial_that_fails_leaves_the_others_alone(tmp_path, capsys):
     text = GRID.replace("[0.8, 0.6]", "[0.8]").replace("[10, 5]", "[10]").replace("[0, 1]", "[0]")
     text = text.replace("[3e-3, 1e-3]", "[3e-3, 1.0e+6, 1e-3, 2e-3]")
+    # At the second rate each step multiplies every weight by -1e5.
+    text = text.replace('"${args', 'optimizer.weight_decay=0.1, "${args')
     write(tmp_path, text)
     (tmp_path / "runs/toy/trials/00003.log").mkdir(parents=True)  # where a file is to be
     (tmp_path / "runs/toy" / KEPT).write_text(text)
