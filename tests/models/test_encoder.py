@@ -98,7 +98,7 @@ def test_the_pooler_reads_the_first_token():
     expected = np.tanh(x[:, 0] @ w.kernel.get_value() + np.asarray(w.bias.get_value())[None])
     np.testing.assert_allclose(_run(model, Encoder.pool, x), expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match=r"no pooler; embed\(\) needs none"):
-        _encoder().pool(x)
+        _encoder().pool(jnp.asarray(x))
 
 
 def test_what_does_not_fit_is_refused():
