@@ -121,4 +121,6 @@ def between(
       steps: the numbers of the equations between them, ascending.
     """
     eqns = [program.jaxpr.eqns[i] for i in steps]
-    return Jaxpr((), list(sources), list(targets), eqns, debug_info=None)
+    return program.jaxpr.replace(
+        constvars=[], invars=list(sources), outvars=list(targets), eqns=eqns
+    )
