@@ -20,7 +20,7 @@ from dst.oneshot.owl import OWL
 from dst.oneshot.stages import Piece, plan
 from dst.oneshot.statistics import NEEDS, Needs, Statistics
 from dst.oneshot.wanda import Wanda
-from dst.rules.allocation import Allocator
+from dst.rules.allocation import Allocator, Global, allocator
 from dst.rules.rule import Rule
 from dst.rules.schedule import exact
 from dst.rules.structure import Structure, Unstructured
@@ -58,7 +58,8 @@ def prune(
       sparsity: of the selected weights, in [0, 1).
       method: :class:`dst.Magnitude`, :class:`dst.Wanda`, :class:`dst.SparseGPT`,
         :class:`dst.DSnoT` or your own :class:`dst.oneshot.OneShot`.
-      forward: ``forward(params, batch)``, of any library. Its results do not matter.
+      forward: ``forward(params, batch)``, of any library. Its results do not matter. Magnitudes
+        need none; with it, layers that a loop stacks in one leaf are known.
       batches: calibration data: pytrees of arrays, all of one shape.
       where: ``where(batch)``: bool, which rows count, as for :func:`dst.calibrate`.
       allocation: ``uniform``, ``er``, ``erk``, an allocator, or :class:`dst.OWL`; with magnitudes
@@ -100,8 +101,10 @@ def prune(
         "axes": axes,
         "roles": roles,
     }
-    if isinstance(method, Magnitude) and not isinstance(allocation, OWL):
-        return method.of_leaves(params, sparsity, allocation, structure, survey, preserve)
+    if isinstance(method, Magnitude):
+        competing = method.scope == "global" or _competing(allocation)
+        if competing or (not isinstance(allocation, OWL) and (forward is None or batches is None)):
+            return method.of_leaves(params, sparsity, allocation, structure, survey, preserve)
     Rule(sparsity, structure)  # raises where the two do not fit
     leaves = selected(tree.survey(params, **survey), sparsity)  # type: ignore[arg-type]
     chosen = {x.path: x for x in leaves if x.sparse}
@@ -143,6 +146,10 @@ def prune(
         if method.needs != "nothing":
             walk.advance(number)
     return run.result(params)
+
+
+def _competing(allocation: str | Allocator | OWL) -> bool:
+    return not isinstance(allocation, OWL) and isinstance(allocator(allocation), Global)
 
 
 def _needed(method: OneShot) -> Needs:

@@ -76,20 +76,21 @@ B = {
     "squares": [6, 2, 5, 3, 4, 5, 2, 1],
 }
 EXCHANGES = {
-    "overshoots": (A, [0, 1, 2, 3, 4, 5], "always", [6, 7, 8, 9, 10, 11]),
-    "only falls": (A, [0, 1, 2, 3, 4, 5], "reduce", [0, 4, 6, 7, 9, 11]),
-    "there and back": (B, [1, 2, 5, 7], "always", [0, 3, 4, 7]),
-    "keeps its sign": (B, [1, 2, 5, 7], "same_sign", [1, 2, 5, 7]),
+    "overshoots": (A, [0, 1, 2, 3, 4, 5], {}, [6, 7, 8, 9, 10, 11]),
+    "only falls": (A, [0, 1, 2, 3, 4, 5], {"accept": "reduce"}, [0, 4, 6, 7, 9, 11]),
+    "one exchange": (B, [1, 2, 5, 7], {"cycles": 1}, [1, 2, 4, 7]),
+    "there and back": (B, [1, 2, 5, 7], {"cycles": 3}, [0, 3, 4, 7]),
+    "keeps its sign": (B, [1, 2, 5, 7], {"accept": "same_sign"}, [1, 2, 5, 7]),
 }
 
 
 @pytest.mark.parametrize("case", EXCHANGES)
 def test_dsnot_exchanges_as_worked_out_by_hand(case):
-    numbers, before, accept, after = EXCHANGES[case]
+    numbers, before, settings, after = EXCHANGES[case]
     w, sums, variance, squares = (np.array(x, np.float32) for x in numbers.values())
     mask = np.ones((1, len(w), 1), bool)
     mask[0, before] = False
-    result = dst.DSnoT(accept=accept).exchanged(
+    result = dst.DSnoT(**settings).exchanged(
         jnp.asarray(mask),
         jnp.asarray(w * sums)[None, :, None],
         jnp.asarray(variance)[None],
