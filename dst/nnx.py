@@ -274,7 +274,8 @@ def prune(
       >>> int((model.kernel[...] != 0).sum())
       16
     """
-    graph, params, rest = nnx.split(model, wrt, ...)
+    graph, *states = nnx.split(model, wrt, ...)
+    params, rest = states
 
     def run(params: Params, batch: Batch) -> PyTree:
         merged = nnx.merge(graph, params, rest)

@@ -153,7 +153,9 @@ class Walk:
         return self.plan.graph.constants[var] if base is None else base.read(self.leaves[base.leaf])
 
     def _check_rows(self, stage: Stage, where: Array | None) -> None:
-        for i, source in enumerate(stage.sources if where is not None else ()):
+        if where is None:
+            return
+        for i, source in enumerate(stage.sources):
             rows = source.reading.row_shape
             if rows != where.shape and rows != (where.size,):
                 name = next(p.name for p in stage.pieces if any(r[0] == i for r in p.reads))

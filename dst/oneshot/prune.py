@@ -102,20 +102,30 @@ def prune(
         "roles": roles,
     }
     if isinstance(method, Magnitude):
-        competing = method.scope == "global" or _competing(allocation)
-        if competing or (not isinstance(allocation, OWL) and (forward is None or batches is None)):
+        if isinstance(allocation, OWL):
+            if method.scope == "global":
+                raise ValueError(
+                    "allocation: Magnitude('global') lets all layers compete, got OWL beside it. "
+                    "Use one of the two."
+                )
+        elif (
+            forward is None
+            or batches is None
+            or method.scope == "global"
+            or isinstance(allocator(allocation), Global)
+        ):
             return method.of_leaves(params, sparsity, allocation, structure, survey, preserve)
     Rule(sparsity, structure)  # raises where the two do not fit
     leaves = selected(tree.survey(params, **survey), sparsity)  # type: ignore[arg-type]
     chosen = {x.path: x for x in leaves if x.sparse}
     if not chosen:
         return params, {}
-    needs = "norms" if isinstance(allocation, OWL) and method.needs == "nothing" else method.needs
     if forward is None or batches is None:
-        if needs != "nothing":
+        if method.needs != "nothing" or isinstance(allocation, OWL):
+            what = "OWL" if method.needs == "nothing" else type(method).__name__
             raise ValueError(
-                f"{type(method).__name__ if method.needs != 'nothing' else 'OWL'} looks at "
-                "calibration data: give forward=, such as forward(params, batch), and batches=."
+                f"{what} looks at calibration data: give forward=, such as "
+                "forward(params, batch), and batches=."
             )
         run = Leaves(params, method, structure, chosen, preserve)
         pieces = [whole(i, chosen[p]) for i, p in enumerate(run.paths) if p in chosen]
@@ -146,10 +156,6 @@ def prune(
         if method.needs != "nothing":
             walk.advance(number)
     return run.result(params)
-
-
-def _competing(allocation: str | Allocator | OWL) -> bool:
-    return not isinstance(allocation, OWL) and isinstance(allocator(allocation), Global)
 
 
 def _needed(method: OneShot) -> Needs:

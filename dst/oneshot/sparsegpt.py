@@ -175,8 +175,10 @@ def _sweep(
 
         def one_chunk(i: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
             current, chosen, errors = state
-            part = [lax.dynamic_slice_in_dim(x, i * chunk, chunk) for x in (current, scale, can)]
-            best = choose(*part, number)
+            values, scales, own_can = (
+                lax.dynamic_slice_in_dim(x, i * chunk, chunk) for x in (current, scale, can)
+            )
+            best = choose(values, scales, own_can, number)
             chosen = lax.dynamic_update_slice_in_dim(chosen, best, i * chunk, 0)
 
             def one_input(j: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -76,7 +76,7 @@ def test_second_order_methods_lose_less_of_the_output():
         dst.Magnitude(),
         dst.Wanda(),
         dst.SparseGPT(mask=dst.Wanda()),
-        dst.SparseGPT(block=2),
+        dst.SparseGPT(),
     ):
         reports = []
         pruned, _ = dst.prune(
