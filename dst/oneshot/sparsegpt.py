@@ -43,12 +43,12 @@ class SparseGPT:
 
     Example:
       >>> import dst, jax.numpy as jnp
-      >>> forward, x = lambda p, x: x @ p["w"], jnp.array([[1.0, 0.5], [0.0, 1.0]])
+      >>> forward, x = lambda p, x: x @ p["w"], jnp.array([[1.0, 0.5], [0.0, 0.5]])
       >>> params = {"w": jnp.array([[1.0], [2.0]])}
       >>> method = dst.SparseGPT(dampening=0.0)
       >>> pruned, masks = dst.prune(params, 0.5, method=method, forward=forward, batches=[x])
       >>> pruned["w"].round(3).tolist()
-      [[0.0], [2.4]]
+      [[0.0], [3.0]]
 
     References: Frantar and Alistarh 2023, "SparseGPT: massive language models can be accurately
     pruned in one-shot" (arXiv 2301.00774).
