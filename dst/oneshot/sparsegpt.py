@@ -47,7 +47,7 @@ class SparseGPT:
       >>> params = {"w": jnp.array([[1.0], [2.0]])}
       >>> method = dst.SparseGPT(dampening=0.0)
       >>> pruned, masks = dst.prune(params, 0.5, method=method, forward=forward, batches=[x])
-      >>> pruned["w"].round(3).tolist()
+      >>> pruned["w"].round().tolist()
       [[0.0], [3.0]]
 
     References: Frantar and Alistarh 2023, "SparseGPT: massive language models can be accurately
