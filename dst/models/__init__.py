@@ -18,6 +18,7 @@ A network of your own is ``make(shape, classes, *, rngs, **sizes) -> nnx.Module`
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dst.core import extras
@@ -30,9 +31,13 @@ if TYPE_CHECKING:  # for editors; at run time the marks are what counts
     from dst.models.convnet import ConvNet as ConvNet
     from dst.models.convnet1d import ConvNet1d as ConvNet1d
     from dst.models.decoder import Decoder as Decoder
+    from dst.models.encoder import Encoder as Encoder
     from dst.models.lenet5 import LeNet5 as LeNet5
     from dst.models.mlp import MLP as MLP
     from dst.models.mobilenet import MobileNetV1 as MobileNetV1
+    from dst.models.pretrained import load as load
+    from dst.models.pretrained import save as save
+    from dst.models.pretrained import tokenizer as tokenizer
     from dst.models.residual_mlp import ResidualMLP as ResidualMLP
     from dst.models.resnet import ResNet20 as ResNet20
     from dst.models.resnet import ResNet50 as ResNet50
@@ -40,14 +45,21 @@ if TYPE_CHECKING:  # for editors; at run time the marks are what counts
 
 REGISTRY = Registry("model", "dst.models")
 
-__all__ = sorted({entry.attribute for entry in REGISTRY.values()} | {"recalibrate"})
+# What configs do not name: files and names there.
+_OTHERS = {
+    "Encoder": "encoder",
+    "load": "pretrained",
+    "recalibrate": "batchnorm",
+    "save": "pretrained",
+    "tokenizer": "pretrained",
+}
+
+__all__ = sorted({entry.attribute for entry in REGISTRY.values()} | set(_OTHERS))
 
 
 def __getattr__(name: str) -> Any:
-    if name == "recalibrate":
-        from dst.models.batchnorm import recalibrate
-
-        return recalibrate
+    if name in _OTHERS:
+        return getattr(import_module(f"dst.models.{_OTHERS[name]}"), name)
     for entry in REGISTRY.values():
         if entry.attribute == name:
             return entry.load()

@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import normal, variance_scaling
 
 from dst.core.registry import named
 from dst.core.typing import Array, Float, Int
 from dst.models.axes import axis_names
+from dst.models.rotary import Rotary
 from dst.models.shapes import axes
-from dst.rules.fields import Depth, Positive
+from dst.rules.fields import AboveZero, Depth, Positive
 
-_BASE = 10_000.0  # of the rotary angles, as in the paper
 _LAYERS = {nnx.PARTITION_NAME: "layers"}  # the name of the axis of stacked blocks
 
 
@@ -24,7 +23,7 @@ _LAYERS = {nnx.PARTITION_NAME: "layers"}  # the name of the axis of stacked bloc
 class Decoder(nnx.Module):
     """Token embedding, pre-norm blocks of causal attention and SwiGLU, final norm, logits.
 
-    Every projection is an ``nnx.Linear`` without bias, so that each sparse leaf is a matrix
+    Every projection is an ``nnx.Linear``, so that each sparse leaf is a matrix
     ``[inputs, outputs]``: heads are merged, as allocations count them. By its names the default
     selection takes the seven projections of every block and leaves dense what language-model
     pruning leaves dense: the token table, the norms, and the output head, which is that table
@@ -35,17 +34,24 @@ class Decoder(nnx.Module):
       classes: size of the vocabulary.
       width: of the residual stream.
       layers: number of blocks.
-      heads: of the queries; divides ``width`` into even parts.
+      heads: of the queries.
       kv_heads: of keys and values, each shared by ``heads / kv_heads`` queries; None: ``heads``.
       hidden: width of the feed-forward layer; 8/3 of ``width`` has the weights of a plain one of
         four times ``width``.
+      head_size: channels of a head, an even number; None: ``width / heads``.
+      bias: whether queries, keys and values have a bias.
       tied: whether the logits use the embedding table.
+      rotary_base: of the angles by which queries and keys turn.
+      rotary_factors: by which each pair of channels turns more slowly, ``head_size / 2`` numbers;
+        None: one. Models for long contexts have them.
+      epsilon: of the norms.
       scan: whether the blocks are one module with a leading axis of layers, which compiles one
         block instead of all; sparse training then needs :attr:`stacked`.
       rngs: of the initial weights.
 
     Raises:
-      ValueError: no sequences; heads that do not divide, or that leave no pairs to rotate.
+      ValueError: no sequences; heads that do not divide, or that leave no pairs to rotate; another
+        number of factors.
 
     Example:
       >>> model = Decoder((16,), 256, width=32, layers=2, heads=4, hidden=64, rngs=nnx.Rngs(0))
@@ -58,9 +64,11 @@ class Decoder(nnx.Module):
       al. 2023, grouped-query attention (2305.13245); composed as in Touvron et al. 2023, LLaMA
       (2302.13971).
 
-    Checked against: NumPy computations of rotation and attention in its tests; memory of the
-    papers.
+    Checked against: NumPy computations of rotation and attention, tests/models/test_decoder.py; a
+    second forward pass in NumPy with the weights of SmolLM2, tests/models/test_smollm2.py.
     """
+
+    config: str | None = None  # the JSON of the file that it was loaded from
 
     def __init__(
         self,
@@ -72,12 +80,26 @@ class Decoder(nnx.Module):
         heads: Positive = 4,
         kv_heads: Positive | None = None,
         hidden: Positive = 512,
+        head_size: Positive | None = None,
+        bias: bool = False,
         tied: bool = True,
+        rotary_base: AboveZero = 10_000.0,
+        rotary_factors: Sequence[float] | None = None,
+        epsilon: AboveZero = 1e-6,
         scan: bool = False,
         rngs: nnx.Rngs,
     ):
         (self.context,) = axes("decoder", shape, "context")
-        self.scan = scan
+        self.scan, self.layers, self.epsilon = scan, layers, epsilon
+        kv_heads = kv_heads or heads
+        if not head_size and width % heads:
+            raise ValueError(
+                f"heads must divide width, or head_size be given, got width {width}, heads {heads}."
+            )
+        size = head_size or width // heads
+        rotary = Rotary(
+            size, rotary_base, None if rotary_factors is None else tuple(rotary_factors)
+        )
         self.embedding = nnx.Embed(
             classes,
             width,
@@ -87,7 +109,10 @@ class Decoder(nnx.Module):
         )
 
         def block(rngs: nnx.Rngs) -> Block:
-            return Block(width, heads, kv_heads or heads, hidden, depth=layers, rngs=rngs)
+            attention = Attention(
+                width, heads, kv_heads, rotary, bias=bias, depth=layers, rngs=rngs
+            )
+            return Block(width, attention, hidden, epsilon=epsilon, depth=layers, rngs=rngs)
 
         self.blocks: Any
         if scan:
@@ -95,7 +120,7 @@ class Decoder(nnx.Module):
             self.blocks = nnx.split_rngs(splits=layers)(one_per_layer)(rngs)
         else:
             self.blocks = nnx.List([block(rngs) for _ in range(layers)])
-        self.final_norm = nnx.RMSNorm(width, rngs=rngs)
+        self.final_norm = nnx.RMSNorm(width, epsilon=epsilon, rngs=rngs)
         self.unembedding = None if tied else _linear(width, classes, ("embed", "vocab"), rngs)
 
     @property
@@ -129,11 +154,18 @@ class Block(nnx.Module):
     """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``."""
 
     def __init__(
-        self, width: int, heads: int, kv_heads: int, hidden: int, *, depth: int, rngs: nnx.Rngs
+        self,
+        width: int,
+        attention: Attention,
+        hidden: int,
+        *,
+        epsilon: float,
+        depth: int,
+        rngs: nnx.Rngs,
     ):
-        self.attention_norm = nnx.RMSNorm(width, rngs=rngs)
-        self.attention = Attention(width, heads, kv_heads, depth=depth, rngs=rngs)
-        self.feed_forward_norm = nnx.RMSNorm(width, rngs=rngs)
+        self.attention_norm = nnx.RMSNorm(width, epsilon=epsilon, rngs=rngs)
+        self.attention = attention
+        self.feed_forward_norm = nnx.RMSNorm(width, epsilon=epsilon, rngs=rngs)
         self.feed_forward = SwiGLU(width, hidden, depth=depth, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
@@ -152,30 +184,41 @@ class Attention(nnx.Module):
       width: of inputs and outputs.
       heads: of the queries.
       kv_heads: of keys and values; query ``h`` uses number ``h // (heads / kv_heads)``.
+      rotary: how channels of a head turn; it knows their number.
+      bias: whether queries, keys and values have one.
       depth: blocks in the network; the more, the smaller the initial output.
       rngs: of the initial weights.
     """
 
-    def __init__(self, width: int, heads: int, kv_heads: int, *, depth: int, rngs: nnx.Rngs):
-        if width % heads or (width // heads) % 2 or heads % kv_heads:
-            raise ValueError(
-                "heads must divide width into even parts and kv_heads must divide heads, got "
-                f"width {width}, heads {heads}, kv_heads {kv_heads}."
-            )
-        self.size = width // heads
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        rotary: Rotary,
+        *,
+        bias: bool = False,
+        depth: int,
+        rngs: nnx.Rngs,
+    ):
+        if heads % kv_heads:
+            raise ValueError(f"kv_heads must divide heads, got heads {heads}, kv_heads {kv_heads}.")
+        self.heads, self.kv_heads, self.rotary = heads, kv_heads, rotary
         inward, outward = ("embed", "heads"), ("heads", "embed")
-        self.query = _linear(width, width, inward, rngs)
-        self.key = _linear(width, kv_heads * self.size, inward, rngs)
-        self.value = _linear(width, kv_heads * self.size, inward, rngs)
-        self.output = _linear(width, width, outward, rngs, scale=1 / (2 * depth))
+        keys = kv_heads * rotary.size
+        self.query = _linear(width, heads * rotary.size, inward, rngs, bias=bias)
+        self.key = _linear(width, keys, inward, rngs, bias=bias)
+        self.value = _linear(width, keys, inward, rngs, bias=bias)
+        self.output = _linear(heads * rotary.size, width, outward, rngs, scale=1 / (2 * depth))
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
         def heads(y: Array) -> Array:
-            return y.reshape(*y.shape[:2], -1, self.size)
+            return y.reshape(*y.shape[:2], -1, self.rotary.size)
 
         query, key, value = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
-        mixed = jax.nn.dot_product_attention(rotate(query), rotate(key), value, is_causal=True)
-        return self.output(mixed.reshape(x.shape))
+        query, key = self.rotary(query), self.rotary(key)
+        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+        return self.output(mixed.reshape(*x.shape[:2], -1))
 
 
 class SwiGLU(nnx.Module):
@@ -191,23 +234,14 @@ class SwiGLU(nnx.Module):
         return self.down(nnx.silu(self.gate(x)) * self.up(x))
 
 
-def rotate(x: Float[Array, "batch length heads size"]) -> Float[Array, "batch length heads size"]:
-    """Rotary position embedding: channels ``i`` and ``i + size/2`` of position ``t`` are one
-    point of the plane, turned by the angle ``t * 10000^(-2i/size)``.
-
-    The paper pairs neighbouring channels; pairing halves, as LLaMA's published weights do, is the
-    same up to an order of channels.
-    """
-    length, half = x.shape[1], x.shape[-1] // 2
-    speed = _BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = jnp.outer(jnp.arange(length, dtype=jnp.float32), speed)[None, :, None, :]
-    cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
-    first, second = x[..., :half], x[..., half:]
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
-
-
 def _linear(
-    inputs: int, outputs: int, names: tuple[str, str], rngs: nnx.Rngs, scale: float = 1.0
+    inputs: int,
+    outputs: int,
+    names: tuple[str, str],
+    rngs: nnx.Rngs,
+    *,
+    scale: float = 1.0,
+    bias: bool = False,
 ) -> nnx.Linear:
     # Branches that end in the residual stream begin smaller, so that its variance does not grow
     # with depth (GPT-2).
@@ -215,8 +249,9 @@ def _linear(
     return nnx.Linear(
         inputs,
         outputs,
-        use_bias=False,
+        use_bias=bias,
         kernel_init=initial,
         kernel_metadata=axis_names(*names),
+        bias_metadata=axis_names(names[1]),
         rngs=rngs,
     )

@@ -11,7 +11,8 @@ from flax import nnx
 
 import dst
 from dst.models import Decoder
-from dst.models.decoder import Attention, rotate
+from dst.models.decoder import Attention
+from dst.models.rotary import Rotary
 from tests.runs import QUICK
 
 SIZES = {"width": 16, "layers": 2, "heads": 4, "hidden": 24}
@@ -28,21 +29,20 @@ def _run(model, inputs):
     return np.asarray(program(state, inputs))
 
 
-def _rotated(x):
+def _rotated(x, base=10_000.0, factors=1.0):
     """The paper's form: complex numbers times ``exp(i t theta)``."""
     half = x.shape[-1] // 2
-    theta = 10_000.0 ** (-2 * np.arange(half) / x.shape[-1])
+    theta = base ** (-2 * np.arange(half) / x.shape[-1]) / factors
     turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(
         1j * np.arange(x.shape[1])[:, None, None] * theta
     )
     return np.concatenate([turned.real, turned.imag], axis=-1)
 
 
-def _attended(x, weights, heads, kv_heads):
+def _attended(x, weights, biases, heads, kv_heads, size):
     """Causal attention in loops, one query at a time."""
-    batch, length, width = x.shape
-    size = width // heads
-    parts = {n: (x @ w).reshape(batch, length, -1, size) for n, w in weights.items() if n != "o"}
+    batch, length, _ = x.shape
+    parts = {n: (x @ weights[n] + biases[n]).reshape(batch, length, -1, size) for n in "qkv"}
     query, key = _rotated(parts["q"]), _rotated(parts["k"])
     heads_out = np.zeros((batch, length, heads, size))
     for b in range(batch):
@@ -52,30 +52,40 @@ def _attended(x, weights, heads, kv_heads):
                 scores = key[b, : t + 1, shared] @ query[b, t, h] / np.sqrt(size)
                 share = np.exp(scores - scores.max())
                 heads_out[b, t, h] = (share / share.sum()) @ parts["v"][b, : t + 1, shared]
-    return heads_out.reshape(x.shape) @ weights["o"]
+    return heads_out.reshape(batch, length, -1) @ weights["o"]
 
 
-def test_rotation_is_a_complex_product():
+@pytest.mark.parametrize("base", [10_000.0, 100_000.0])
+@pytest.mark.parametrize("factors", [None, (1.0, 2.0, 5.0, 8.0)])
+def test_rotation_is_a_complex_product(base, factors):
     x = np.random.default_rng(1).normal(size=(2, 7, 3, 8))
-    np.testing.assert_allclose(rotate(jnp.float32(x)), _rotated(x), rtol=1e-4, atol=1e-5)
+    expected = _rotated(x, base, np.array(factors or 1.0))
+    np.testing.assert_allclose(Rotary(8, base, factors)(jnp.float32(x)), expected, 1e-4, 1e-5)
 
 
 def test_rotated_products_depend_on_the_distance_alone():
     one = np.random.default_rng(2).normal(size=(2, 8)).astype(np.float32)
-    query, key = (np.asarray(rotate(jnp.tile(x, (1, 9, 1, 1))))[0, :, 0] for x in one[:, None])
+    turned = (np.asarray(Rotary(8)(jnp.tile(x, (1, 9, 1, 1))))[0, :, 0] for x in one[:, None])
+    query, key = turned
     products = query @ key.T
     for distance in range(5):
         same = np.diagonal(products, distance)
         np.testing.assert_allclose(same, same[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_attention_is_what_the_loops_compute(kv_heads):
-    layer = Attention(16, 4, kv_heads, depth=2, rngs=nnx.Rngs(3))
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("kv_heads", "size"), [(4, 4), (2, 4), (1, 4), (2, 6)])
+def test_attention_is_what_the_loops_compute(kv_heads, size, bias):
+    layer = Attention(16, 4, kv_heads, Rotary(size), bias=bias, depth=2, rngs=nnx.Rngs(3))
     names = {"q": layer.query, "k": layer.key, "v": layer.value, "o": layer.output}
+    random, biases = np.random.default_rng(4), dict.fromkeys("qkv", 0.0)
+    if bias:
+        biases = {n: random.normal(size=names[n].out_features) for n in "qkv"}
+        for n, value in biases.items():
+            names[n].bias.set_value(jnp.float32(value))
     weights = {n: np.asarray(x.kernel.get_value(), np.float64) for n, x in names.items()}
-    x = np.random.default_rng(4).normal(size=(2, 5, 16))
-    expected = _attended(x, weights, 4, kv_heads)
+    x = random.normal(size=(2, 5, 16))
+    expected = _attended(x, weights, biases, 4, kv_heads, size)
     np.testing.assert_allclose(_run(layer, jnp.float32(x)), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -134,10 +144,31 @@ def test_scanned_and_unrolled_blocks_keep_the_same_number_of_weights():
             assert int(unrolled[path.replace("blocks", f"blocks/{layer}")].initial.item()) == active
 
 
-@pytest.mark.parametrize("wrong", [{"heads": 3}, {"heads": 16}, {"kv_heads": 3}])
-def test_heads_that_do_not_divide_are_refused(wrong):
-    with pytest.raises(ValueError, match="heads must divide width into even parts"):
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"heads": 3}, "heads must divide width, or head_size be given, got width 16, heads 3"),
+        ({"heads": 16}, "even number of channels, which turn in pairs, got 1"),
+        ({"head_size": 5}, "even number of channels, which turn in pairs, got 5"),
+        ({"kv_heads": 3}, "kv_heads must divide heads, got heads 4, kv_heads 3"),
+        ({"rotary_factors": (1.0,)}, "rotary_factors must be 2 numbers, .* got 1"),
+    ],
+)
+def test_heads_that_do_not_divide_are_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
         nnx.eval_shape(lambda: _decoder(**wrong))
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_size_base_and_epsilon_reach_every_block(scan):
+    settings = {"head_size": 6, "rotary_base": 5.0, "rotary_factors": (1, 2, 3), "epsilon": 1e-2}
+    model = _decoder(scan=scan, bias=True, **settings)
+    for block in [model.blocks] if scan else model.blocks:
+        assert block.attention.rotary == Rotary(6, 5.0, (1, 2, 3))
+        assert block.attention_norm.epsilon == block.feed_forward_norm.epsilon == 1e-2
+        assert block.attention.query.kernel.get_value().shape[-2:] == (16, 24)
+        assert block.attention.value.bias.get_value().shape[-1] == 24
+    assert model.final_norm.epsilon == 1e-2 and np.isfinite(_run(model, TOKENS)).all()
 
 
 def test_a_sequence_longer_than_the_context_is_refused():

@@ -11,26 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from dst.core import jaxprs
+from dst.core.jaxprs import Atom
 from dst.core.typing import Array
 
-Atom = Var | Literal
 Value = Array | np.ndarray | float | int | bool
-
-# Calls that can be replaced by their body.
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
-    "remat2": "jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
 
 
 class Different(ValueError):
@@ -81,54 +71,33 @@ def _is_number(x: Atom) -> TypeGuard[Literal]:
     return isinstance(x, Literal) and np.ndim(x.val) == 0
 
 
-def _body(eqn: JaxprEqn) -> ClosedJaxpr | None:
-    """The body of a call; None for other operations."""
-    name = _CALLS.get(eqn.primitive.name)
-    body = None if name is None else eqn.params[name]
-    return None if body is None else _closed(body)
-
-
-def _closed(program: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
-    return ClosedJaxpr(program, ()) if isinstance(program, Jaxpr) else program
-
-
 def _numbers(program: ClosedJaxpr) -> Iterator[np.ndarray]:
     """Every number of a program, in order, without those inside loops and branches."""
     jaxpr = program.jaxpr
     yield from (np.asarray(x) for x in program.consts if np.ndim(x) == 0)
     for eqn in jaxpr.eqns:
         yield from _literals(eqn.invars)
-        if (body := _body(eqn)) is not None:
+        if (body := jaxprs.body(eqn)) is not None:
             yield from _numbers(body)
     yield from _literals(jaxpr.outvars)
 
 
 def _literals(atoms: Sequence[Atom]) -> Iterator[np.ndarray]:
-    for x in filter(_is_number, atoms):
-        shaped: Any = x.aval
-        yield np.asarray(x.val, shaped.dtype)
+    yield from map(jaxprs.number, filter(_is_number, atoms))
 
 
 def _run(program: ClosedJaxpr, numbers: Iterator[Value], args: Sequence[Value]) -> list[Value]:
-    jaxpr = program.jaxpr
-    known: dict[Var, Value] = dict(zip(jaxpr.invars, args, strict=True))
-    for var, value in zip(jaxpr.constvars, program.consts, strict=True):
-        known[var] = next(numbers) if np.ndim(value) == 0 else value
+    def equation(eqn: JaxprEqn, values: list[Value]) -> list[Value]:
+        body = jaxprs.body(eqn)
+        return jaxprs.bind(eqn, values) if body is None else _run(body, numbers, values)
 
-    def read(x: Atom) -> Value:
-        if _is_number(x):
-            return next(numbers)
-        return x.val if isinstance(x, Literal) else known[x]
-
-    for eqn in jaxpr.eqns:
-        values = [read(x) for x in eqn.invars]
-        if (body := _body(eqn)) is not None:
-            results = _run(body, numbers, values)
-        else:
-            results = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
-            results = results if eqn.primitive.multiple_results else [results]
-        known.update(zip(eqn.outvars, results, strict=True))
-    return [read(x) for x in jaxpr.outvars]
+    return jaxprs.interpret(
+        program,
+        args,
+        equation,
+        literal=lambda x: next(numbers) if _is_number(x) else x.val,
+        constant=lambda x: next(numbers) if np.ndim(x) == 0 else x,
+    )
 
 
 def compare(one: ClosedJaxpr, other: ClosedJaxpr, *, exact: bool = False) -> None:
@@ -173,15 +142,15 @@ def compare(one: ClosedJaxpr, other: ClosedJaxpr, *, exact: bool = False) -> Non
 
 
 def _compare_settings(p: JaxprEqn, q: JaxprEqn, exact: bool) -> None:
-    body, other = _body(p), _body(q)
+    body, other = jaxprs.body(p), jaxprs.body(q)
     if body is not None and other is not None:
         compare(body, other, exact=exact)
-        if p.primitive.name.startswith("custom_"):
+        if jaxprs.has_derivatives(p):
             return  # the other parameters are rules of derivatives, which are not taken any more
     inner = [k for k, x in p.params.items() if isinstance(x, (Jaxpr, ClosedJaxpr))]
     for key in p.params:
         x, y = p.params[key], q.params.get(key)
-        if body is not None and key == _CALLS[p.primitive.name]:
+        if key == jaxprs.body_key(p):
             continue
         if inner and callable(x) and callable(y):
             continue  # the function from which the inner program was traced
@@ -190,6 +159,6 @@ def _compare_settings(p: JaxprEqn, q: JaxprEqn, exact: bool) -> None:
             pairs = list(zip(x, y, strict=True))
         for u, v in pairs:
             if isinstance(u, Jaxpr | ClosedJaxpr) and isinstance(v, type(u)):
-                compare(_closed(u), _closed(v), exact=True)
+                compare(jaxprs.closed(u), jaxprs.closed(v), exact=True)
             elif u is not v and not (type(u) is type(v) and u == v):
                 raise Different(f"`{p.primitive}` has another {key}: {u} and {v}")

@@ -1,0 +1,184 @@
+"""The leaves and the masks of a tree while its matrices are pruned, one after the other."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dst.core import tree
+from dst.core.text import shown
+from dst.core.tree import Leaf
+from dst.core.typing import Array, Params, Tree
+from dst.engine.build_plan import own_sparsity
+from dst.engine.initial_masks import placed_like
+from dst.oneshot.calibrate import written
+from dst.oneshot.matrix import Matrix, OneShot
+from dst.oneshot.stages import Piece
+from dst.oneshot.statistics import Statistics
+from dst.oneshot.views import Base, Place
+from dst.rules.allocation import Allocator, Global, Layer, allocator
+from dst.rules.structure import Structure
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of one matrix.
+
+    Attributes:
+      name: the leaf path, with the slice of a stacked leaf.
+      sparsity: share of its weights that are zero.
+      error: ``|X dW|^2 / |X W|^2`` over the calibration rows; None without a Gram matrix.
+      seconds: that the method took.
+    """
+
+    name: str
+    sparsity: float
+    error: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What ``progress`` of :func:`dst.prune` gets after every stage.
+
+    Attributes:
+      stage: its number, from 0.
+      stages: how many there are.
+      matrices: of this stage.
+    """
+
+    stage: int
+    stages: int
+    matrices: tuple[Pruned, ...]
+
+
+class Leaves:
+    """The leaves and masks while matrices are pruned.
+
+    Args:
+      params: pytree of arrays.
+      method: by which matrices are pruned.
+      structure: of leaves without one of their own.
+      chosen: the leaves to prune, by path.
+      preserve: whether weights that are zero stay zero.
+
+    Attributes:
+      paths, leaves: of the tree; chosen leaves are replaced as their matrices are pruned.
+      own: the sparsity that overrides or a pattern give to a chosen leaf, or None.
+      sparsities: of every piece, by its name.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        method: OneShot,
+        structure: Structure,
+        chosen: Mapping[str, Leaf],
+        preserve: bool,
+    ):
+        self.paths, leaves, self._treedef = tree.flatten(params)
+        self.leaves = [
+            jnp.asarray(x) if p in chosen else x for p, x in zip(self.paths, leaves, strict=True)
+        ]
+        self._method, self._preserve = method, preserve
+        self._structures = {
+            p: (x.settings or {}).get("structure") or structure for p, x in chosen.items()
+        }
+        self.own = {p: own_sparsity(x, self._structures[p]) for p, x in chosen.items()}
+        self._masks = {p: jnp.zeros(x.shape, bool) for p, x in chosen.items()}
+        self.sparsities: Mapping[str, Fraction] = {}
+        self._copied: set[int] = set()
+
+    def allocated(
+        self, allocation: str | Allocator, sparsity: float, pieces: Sequence[Piece]
+    ) -> dict[str, Fraction]:
+        """The sparsity of every piece, from the shapes of the leaves."""
+        allocate = allocator(allocation)
+        if isinstance(allocate, Global):
+            raise ValueError(
+                f"allocation {shown(allocation)}: {type(self._method).__name__} prunes one matrix "
+                "after the other, so layers cannot compete. Use 'uniform', 'erk', dst.OWL() or "
+                "dst.Magnitude()."
+            )
+        layers: dict[str, Layer] = {}
+        for piece in pieces:
+            path, (groups, *shape) = piece.base.path, piece.shape
+            before = layers[path].layers if path in layers else 0
+            layers[path] = Layer(tuple(shape), before + groups, self.own[path])
+        shares = allocate(layers, sparsity).sparsity
+        return {piece.name: shares[piece.base.path] for piece in pieces}
+
+    def prune(self, piece: Piece, statistics: Statistics | None) -> Pruned:
+        """Prunes one piece: its leaf and its mask are replaced."""
+        start, base = time.perf_counter(), piece.base
+        weight = piece.place.matrices(base.read(self.leaves[base.leaf])).astype(jnp.float32)
+        matrix = Matrix(
+            piece.name,
+            weight,
+            statistics,
+            self.sparsities[piece.name],
+            self._structures[base.path],
+            self._preserve,
+        )
+        solved, mask = self._method(matrix)
+        if solved.shape != weight.shape or mask.shape != weight.shape:
+            raise ValueError(
+                f"{piece.name}: {type(self._method).__name__} must return weights and a mask of "
+                f"shape {weight.shape}, got {solved.shape} and {mask.shape}."
+            )
+        if base.row is not None and base.leaf not in self._copied:
+            self._copied.add(base.leaf)  # rows are written in place, which must not be the user's
+            self.leaves[base.leaf] = jnp.array(self.leaves[base.leaf])
+        self.leaves[base.leaf] = written(self.leaves[base.leaf], piece, solved)
+        self._masks[base.path] = written(self._masks[base.path], piece, mask)
+        error = _error(weight, solved, statistics)
+        zero = 1 - float(jnp.mean(mask, dtype=jnp.float32))
+        return Pruned(piece.name, zero, error, time.perf_counter() - start)
+
+    def result(self, params: Tree) -> tuple[Tree, dict[str, Array]]:
+        """The parameters and masks, placed as the parameters were."""
+        before = tree.flatten(params)[1]
+        leaves = [
+            placed_like(new, old) if p in self._masks else old
+            for p, new, old in zip(self.paths, self.leaves, before, strict=True)
+        ]
+        of = dict(zip(self.paths, before, strict=True))
+        masks = {p: placed_like(mask, of[p]) for p, mask in self._masks.items()}
+        return self._treedef.unflatten(leaves), masks
+
+
+def _error(weight: Array, solved: Array, statistics: Statistics | None) -> float | None:
+    if statistics is None or statistics.gram is None:
+        return None
+    lost, whole = (
+        jnp.einsum("gio,gij,gjo->", w, statistics.gram, w, precision=lax.Precision.HIGHEST)
+        for w in (solved - weight, weight)
+    )
+    return float(lost / jnp.maximum(whole, jnp.finfo(jnp.float32).tiny))
+
+
+def whole(number: int, leaf: Leaf) -> Piece:
+    """A whole leaf as matrices, by the meaning of its axes."""
+    axes = [
+        [a + leaf.stacked for a, x in enumerate(leaf.letters) if x in letters]
+        for letters in ("ki", "o")
+    ]
+    sizes = [leaf.layers, *(math.prod(leaf.shape[a] for a in part) for part in axes)]
+    order = [*range(leaf.stacked), *axes[0], *axes[1]]
+    numbers = np.arange(leaf.size, dtype=np.int32).reshape(leaf.shape).transpose(order)
+    plain = order == sorted(order)
+    place = Place(
+        shape=tuple(sizes),
+        numbers=None if plain else numbers.reshape(sizes),
+        groups=None,
+        inputs=None,
+        key=leaf.path,
+    )
+    return Piece(leaf.path, Base(number, leaf.path, None, leaf.shape), place, ())

@@ -1,0 +1,186 @@
+"""``prune``: a dense network in, a sparse one and its masks out, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+from typing import Any
+
+from dst.core import tree
+from dst.core.roles import Role
+from dst.core.text import shown
+from dst.core.tree import Select
+from dst.core.typing import Array, Batch, Params, PyTree, Tree
+from dst.engine.build_plan import selected
+from dst.oneshot.calibrate import Walk, Where, as_batches, of_piece
+from dst.oneshot.leaves import Leaves, Progress, whole
+from dst.oneshot.magnitude import Magnitude
+from dst.oneshot.matrix import Matrix, OneShot
+from dst.oneshot.owl import OWL
+from dst.oneshot.stages import Piece, plan
+from dst.oneshot.statistics import NEEDS, Needs, Statistics
+from dst.oneshot.wanda import Wanda
+from dst.rules.allocation import Allocator, Global, allocator
+from dst.rules.rule import Rule
+from dst.rules.schedule import exact
+from dst.rules.structure import Structure, Unstructured
+
+_WEIGHTS, _MAGNITUDES = Unstructured(), Magnitude()
+
+
+def prune(
+    params: Tree,
+    sparsity: float,
+    *,
+    method: OneShot = _MAGNITUDES,
+    forward: Callable[[Params, Batch], PyTree] | None = None,
+    batches: Iterable[Batch] | None = None,
+    where: Where | None = None,
+    allocation: str | Allocator | OWL = "uniform",
+    structure: Structure = _WEIGHTS,
+    select: Select | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    stacked: Mapping[str, int] | None = None,
+    axes: Mapping[str, str] | None = None,
+    roles: Mapping[str, Role] | None = None,
+    blocks: str = "auto",
+    preserve: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> tuple[Tree, dict[str, Array]]:
+    """Prunes a trained network once, by magnitude or with calibration data; counts are exact.
+
+    Methods that look at data run the network stage by stage (see :func:`dst.stages`). A stage sees
+    all batches with its own weights dense and those before it pruned. Then its matrices are pruned,
+    and its results with the new weights enter the next stage.
+
+    Args:
+      params: any pytree of weights; not changed.
+      sparsity: of the selected weights, in [0, 1).
+      method: :class:`dst.Magnitude`, :class:`dst.Wanda`, :class:`dst.SparseGPT`,
+        :class:`dst.DSnoT` or your own :class:`dst.oneshot.OneShot`.
+      forward: ``forward(params, batch)``, of any library. Its results do not matter. Magnitudes
+        need none; with it, layers that a loop stacks in one leaf are known.
+      batches: calibration data: pytrees of arrays, all of one shape.
+      where: ``where(batch)``: bool, which rows count, as for :func:`dst.calibrate`.
+      allocation: ``uniform``, ``er``, ``erk``, an allocator, or :class:`dst.OWL`; with magnitudes
+        also ``global`` and ``lamp``, where the weights of all layers compete.
+      structure: what is switched: weights, N:M, blocks, channels, ...
+      select, overrides, stacked, axes, roles: as for :func:`dst.sparsify`.
+      blocks: ``auto``, or ``matrix``: matrices see the pruned ones before them, also within a
+        block of the network (true-sequential).
+      preserve: whether weights that are zero stay zero.
+      progress: called with a :class:`dst.oneshot.Progress` after every stage.
+
+    Returns:
+      The pruned parameters, of the same tree, dtypes and placement, and bool masks by leaf path.
+      To continue training with these masks, pass them to ``dst.FromMasks``.
+
+    Raises:
+      ValueError: as :func:`dst.sparsify` and :func:`dst.stages`, naming the leaf or argument at
+        fault; inputs that are not finite.
+
+    Example:
+      >>> import dst, jax.numpy as jnp
+      >>> params, masks = dst.prune({"w": jnp.array([[1.0, -3.0], [2.0, 0.5]])}, 0.5)
+      >>> params["w"].tolist()
+      [[0.0, -3.0], [2.0, 0.0]]
+
+    References: the methods name theirs; LAMP, Lee et al. 2021 (arXiv 2010.07611).
+    Checked against: the formulas, in NumPy (``tests/oneshot/test_magnitude.py``,
+    ``tests/oneshot/test_prune.py``).
+    """
+    if not isinstance(method, OneShot) or getattr(method, "needs", None) not in NEEDS:
+        raise ValueError(
+            "method must be a one-shot method such as dst.Wanda(), with `needs` of "
+            f"{', '.join(NEEDS)}, got {shown(method)}."
+        )
+    survey = {
+        "select": select,
+        "overrides": overrides,
+        "stacked": stacked,
+        "axes": axes,
+        "roles": roles,
+    }
+    if isinstance(method, Magnitude):
+        if isinstance(allocation, OWL):
+            if method.scope == "global":
+                raise ValueError(
+                    "allocation: Magnitude('global') lets all layers compete, got OWL beside it. "
+                    "Use one of the two."
+                )
+        elif (
+            forward is None
+            or batches is None
+            or method.scope == "global"
+            or isinstance(allocator(allocation), Global)
+        ):
+            return method.of_leaves(params, sparsity, allocation, structure, survey, preserve)
+    Rule(sparsity, structure)  # raises where the two do not fit
+    leaves = selected(tree.survey(params, **survey), sparsity)  # type: ignore[arg-type]
+    chosen = {x.path: x for x in leaves if x.sparse}
+    if not chosen:
+        return params, {}
+    if forward is None or batches is None:
+        if method.needs != "nothing" or isinstance(allocation, OWL):
+            what = "OWL" if method.needs == "nothing" else type(method).__name__
+            raise ValueError(
+                f"{what} looks at calibration data: give forward=, such as "
+                "forward(params, batch), and batches=."
+            )
+        run = Leaves(params, method, structure, chosen, preserve)
+        pieces = [whole(i, chosen[p]) for i, p in enumerate(run.paths) if p in chosen]
+        run.sparsities = run.allocated(allocation, sparsity, pieces)
+        pruned = [run.prune(piece, None) for piece in pieces]
+        if progress is not None:
+            progress(Progress(0, 1, tuple(pruned)))
+        return run.result(params)
+    data = as_batches(batches)
+    traced = plan(forward, params, data[0], chosen, blocks)
+    run = Leaves(params, method, structure, chosen, preserve)
+    pieces = [piece for stage in traced.stages for piece in stage.pieces]
+    if isinstance(allocation, OWL):
+        first = Walk(traced, run.leaves, data, "norms", where)
+        run.sparsities = _by_outliers(first, allocation, sparsity, run)
+    else:
+        run.sparsities = run.allocated(allocation, sparsity, pieces)
+    walk = Walk(traced, run.leaves, data, _needed(method), where)
+    for number, stage in enumerate(traced.stages):
+        sources = [] if method.needs == "nothing" else walk.statistics(number)
+        pruned = [
+            run.prune(piece, of_piece(piece, sources) if sources else None)
+            for piece in stage.pieces
+        ]
+        del sources
+        if progress is not None:
+            progress(Progress(number, len(traced.stages), tuple(pruned)))
+        if method.needs != "nothing":
+            walk.advance(number)
+    return run.result(params)
+
+
+def _needed(method: OneShot) -> Needs:
+    return "norms" if method.needs == "nothing" else method.needs
+
+
+def _by_outliers(walk: Walk, owl: OWL, sparsity: float, run: Leaves) -> dict[str, Fraction]:
+    """The sparsity of every piece by OWL, from one pass over the dense network."""
+    if any(x is not None for x in run.own.values()):
+        raise ValueError(
+            "allocation: OWL gives every block a sparsity, but some leaves have one of their own, "
+            "by overrides or by an N:M structure. Use 'uniform', or leave these out."
+        )
+    found: dict[str, list[tuple[Piece, Statistics]]] = {}
+    for number, stage in enumerate(walk.plan.stages):
+        sources = [x._replace(gram=None) for x in walk.statistics(number)]
+        for piece in stage.pieces:
+            found.setdefault(owl.block_of(piece.name), []).append((piece, of_piece(piece, sources)))
+        walk.advance(number)
+    outliers, sizes = {}, {}
+    for block, pairs in found.items():
+        scores = [
+            Wanda().scores(Matrix(p.name, walk.weights(p), s, exact(sparsity))) for p, s in pairs
+        ]
+        outliers[block] = owl.outliers(scores)
+        sizes[block] = sum(x.size for x in scores)
+    shares = owl.sparsities(outliers, sizes, sparsity)
+    return {piece.name: shares[b] for b, pairs in found.items() for piece, _ in pairs}
