@@ -161,3 +161,13 @@ PLAIN = st.recursive(
 @given(PLAIN)
 def test_what_is_written_is_read_back(data):
     assert yaml12.load(yaml12.dump({"a": data})) == {"a": data}
+
+
+@pytest.mark.parametrize("opening, closing", [("[", "]"), ("{a: ", "}")])
+def test_nesting_is_counted_before_it_is_read(opening, closing):
+    def nested(depth):
+        return f"x:\n  {opening * depth}1{closing * depth}"
+
+    assert yaml12.load(nested(63))
+    with pytest.raises(yaml12.Refused, match="^line 2: this is nested too deeply"):
+        yaml12.load(nested(64))
