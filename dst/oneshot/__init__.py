@@ -1,6 +1,7 @@
 """Pruning trained models without training."""
 
-from dst.oneshot.leaves import Progress, Pruned
+from dst.oneshot.finished import Pruned
+from dst.oneshot.leaves import Progress
 from dst.oneshot.matrix import Matrix, OneShot
 from dst.oneshot.stages import StagePlan
 from dst.oneshot.statistics import Statistics

@@ -51,6 +51,7 @@ class Walk:
       batches: of one shape.
       needs: which statistics.
       where: bool rows that count, of a batch.
+      offload: whether what enters the next stage waits on the host.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Walk:
         batches: Sequence[Batch],
         needs: Needs,
         where: Where | None,
+        offload: bool = False,
     ):
         self.plan, self.leaves, self.needs = plan, leaves, needs
         self.programs = Programs()
@@ -67,6 +69,7 @@ class Walk:
         first = plan.stages[0].live_in if plan.stages else ()
         places = {var: i for i, var in enumerate(plan.graph.batch_vars)}
         self._live = [[jax.tree.leaves(x)[places[var]] for var in first] for x in batches]
+        self._offload = offload
 
     def statistics(self, number: int) -> list[Statistics]:
         """Of every source of a stage, over all batches.
@@ -98,7 +101,12 @@ class Walk:
 
         run, outside = self._part("forward", stage, list(stage.live_out), jax.jit)
         for i, live in enumerate(self._live):
-            self._live[i] = run([*outside, *live])
+            after = run([*outside, *live])
+            self._live[i] = jax.device_get(after) if self._offload else after
+
+    def entered(self) -> list[Any]:
+        """What enters the stage that is next, and which rows count, of every batch."""
+        return [self._live, self._where]
 
     def weights(self, piece: Piece) -> Array:
         """float32 ``[groups, inputs, outputs]``."""

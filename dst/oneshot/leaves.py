@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -18,30 +19,14 @@ from dst.core.tree import Leaf
 from dst.core.typing import Array, Params, Tree
 from dst.engine.build_plan import own_sparsity
 from dst.engine.initial_masks import placed_like
-from dst.oneshot.calibrate import written
+from dst.oneshot.calibrate import Walk, written
+from dst.oneshot.finished import Pruned, Solved, digest
 from dst.oneshot.matrix import Matrix, OneShot
 from dst.oneshot.stages import Piece
 from dst.oneshot.statistics import Statistics
 from dst.oneshot.views import Base, Place
 from dst.rules.allocation import Allocator, Global, Layer, allocator
 from dst.rules.structure import Structure
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """What became of one matrix.
-
-    Attributes:
-      name: the leaf path, with the slice of a stacked leaf.
-      sparsity: share of its weights that are zero.
-      error: ``|X dW|^2 / |X W|^2`` over the calibration rows; None without a Gram matrix.
-      seconds: that the method took.
-    """
-
-    name: str
-    sparsity: float
-    error: float | None
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -115,32 +100,49 @@ class Leaves:
         shares = allocate(layers, sparsity).sparsity
         return {piece.name: shares[piece.base.path] for piece in pieces}
 
-    def prune(self, piece: Piece, statistics: Statistics | None) -> Pruned:
-        """Prunes one piece: its leaf and its mask are replaced."""
-        start, base = time.perf_counter(), piece.base
-        weight = piece.place.matrices(base.read(self.leaves[base.leaf])).astype(jnp.float32)
+    def solve(self, piece: Piece, statistics: Statistics | None) -> Solved:
+        """Prunes one piece; the weights have the type of the leaf."""
+        start, leaf = time.perf_counter(), self.leaves[piece.base.leaf]
+        dense = piece.place.matrices(piece.base.read(leaf)).astype(jnp.float32)
         matrix = Matrix(
             piece.name,
-            weight,
+            dense,
             statistics,
             self.sparsities[piece.name],
-            self._structures[base.path],
+            self._structures[piece.base.path],
             self._preserve,
         )
         solved, mask = self._method(matrix)
-        if solved.shape != weight.shape or mask.shape != weight.shape:
+        if solved.shape != dense.shape or mask.shape != dense.shape:
             raise ValueError(
                 f"{piece.name}: {type(self._method).__name__} must return weights and a mask of "
-                f"shape {weight.shape}, got {solved.shape} and {mask.shape}."
+                f"shape {dense.shape}, got {solved.shape} and {mask.shape}."
             )
+        error = _error(dense, solved, statistics)
+        zero = 1 - float(jnp.mean(mask, dtype=jnp.float32))
+        pruned = Pruned(piece.name, zero, error, time.perf_counter() - start)
+        return Solved(solved.astype(leaf.dtype), mask, pruned)
+
+    def put(self, piece: Piece, solved: Solved) -> Pruned:
+        """Replaces the leaf and the mask of a piece."""
+        base = piece.base
         if base.row is not None and base.leaf not in self._copied:
             self._copied.add(base.leaf)  # rows are written in place, which must not be the user's
             self.leaves[base.leaf] = jnp.array(self.leaves[base.leaf])
-        self.leaves[base.leaf] = written(self.leaves[base.leaf], piece, solved)
-        self._masks[base.path] = written(self._masks[base.path], piece, mask)
-        error = _error(weight, solved, statistics)
-        zero = 1 - float(jnp.mean(mask, dtype=jnp.float32))
-        return Pruned(piece.name, zero, error, time.perf_counter() - start)
+        self.leaves[base.leaf] = written(self.leaves[base.leaf], piece, solved.weight)
+        self._masks[base.path] = written(self._masks[base.path], piece, solved.mask)
+        return solved.pruned
+
+    def identity(self, walk: Walk) -> dict[str, str]:
+        """What this pruning is made of, as text; equal text means equal results."""
+        structures = {path: repr(x) for path, x in self._structures.items()}
+        plan = f"{walk.plan}{dict(self.sparsities)}{structures}{self._preserve}"
+        return {
+            "method": repr(self._method),
+            "plan": hashlib.sha256(plan.encode()).hexdigest(),
+            "weights": digest(self.leaves),
+            "batches": digest(walk.entered()),
+        }
 
     def result(self, params: Tree) -> tuple[Tree, dict[str, Array]]:
         """The parameters and masks, placed as the parameters were."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -13,6 +14,7 @@ from dst.core.tree import Select
 from dst.core.typing import Array, Batch, Params, PyTree, Tree
 from dst.engine.build_plan import selected
 from dst.oneshot.calibrate import Walk, Where, as_batches, of_piece
+from dst.oneshot.finished import Finished
 from dst.oneshot.leaves import Leaves, Progress, whole
 from dst.oneshot.magnitude import Magnitude
 from dst.oneshot.matrix import Matrix, OneShot
@@ -45,6 +47,8 @@ def prune(
     roles: Mapping[str, Role] | None = None,
     blocks: str = "auto",
     preserve: bool = False,
+    directory: str | os.PathLike[str] | None = None,
+    offload: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Tree, dict[str, Array]]:
     """Prunes a trained network once, by magnitude or with calibration data; counts are exact.
@@ -69,6 +73,9 @@ def prune(
       blocks: ``auto``, or ``matrix``: matrices see the pruned ones before them, also within a
         block of the network (true-sequential).
       preserve: whether weights that are zero stay zero.
+      directory: where every finished stage is kept. The same call goes on after them, with equal
+        bits at the end. Delete it afterwards. None: nothing is kept.
+      offload: whether what enters a stage waits in the memory of the host, not of the device.
       progress: called with a :class:`dst.oneshot.Progress` after every stage.
 
     Returns:
@@ -77,7 +84,8 @@ def prune(
 
     Raises:
       ValueError: as :func:`dst.sparsify` and :func:`dst.stages`, naming the leaf or argument at
-        fault; inputs that are not finite.
+        fault; inputs that are not finite; a directory with stages of another pruning.
+      OSError: a stage could not be written.
 
     Example:
       >>> import dst, jax.numpy as jnp
@@ -130,7 +138,7 @@ def prune(
         run = Leaves(params, method, structure, chosen, preserve)
         pieces = [whole(i, chosen[p]) for i, p in enumerate(run.paths) if p in chosen]
         run.sparsities = run.allocated(allocation, sparsity, pieces)
-        pruned = [run.prune(piece, None) for piece in pieces]
+        pruned = [run.put(piece, run.solve(piece, None)) for piece in pieces]
         if progress is not None:
             progress(Progress(0, 1, tuple(pruned)))
         return run.result(params)
@@ -139,18 +147,24 @@ def prune(
     run = Leaves(params, method, structure, chosen, preserve)
     pieces = [piece for stage in traced.stages for piece in stage.pieces]
     if isinstance(allocation, OWL):
-        first = Walk(traced, run.leaves, data, "norms", where)
+        first = Walk(traced, run.leaves, data, "norms", where, offload)
         run.sparsities = _by_outliers(first, allocation, sparsity, run)
     else:
         run.sparsities = run.allocated(allocation, sparsity, pieces)
-    walk = Walk(traced, run.leaves, data, _needed(method), where)
+    walk = Walk(traced, run.leaves, data, _needed(method), where, offload)
+    kept = None if directory is None else Finished(directory, run.identity(walk))
     for number, stage in enumerate(traced.stages):
-        sources = [] if method.needs == "nothing" else walk.statistics(number)
-        pruned = [
-            run.prune(piece, of_piece(piece, sources) if sources else None)
-            for piece in stage.pieces
-        ]
-        del sources
+        solved = None if kept is None else kept.read(number, [x.name for x in stage.pieces])
+        if solved is None:
+            sources = [] if method.needs == "nothing" else walk.statistics(number)
+            solved = [
+                run.solve(piece, of_piece(piece, sources) if sources else None)
+                for piece in stage.pieces
+            ]
+            del sources
+            if kept is not None:
+                kept.write(number, solved)
+        pruned = [run.put(piece, x) for piece, x in zip(stage.pieces, solved, strict=True)]
         if progress is not None:
             progress(Progress(number, len(traced.stages), tuple(pruned)))
         if method.needs != "nothing":
