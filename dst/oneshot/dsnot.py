@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dst.core import checks
+from dst.core.registry import named
 from dst.core.typing import Array
 from dst.oneshot.matrix import Matrix, OneShot
 from dst.oneshot.statistics import Needs
@@ -22,6 +23,7 @@ _TOKENS = 2048.0  # rows per sequence of the paper, to which its threshold refer
 _SMALLEST = 1e-12  # variance
 
 
+@named("dsnot")
 @dataclass(frozen=True)
 class DSnoT:
     """Starts from a mask and exchanges weights without training; weights keep their values.

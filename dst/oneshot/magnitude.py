@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from dst.core import checks, tree
+from dst.core.registry import named
 from dst.core.text import shown
 from dst.core.typing import Array, Tree
 from dst.engine.projection import apply_masks
@@ -24,6 +25,7 @@ from dst.rules.structure import ConstantFanIn, Structure, Unstructured
 SCOPES = ("layer", "global", "row")
 
 
+@named("magnitude")
 @dataclass(frozen=True)
 class Magnitude:
     """Sets the smallest weights ``|w|`` to zero.

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dst.core import checks
+from dst.core.registry import named
 from dst.core.typing import Array
 from dst.rules.schedule import exact
 
 _LOWEST = 0.01  # sparsity of a block whose share would be none
 
 
+@named("owl", allocation=True)
 @dataclass(frozen=True)
 class OWL:
     """Sparsity per block of the network, from the share of outliers among its Wanda scores.

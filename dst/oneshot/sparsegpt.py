@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from dst.core import checks
+from dst.core.registry import named
 from dst.core.selection import top_k_mask
 from dst.core.typing import Array
 from dst.oneshot.matrix import Matrix, OneShot
@@ -21,6 +22,7 @@ from dst.rules.allocation import zeros
 from dst.rules.structure import NM, Unstructured
 
 
+@named("sparsegpt")
 @dataclass(frozen=True)
 class SparseGPT:
     """Prunes by the optimal-brain-surgeon rule, one input after the other.

@@ -7,11 +7,13 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from dst.core.registry import named
 from dst.core.typing import Array
 from dst.oneshot.matrix import Matrix
 from dst.oneshot.statistics import Needs
 
 
+@named("wanda")
 @dataclass(frozen=True)
 class Wanda:
     """Sets the weights of smallest ``|w_ij| ||x_i||_2`` to zero, output by output.
