@@ -1,0 +1,218 @@
+"""One pruning of a pretrained model, from its files to the files of the pruned one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import dst.nnx
+from dst import eval as judging
+from dst.core.files import write_json
+from dst.core.typing import Array
+from dst.io.safetensors import save_masks
+from dst.models import Encoder, load, save, tokenizer
+from dst.oneshot import Progress, StagePlan
+from dst.oneshot.stages import stages
+from dst.studies.pruning.settings import Settings
+
+RESULT, MASKS, REPORT = "pruning.json", "masks.safetensors", "report.html"
+_ROWS = 2048  # tokens of a calibration batch
+
+Say = Callable[[str], object]
+
+
+class Job:
+    """A model, its text and what is to be done; nothing has been computed yet.
+
+    Args:
+      settings: of the pruning.
+
+    Attributes:
+      model: the dense one.
+      batches: int32 ``[windows, length]`` each, for calibration.
+      held_out: int32 ``[windows, length]``, to judge by.
+
+    Raises:
+      FileNotFoundError: no such model.
+      ValueError: a model, a tokenizer or a text that cannot be read; windows longer than the
+        context; too little text.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        count, length = settings.windows
+        text = judging.sides(settings.calibration)
+        self.tokenizer = tokenizer(settings.model)
+        self.model = load(settings.model)
+        if length > self.model.context:
+            raise ValueError(
+                f"windows must be at most {self.model.context} tokens long, the context of the "
+                f"model, got {length}."
+            )
+        sides = [judging.tokens(self.tokenizer, x) for x in (text.calibration, text.held_out)]
+        windows = judging.drawn(sides[0], length, count, settings.seed)
+        self.batches = [jnp.asarray(x) for x in np.split(windows, count // _batch(count, length))]
+        self.held_out = judging.consecutive(sides[1], length, count)
+
+    def plan(self) -> StagePlan:
+        """The stages of the pruning."""
+        graph, params, rest = nnx.split(self.model, nnx.Param, ...)
+        return stages(
+            lambda p, x: _forward(nnx.merge(graph, p, rest), x),
+            params,
+            self.batches[0],
+            select=self.settings.select or None,
+            stacked=getattr(self.model, "stacked", None),
+            roles=dst.nnx.roles(self.model),
+            blocks=self.settings.blocks,
+        )
+
+    def prune(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> tuple[Any, dict[str, Array]]:
+        """The pruned model and its masks; the dense model stays as it is.
+
+        Args:
+          directory: where finished stages are kept.
+          progress: called after every stage.
+        """
+        pruned = nnx.merge(*nnx.split(self.model))  # other variables, the same arrays
+        settings = self.settings
+        masks = dst.nnx.prune(
+            pruned,
+            settings.share(),
+            forward=_forward,
+            batches=self.batches,
+            attach_masks=False,
+            method=settings.one_shot(),
+            structure=settings.pattern(),
+            allocation=settings.allocated(),
+            select=settings.select or None,
+            stacked=getattr(pruned, "stacked", None),
+            blocks=settings.blocks,
+            preserve=settings.preserve,
+            directory=directory,
+            progress=progress,
+        )
+        return pruned, masks
+
+    def judge(self, pruned: Any, say: Say = lambda text: None) -> dict[str, Any]:
+        """The figures of both models on held-out text.
+
+        Of decoders perplexity, bits per byte, agreement and divergence; of encoders the mean cosine
+        of the embeddings of the windows.
+        """
+        if isinstance(pruned, Encoder):
+            return {"cosine": judging.cosine(pruned, self.model, self.held_out)}
+        quality = judging.language(
+            pruned,
+            self.held_out,
+            tokenizer=self.tokenizer,
+            against=self.model,
+            progress=lambda done, count: say(f"judged {done} of {count} windows"),
+        )
+        return asdict(quality)
+
+
+def run(settings: Settings, out: str | os.PathLike[str], say: Say = lambda text: None) -> dict[str, Any]:
+    """Prunes a model and writes it, its masks and its report into a directory.
+
+    Finished stages are kept in ``<out>.part`` until then. The same call goes on after them.
+
+    Args:
+      settings: of the pruning.
+      out: the directory; new, or empty.
+      say: called with lines of progress.
+
+    Returns:
+      what ``pruning.json`` holds.
+
+    Raises:
+      FileExistsError: something is at the path.
+      FileNotFoundError: no such model.
+      ValueError: as :class:`Job` and :func:`dst.prune`; a directory with stages of another pruning.
+      OSError: a file could not be written.
+    """
+    target = Path(out)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise FileExistsError(f"{target} must be a new or an empty directory. Choose another name.")
+    work, start = target.with_name(f"{target.name}.part"), time.perf_counter()
+    job = Job(settings)
+    matrices: list[dict[str, Any]] = []
+
+    def progress(step: Progress) -> None:
+        matrices.extend(asdict(x) for x in step.matrices)
+        for x in step.matrices:
+            error = "" if x.error is None else f", relative error {x.error:.2e}"
+            say(
+                f"stage {step.stage + 1} of {step.stages}: {x.name} {x.sparsity:.1%} zeros{error}, "
+                f"{x.seconds:.1f} s"
+            )
+
+    pruned, masks = job.prune(work / "stages", progress)
+    if not masks:
+        raise ValueError(f"select: no leaf of {settings.model} is selected, so nothing is pruned.")
+    weights = sum(x.size for x in masks.values())
+    result = {
+        "settings": asdict(settings),
+        "version": dst.__version__,
+        "weights": weights,
+        "sparsity": 1 - sum(int(x.sum()) for x in masks.values()) / weights,
+        "matrices": matrices,
+        "quality": job.judge(pruned, say),
+        "seconds": time.perf_counter() - start,
+    }
+    from dst.studies.pruning.report import write_report  # loads Matplotlib
+
+    whole = work / "model"
+    shutil.rmtree(whole, ignore_errors=True)
+    save(whole, pruned, tokenizer=settings.model)
+    save_masks(whole / MASKS, masks)
+    write_json(whole / RESULT, result)
+    write_report(result, whole / REPORT)
+    whole.replace(target)
+    shutil.rmtree(work)
+    return result
+
+
+def read(directory: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """What ``pruning.json`` of a directory holds.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is no JSON.
+    """
+    path = Path(directory) / RESULT
+    if not path.is_file():
+        raise FileNotFoundError(f"expected {RESULT} in {directory}, found none.")
+    try:
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON: {error}.") from error
+    return found
+
+
+def _forward(model: Any, tokens: Array) -> Any:
+    """All matrices of a model at work."""
+    found = model(tokens)
+    return model.pool(found) if isinstance(model, Encoder) and model.pooler else found
+
+
+def _batch(count: int, length: int) -> int:
+    """Windows per batch: a divisor of their number, so that all have one shape."""
+    most = max(_ROWS // length, 1)
+    return max(d for d in range(1, min(most, count) + 1) if count % d == 0)

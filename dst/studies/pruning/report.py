@@ -1,0 +1,143 @@
+"""The report of a pruned model: what it lost, and in which matrices."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dst.core.text import aligned
+from dst.report import page, plots, theme
+from dst.report.tables import Cell, Table
+from dst.report.words import duration, percent
+
+Result = Mapping[str, Any]  # of `pruning.json`
+
+
+def table(result: Result) -> str:
+    """The figures before and after as text."""
+    return "\n".join(aligned([("", "dense", "pruned"), *_figures(result)]))
+
+
+def answer(result: Result) -> str:
+    """What the pruning cost, as a sentence."""
+    share, quality = percent(result["sparsity"]), result["quality"]
+    if "cosine" in quality:
+        return f"With {share} zeros, embeddings have a mean cosine of {quality['cosine']:.4f} with "\
+            "those of the dense model."
+    before, after = quality["against"]["perplexity"], quality["perplexity"]
+    return (
+        f"With {share} zeros, perplexity rises from {before:.2f} to {after:.2f}, "
+        f"{after / before:.2f} times."
+        if after >= before
+        else f"With {share} zeros, perplexity falls from {before:.2f} to {after:.2f}."
+    )
+
+
+def write_report(result: Result, path: str | os.PathLike[str]) -> None:
+    """Writes the report, one file that asks for nothing from outside, whole or not at all."""
+    with theme.style():
+        html = render(result)
+    page.write(Path(path), html)
+
+
+def render(result: Result) -> str:
+    """The report as HTML text; to be called under :func:`dst.report.theme.style`."""
+    settings = result["settings"]
+    unset = ("None", "False", "()", "[]")
+    chips = [
+        f"{key} {' x '.join(map(str, x)) if key == 'windows' else x}"
+        for key, x in settings.items()
+        if key != "model" and str(x) not in unset
+    ]
+    return page.fill(
+        "pruning.html.j2",
+        name=f"{Path(settings['model']).name}, pruned",
+        answer=answer(result),
+        chips=[*chips, duration(result["seconds"])],
+        figures=[x for x in (_errors(result["matrices"]), _shares(result["matrices"])) if x],
+        quality=_cells([("", "dense", "pruned"), *_figures(result)]),
+        matrices=_matrices(result["matrices"]),
+    )
+
+
+def _figures(result: Result) -> list[tuple[str, str, str]]:
+    rows = [("zeros of the pruned matrices", "", percent(result["sparsity"]))]
+    quality = result["quality"]
+    if "cosine" in quality:
+        return [*rows, ("mean cosine of embeddings", "1.0000", f"{quality['cosine']:.4f}")]
+    before = quality["against"]
+    for key, words in (("perplexity", "perplexity"), ("bits_per_byte", "bits per byte")):
+        if quality[key] is not None:
+            rows.append((words, f"{before[key]:.3f}", f"{quality[key]:.3f}"))
+    return [
+        *rows,
+        ("same most likely token", "", percent(quality["agreement"])),
+        ("KL(dense || pruned), nats", "", f"{quality['kl']:.4f}"),
+    ]
+
+
+def _cells(rows: Sequence[Sequence[str]]) -> Table:
+    heads, *others = rows
+    return Table(heads, [[Cell(text, text) for text in row] for row in others])
+
+
+def _matrices(matrices: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for x in matrices:
+        error = x["error"]
+        rows.append(
+            [
+                Cell(x["name"], x["name"]),
+                Cell(percent(x["sparsity"]), str(x["sparsity"])),
+                Cell("–" if error is None else f"{error:.2e}", "" if error is None else str(error)),
+                Cell(f"{x['seconds']:.2f}", str(x["seconds"])),
+            ]
+        )
+    return Table(("matrix", "zeros", "relative error", "seconds"), rows)
+
+
+def _errors(matrices: Sequence[Mapping[str, Any]]) -> plots.Plot | None:
+    return plots.lines(
+        "Relative error of the outputs",
+        _lines(matrices, "error"),
+        caption="|X dW|² / |X W|² of every matrix, over the calibration text.",
+        x_label="block",
+        may_log=True,
+    )
+
+
+def _shares(matrices: Sequence[Mapping[str, Any]]) -> plots.Plot | None:
+    shares = {round(x["sparsity"], 3) for x in matrices}
+    if len(shares) == 1:
+        return None
+    return plots.lines(
+        "Zeros", _lines(matrices, "sparsity"), percent=True, x_label="block"
+    )
+
+
+def _lines(matrices: Sequence[Mapping[str, Any]], key: str) -> list[plots.Line]:
+    """A line over the blocks for every kind of matrix."""
+    kinds: dict[str, list[tuple[int, float]]] = {}
+    for x in matrices:
+        found = re.match(r"(?P<before>.*?)[/\[](?P<block>\d+)\]?(?P<after>.*)", x["name"])
+        stacked = re.match(r"(?P<before>.*)\[(?P<block>\d+)\](?P<after>)$", x["name"])
+        found = stacked or found
+        if found and x[key] is not None:
+            kind = f"{found['before']}{found['after']}".removesuffix("/kernel").rpartition("/")[2]
+            kinds.setdefault(kind, []).append((int(found["block"]), x[key]))
+    return [
+        plots.Line(
+            kind,
+            np.array([b for b, _ in points], float),
+            np.array([y for _, y in points], float),
+            theme.SERIES[i % len(theme.SERIES)],
+            points=True,
+            dash=i // len(theme.SERIES),
+        )
+        for i, (kind, points) in enumerate(kinds.items())
+    ]
