@@ -89,7 +89,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
     for code in blocks(page, "python"):
-        exec(compile(code, name(page), "exec"), names)
+        exec(compile(code, name(page), "exec", dont_inherit=True), names)
 
 
 def lines_of(page):
@@ -266,7 +266,7 @@ def test_data_made_as_the_page_says_trains_with_the_config_of_the_page(tmp_path,
     monkeypatch.chdir(tmp_path)
     page = DOCS / "howto" / "data.md"
     for code in blocks(page, "python"):
-        exec(compile(code, name(page), "exec"), {"__name__": "page"})
+        exec(compile(code, name(page), "exec", dont_inherit=True), {"__name__": "page"})
     Path("rings.yaml").write_text(blocks(page, "yaml")[0])
     assert cli.main(["train", "rings.yaml"]) == 0
     summary = json.loads(Path("runs/rings/summary.json").read_text())

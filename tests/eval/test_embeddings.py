@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -16,7 +17,7 @@ def encoder(seed, width=8):
 
 def test_the_mean_cosine_is_that_of_numpy():
     one, other, windows = encoder(0), encoder(1), np.arange(40).reshape(5, 8)
-    x, y = (np.asarray(m.embed(windows), np.float64) for m in (one, other))
+    x, y = (np.asarray(m.embed(jnp.asarray(windows)), np.float64) for m in (one, other))
     norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     expected = ((x * y).sum(1) / norms).mean()
     assert judging.cosine(one, other, windows) == pytest.approx(expected, abs=1e-6)
