@@ -139,8 +139,8 @@ def check(windows: Int[np.ndarray, "count length"], *models: nnx.Module) -> int:
                 f"windows must be at most {context} tokens long, the context of the model, got "
                 f"{length}."
             )
-        logits = nnx.eval_shape(lambda m, x: m(x), model, jnp.zeros((1, length), int))
-        sizes.append(logits.shape[-1])
+        tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+        sizes.append(_logits.eval_shape(*nnx.split(model), tokens).shape[-1])
     if len(set(sizes)) > 1:
         raise ValueError(f"both models must have the same vocabulary, got {sizes} tokens.")
     if not 0 <= windows.min() <= windows.max() < sizes[0]:
@@ -151,6 +151,12 @@ def check(windows: Int[np.ndarray, "count length"], *models: nnx.Module) -> int:
     return sizes[0]
 
 
+# Within the programs below, too: a network of many blocks is traced once for each shape.
+@partial(jax.jit, static_argnames="graph")
+def _logits(graph: Any, state: PyTree, tokens: Int[Array, "batch length"]) -> Array:
+    return nnx.merge(graph, state)(tokens)
+
+
 @partial(jax.jit, static_argnames="graphs")
 def _means(
     graphs: tuple[Any, ...], states: tuple[PyTree, ...], tokens: Int[Array, "batch length"]
@@ -158,7 +164,7 @@ def _means(
     """Float32 ``[batch]``: cross-entropy of every model; of two also agreement and KL."""
     logs = []
     for graph, state in zip(graphs, states, strict=True):
-        logits = nnx.merge(graph, state)(tokens)[:, :-1]
+        logits = _logits(graph, state, tokens)[:, :-1]
         logs.append(jax.nn.log_softmax(logits.astype(jnp.float32)))
     losses = [-jnp.take_along_axis(x, tokens[:, 1:, None], axis=-1).mean(axis=(1, 2)) for x in logs]
     if len(logs) == 1:
@@ -206,10 +212,9 @@ def generate(model: nnx.Module, tokens: np.ndarray, count: int) -> np.ndarray:
 def _continued(
     graph: Any, state: PyTree, tokens: Int[Array, "1 length"], start: Int[Array, ""]
 ) -> Int[Array, "1 length"]:
-    def following(place: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-        state, tokens = carry
-        logits = nnx.merge(graph, state)(tokens)  # later places change nothing before them
+    def following(place: Array, tokens: Array) -> Array:
+        logits = _logits(graph, state, tokens)  # later places change nothing before them
         best = logits[0, place - 1].astype(jnp.float32).argmax()
-        return state, tokens.at[0, place].set(best.astype(tokens.dtype))
+        return tokens.at[0, place].set(best.astype(tokens.dtype))
 
-    return lax.fori_loop(start, tokens.shape[1], following, (state, tokens))[1]
+    return lax.fori_loop(start, tokens.shape[1], following, tokens)
