@@ -10,6 +10,7 @@ import typer
 
 from dst import __version__
 from dst.cli import (
+    eval,
     exits,
     init,
     inspect,
@@ -63,6 +64,7 @@ _add(launch.launch, exits.CODES, allow_interspersed_args=False)
 _add(prune.prune, prune.EPILOG)
 _add(init.init)
 _add(inspect.inspect)
+_add(eval.eval)
 _add(report.report, report.EPILOG)
 _add(methods.methods)
 _add(schema.schema)

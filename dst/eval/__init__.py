@@ -8,8 +8,10 @@ extras.check("flax")
 
 from dst.eval.embeddings import cosine as cosine  # noqa: E402
 from dst.eval.language import Quality as Quality  # noqa: E402
+from dst.eval.language import check as check  # noqa: E402
 from dst.eval.language import generate as generate  # noqa: E402
 from dst.eval.language import language as language  # noqa: E402
+from dst.eval.matrices import sparsity as sparsity  # noqa: E402
 from dst.eval.text import Sides as Sides  # noqa: E402
 from dst.eval.text import consecutive as consecutive  # noqa: E402
 from dst.eval.text import drawn as drawn  # noqa: E402
@@ -19,11 +21,13 @@ from dst.eval.text import tokens as tokens  # noqa: E402
 __all__ = [
     "Quality",
     "Sides",
+    "check",
     "consecutive",
     "cosine",
     "drawn",
     "generate",
     "language",
     "sides",
+    "sparsity",
     "tokens",
 ]

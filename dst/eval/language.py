@@ -83,14 +83,10 @@ def language(
     Checked against: a computation in NumPy, tests/eval/test_language.py.
     """
     models = [model] if against is None else [model, against]
-    sizes = [check(x, windows) for x in models]
-    if sizes[0] != sizes[-1]:
-        raise ValueError(
-            f"against must have the vocabulary of the model, {sizes[0]} tokens, got {sizes[-1]}."
-        )
+    vocabulary = check(windows, *models)
     count, length = windows.shape
     if batch is None:
-        batch = max(_BYTES // (4 * length * sizes[0]), 1)
+        batch = max(_BYTES // (4 * length * vocabulary), 1)
     checks.integer("batch", batch, at_least=1)
     batch = min(batch, count)
     graphs, states = zip(*map(nnx.split, models), strict=True)
@@ -117,37 +113,48 @@ def language(
     return quality(loss, agreement=agreement, kl=kl, against=quality(dense))
 
 
-def check(model: nnx.Module, windows: Int[np.ndarray, "count length"]) -> int:
-    """Raises unless a model predicts the tokens of windows; nothing is computed.
+def check(windows: Int[np.ndarray, "count length"], *models: nnx.Module) -> int:
+    """Raises unless each model predicts the tokens of windows; nothing is computed.
 
     Returns:
-      the size of its vocabulary.
+      the size of their vocabulary.
 
     Raises:
       ValueError: an encoder; windows longer than the context, or without anything to predict;
-        tokens that the vocabulary does not have.
+        tokens that the vocabulary does not have; models of different vocabularies.
     """
-    if isinstance(model, Encoder):
-        raise ValueError(
-            "perplexity needs a model that predicts the next token, such as dst.models.Decoder, "
-            "got an encoder."
-        )
     count, length = windows.shape
     checks.integer("the number of windows", count, at_least=1)
     checks.integer("the length of windows", length, at_least=2)
-    context = getattr(model, "context", length)
-    if length > context:
+    sizes = []
+    for model in models:
+        if isinstance(model, Encoder):
+            raise ValueError(
+                "the model must predict the next token, as dst.models.Decoder does, got an "
+                "encoder: it has no perplexity."
+            )
+        context = getattr(model, "context", length)
+        if length > context:
+            raise ValueError(
+                f"windows must be at most {context} tokens long, the context of the model, got "
+                f"{length}."
+            )
+        tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+        sizes.append(_logits.eval_shape(*nnx.split(model), tokens).shape[-1])
+    if len(set(sizes)) > 1:
+        raise ValueError(f"both models must have the same vocabulary, got {sizes} tokens.")
+    if not 0 <= windows.min() <= windows.max() < sizes[0]:
         raise ValueError(
-            f"windows must be at most {context} tokens long, the context of the model, got "
-            f"{length}."
+            f"tokens must be below {sizes[0]}, the size of the vocabulary, found {windows.max()}. "
+            "Is the tokenizer that of the model?"
         )
-    size = nnx.eval_shape(lambda m, x: m(x), model, jnp.zeros((1, length), int)).shape[-1]
-    if not 0 <= windows.min() <= windows.max() < size:
-        raise ValueError(
-            f"tokens must be below {size}, the size of the vocabulary, found {windows.max()}. Is "
-            "the tokenizer that of the model?"
-        )
-    return size
+    return sizes[0]
+
+
+# Within the programs below, too: a network of many blocks is traced once for each shape.
+@partial(jax.jit, static_argnames="graph")
+def _logits(graph: Any, state: PyTree, tokens: Int[Array, "batch length"]) -> Array:
+    return nnx.merge(graph, state)(tokens)
 
 
 @partial(jax.jit, static_argnames="graphs")
@@ -157,7 +164,7 @@ def _means(
     """Float32 ``[batch]``: cross-entropy of every model; of two also agreement and KL."""
     logs = []
     for graph, state in zip(graphs, states, strict=True):
-        logits = nnx.merge(graph, state)(tokens)[:, :-1]
+        logits = _logits(graph, state, tokens)[:, :-1]
         logs.append(jax.nn.log_softmax(logits.astype(jnp.float32)))
     losses = [-jnp.take_along_axis(x, tokens[:, 1:, None], axis=-1).mean(axis=(1, 2)) for x in logs]
     if len(logs) == 1:
@@ -196,7 +203,7 @@ def generate(model: nnx.Module, tokens: np.ndarray, count: int) -> np.ndarray:
     Checked against: the logits of whole sequences, tests/eval/test_language.py.
     """
     padded = np.pad(np.asarray(tokens, np.int32), (0, count))[None]
-    check(model, padded)
+    check(padded, model)
     found = _continued(*nnx.split(model), jnp.asarray(padded), len(tokens))
     return np.asarray(found)[0, len(tokens) :]
 
@@ -205,10 +212,9 @@ def generate(model: nnx.Module, tokens: np.ndarray, count: int) -> np.ndarray:
 def _continued(
     graph: Any, state: PyTree, tokens: Int[Array, "1 length"], start: Int[Array, ""]
 ) -> Int[Array, "1 length"]:
-    def following(place: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-        state, tokens = carry
-        logits = nnx.merge(graph, state)(tokens)  # later places change nothing before them
+    def following(place: Array, tokens: Array) -> Array:
+        logits = _logits(graph, state, tokens)  # later places change nothing before them
         best = logits[0, place - 1].astype(jnp.float32).argmax()
-        return state, tokens.at[0, place].set(best.astype(tokens.dtype))
+        return tokens.at[0, place].set(best.astype(tokens.dtype))
 
-    return lax.fori_loop(start, tokens.shape[1], following, (state, tokens))[1]
+    return lax.fori_loop(start, tokens.shape[1], following, tokens)

@@ -132,12 +132,15 @@ def consecutive(
       count: how many windows; None: all.
 
     Raises:
-      ValueError: fewer tokens than that.
+      ValueError: fewer tokens than that; no windows, or nothing to predict in them.
 
     Example:
       >>> consecutive(np.arange(7), 3).tolist()
       [[0, 1, 2], [3, 4, 5]]
     """
+    checks.integer("length", length, at_least=2)
+    if count is not None:
+        checks.integer("count", count, at_least=1)
     number = max(len(tokens) // length, 1) if count is None else count
     _check(len(tokens), number * length, f"{number} windows of {length} tokens")
     return tokens[: number * length].reshape(number, length)
@@ -155,7 +158,7 @@ def drawn(
       seed: of NumPy's generator.
 
     Raises:
-      ValueError: fewer tokens than a window has.
+      ValueError: fewer tokens than a window has; no windows, or nothing to predict in them.
 
     Example:
       >>> drawn(np.arange(9), 3, 2, seed=0).tolist()
@@ -164,6 +167,8 @@ def drawn(
     References: the calibration data of Frantar and Alistarh 2023 (arXiv 2301.00774), of one text
     instead of documents.
     """
+    checks.integer("length", length, at_least=2)
+    checks.integer("count", count, at_least=1)
     _check(len(tokens), length, f"a window of {length} tokens")
     starts = np.random.default_rng(seed).integers(0, len(tokens) - length + 1, count)
     return tokens[starts[:, None] + np.arange(length)[None]]

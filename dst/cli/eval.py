@@ -1,0 +1,134 @@
+"""``dst eval``: how well a language model predicts text, and what it says."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from dst.cli.exits import BAD_INPUT, DONE, fail
+from dst.cli.parameters import windows as parsed
+from dst.cli.progress import line
+from dst.core.text import aligned
+
+_FOLLOWING = 20  # tokens of the sample
+_ROWS = (
+    ("perplexity", "perplexity", ".4g"),
+    ("bits per byte", "bits_per_byte", ".4f"),
+    ("sparsity of the matrices", "sparsity", ".4f"),
+    ("agreement of the first choice", "agreement", ".4f"),
+    ("KL in nats", "kl", ".4f"),
+)
+
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A directory as of Hugging Face, or a GGUF file.")
+]
+Against = Annotated[
+    Path | None, typer.Option(metavar="DENSE", help="The dense model, for agreement and KL.")
+]
+Text = Annotated[
+    str,
+    typer.Option(
+        metavar="topics|stdlib|FILES",
+        help="English or Python that every machine has, or a pattern of files; their held-out "
+        "part is read.",
+    ),
+]
+Windows = Annotated[str, typer.Option(metavar="NxLENGTH", help="Pieces of text, tokens in each.")]
+Tokenizer = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Directory or GGUF file; MODEL unless given.")
+]
+Sample = Annotated[
+    str, typer.Option(metavar="TEXT", help="What the model continues, greedily; empty: nothing.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def eval(
+    model: Model,
+    against: Against = None,
+    text: Text = "topics",
+    windows: Windows = "32x256",
+    tokenizer: Tokenizer = None,
+    sample: Sample = "The capital of France is",
+    as_json: Json = False,
+) -> int:
+    """Show how well a language model predicts text."""
+    from dst import eval as judge
+    from dst.models import load
+
+    try:
+        count, length = parsed(windows)
+        held_out = judge.sides(text).held_out
+        words = _tokenizer(tokenizer or model)
+        pieces = judge.consecutive(judge.tokens(words, held_out), length, count)
+        prompt = judge.tokens(words, sample)
+        models = [load(path) for path in (model, against) if path is not None]
+        judge.check(pieces, *models)
+        following = _following(prompt, models[0]) if len(prompt) else 0
+    except (ValueError, FileNotFoundError) as error:
+        return fail(error, BAD_INPUT)
+    first, dense = models[0], models[1] if len(models) > 1 else None
+    with line("windows") as progress:
+        quality = judge.language(first, pieces, tokenizer=words, against=dense, progress=progress)
+    found: dict[str, Any] = {"text": text, "windows": [count, length]}
+    found |= {**asdict(quality), "sparsity": judge.sparsity(first)}
+    if dense is not None:
+        found["against"]["sparsity"] = judge.sparsity(dense)
+    if following:
+        whole = [*prompt.tolist(), *judge.generate(first, prompt, following).tolist()]
+        found["sample"] = words.decode(whole, skip_special_tokens=False)
+    print(json.dumps(_finite(found), indent=2) if as_json else _table(found))
+    return DONE
+
+
+def _tokenizer(path: Path) -> Any:
+    from dst import models
+
+    try:
+        return models.tokenizer(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} --tokenizer PATH names another place.") from error
+
+
+def _following(prompt: np.ndarray, model: Any) -> int:
+    """How many tokens of the sample fit into the context."""
+    from dst import eval as judge
+
+    if len(prompt) >= model.context:
+        raise ValueError(
+            f"--sample must be shorter than {model.context} tokens, the context of the model, got "
+            f"{len(prompt)}."
+        )
+    count = min(_FOLLOWING, model.context - len(prompt))
+    judge.check(np.pad(prompt, (0, count))[None], model)
+    return count
+
+
+def _table(found: dict[str, Any]) -> str:
+    """A row per figure, a column per model."""
+    columns = [found] + [found["against"]] * (found["against"] is not None)
+    rows = [["", "model", "against"][: 1 + len(columns)]]
+    for words, name, form in _ROWS:
+        if found[name] is not None:
+            rows.append([words, *(_cell(x[name], form) for x in columns)])
+    count, length = found["windows"]
+    where = f"{found['tokens']} tokens in {count} windows of {length}, held out of {found['text']}"
+    sample = [f"sample: {found['sample']!r}"] if "sample" in found else []
+    return "\n".join([*aligned(rows), where, *sample])
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for NaN and infinity, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {name: _finite(x) for name, x in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

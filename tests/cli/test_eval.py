@@ -1,0 +1,134 @@
+"""Laws of ``dst eval``: its figures are those of ``dst.eval``; bad input ends with a message."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as kinds
+
+import dst.nnx
+from dst import cli, eval, models
+from tests.models.pretrained.checkpoints import BERT, bert, directory
+from tests.pretrained import smollm2
+
+TEXT = "The quick brown fox jumps over the lazy dog.\n" * 30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A dense model, a pruned one, an encoder, their tokenizer of bytes, and a text."""
+    where = tmp_path_factory.mktemp("models")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(kinds.BPE(vocab={x: i for i, x in enumerate(alphabet)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    (where / "words").mkdir()
+    made.save(str(where / "words" / "tokenizer.json"))
+    sizes = {"width": 16, "layers": 1, "heads": 4, "hidden": 24, "rngs": nnx.Rngs(0)}
+    model = models.Decoder((32,), 256, **sizes)
+    models.save(where / "dense", model, tokenizer=where / "words")
+    dst.nnx.prune(model, 0.5, attach_masks=False)
+    models.save(where / "pruned", model, tokenizer=where / "words")
+    models.save(where / "silent", model)
+    models.save(where / "small", models.Decoder((32,), 99, **sizes), tokenizer=where / "words")
+    made.save(str(directory(where / "bert", BERT, bert(BERT)) / "tokenizer.json"))
+    (where / "fox.txt").write_text(TEXT)
+    return where
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    """Runs a command in the folder; returns its code, stdout and stderr."""
+    monkeypatch.chdir(folder)
+
+    def call(*arguments):
+        code = cli.main(["eval", *arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_figures_are_those_of_the_function(run, folder):
+    asked = ["--text", "fox.txt", "--windows", "7x32", "--against", "dense", "--json"]
+    code, out, err = run("pruned", *asked)
+    assert code == 0 and not err
+    found = json.loads(out)
+    words = models.tokenizer(folder / "words")
+    windows = eval.consecutive(eval.tokens(words, TEXT[-len(TEXT) // 5 :]), 32, 7)
+    pruned, dense = models.load(folder / "pruned"), models.load(folder / "dense")
+    expected = eval.language(pruned, windows, tokenizer=words, against=dense)
+    for name in ("perplexity", "bits_per_byte", "agreement", "kl", "tokens"):
+        np.testing.assert_allclose(found[name], getattr(expected, name), rtol=1e-6)
+    np.testing.assert_allclose(found["against"]["perplexity"], expected.against.perplexity, 1e-6)
+    assert found["sparsity"] == 0.5 and found["against"]["sparsity"] == 0
+    prompt = eval.tokens(words, "The capital of France is")
+    said = words.decode(eval.generate(pruned, prompt, 8).tolist(), skip_special_tokens=False)
+    assert found["sample"] == "The capital of France is" + said  # 24 + 8: the context
+
+
+def test_the_table_has_a_row_per_figure_and_a_column_per_model(run):
+    few = ["--text", "fox.txt", "--windows", "2x32"]
+    code, out, _ = run("pruned", *few, "--against", "dense", "--sample", "a")
+    assert code == 0
+    head, *rows, where, sample = out.splitlines()
+    assert head.split() == ["model", "against"] and len(rows) == 5
+    assert rows[2].split()[-2:] == ["0.5000", "0.0000"]
+    assert rows[-1].startswith("KL in nats") and len(rows[-1].split()) == 4
+    assert where == "62 tokens in 2 windows of 32, held out of fox.txt"
+    assert sample.startswith(("sample: 'a", 'sample: "a'))
+    code, out, _ = run("silent", *few, "--tokenizer", "words", "--sample", "")
+    assert code == 0 and len(out.splitlines()) == 5 and "sample" not in out
+
+
+def test_figures_that_are_no_numbers_are_null_in_json(run, folder, tmp_path):
+    model = models.load(folder / "dense")
+    model.final_norm.scale.set_value(model.final_norm.scale.get_value() * np.nan)
+    models.save(tmp_path / "out", model, tokenizer=folder / "words")
+    code, out, _ = run(
+        str(tmp_path / "out"), "--text", "fox.txt", "--windows", "2x32", "--sample", "", "--json"
+    )
+    assert code == 0 and json.loads(out)["perplexity"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "expected tokenizer.json in nowhere, found none. --tokenizer PATH"),
+        (["nowhere", "--tokenizer", "words"], "found nothing at nowhere"),
+        (["silent"], "expected tokenizer.json in silent, found none. --tokenizer PATH"),
+        (["fox.txt", "--tokenizer", "words"], "fox.txt is no GGUF file"),
+        (["dense", "--windows", "8"], "must be NxLENGTH, such as 32x256, got '8'"),
+        (["dense", "--windows", "0x32"], "count must be an integer >= 1, got 0"),
+        (["dense", "--windows", "2x1"], "length must be an integer >= 2, got 1"),
+        (
+            ["dense", "--windows", "2x33"],
+            "at most 32 tokens long, the context of the model",
+        ),
+        (["dense", "--windows", "9x32"], "9 windows of 32 tokens need 288, found 270"),
+        (["dense", "--text", "topic"], "Did you mean 'topics'?"),
+        (["dense", "--sample", "x" * 32], "--sample must be shorter than 32 tokens"),
+        (["small"], "tokens must be below 99, the size of the vocabulary"),
+        (["dense", "--against", "small"], "must have the same vocabulary, got [256, 99]"),
+        (["dense", "--against", "bert"], "must predict the next token, as dst.models.Decoder does"),
+        (["bert"], "got an encoder: it has no perplexity"),
+    ],
+    ids=lambda x: " ".join(x)[:40] if isinstance(x, list) else "",
+)
+def test_bad_input_ends_with_2_and_a_message(arguments, message, run):
+    few = ["--text", "fox.txt", "--windows", "2x16"]
+    given = [x for i in (0, 2) if few[i] not in arguments for x in few[i : i + 2]]
+    code, out, err = run(*arguments, *given)
+    assert code == 2 and not out
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+def test_smollm2_knows_the_capital_of_france_and_english(run):
+    code, out, _ = run(str(smollm2()), "--windows", "4x32", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["sample"].startswith("The capital of France is Paris")
+    assert 5 < found["perplexity"] < 200 and found["bits_per_byte"] < 2
+    assert found["sparsity"] < 0.01 and found["against"] is None
