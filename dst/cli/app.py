@@ -16,6 +16,7 @@ from dst.cli import (
     launch,
     lottery,
     methods,
+    prune,
     report,
     resume,
     schema,
@@ -59,6 +60,7 @@ _add(sweep.sweep, "Exit codes: as for train; 1 also where a trial has failed.")
 _add(lottery.lottery, exits.CODES)
 # What follows train or resume belongs to them, options included.
 _add(launch.launch, exits.CODES, allow_interspersed_args=False)
+_add(prune.prune, prune.EPILOG)
 _add(init.init)
 _add(inspect.inspect)
 _add(report.report, report.EPILOG)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from dst.core.text import shown
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")]
 Overrides = Annotated[
@@ -21,3 +24,15 @@ Directory = Annotated[
     typer.Option("--dir", metavar="DIR", help="Run directory; runs/<name> unless given."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def windows(text: str) -> tuple[int, int]:
+    """How many pieces of text, and tokens in each.
+
+    Raises:
+      ValueError: another form than ``32x256``.
+    """
+    found = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
+    if not found:
+        raise ValueError(f"windows must be NxLENGTH, such as 32x256, got {shown(text)}.")
+    return int(found[1]), int(found[2])

@@ -6,6 +6,7 @@ from dst.core import extras
 
 extras.check("flax")
 
+from dst.eval.embeddings import cosine as cosine  # noqa: E402
 from dst.eval.language import Quality as Quality  # noqa: E402
 from dst.eval.language import generate as generate  # noqa: E402
 from dst.eval.language import language as language  # noqa: E402
@@ -19,6 +20,7 @@ __all__ = [
     "Quality",
     "Sides",
     "consecutive",
+    "cosine",
     "drawn",
     "generate",
     "language",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import time
@@ -68,7 +67,8 @@ class Job:
 
     def plan(self) -> StagePlan:
         """The stages of the pruning."""
-        graph, params, rest = nnx.split(self.model, nnx.Param, ...)
+        graph, *states = nnx.split(self.model, nnx.Param, ...)
+        params, rest = states
         return stages(
             lambda p, x: _forward(nnx.merge(graph, p, rest), x),
             params,
@@ -90,7 +90,8 @@ class Job:
           directory: where finished stages are kept.
           progress: called after every stage.
         """
-        pruned = nnx.merge(*nnx.split(self.model))  # other variables, the same arrays
+        graph, state = nnx.split(self.model)
+        pruned = nnx.merge(graph, jax.tree.map(lambda x: x, state))  # of its own, same arrays
         settings = self.settings
         masks = dst.nnx.prune(
             pruned,
@@ -128,7 +129,9 @@ class Job:
         return asdict(quality)
 
 
-def run(settings: Settings, out: str | os.PathLike[str], say: Say = lambda text: None) -> dict[str, Any]:
+def run(
+    settings: Settings, out: str | os.PathLike[str], say: Say = lambda text: None
+) -> dict[str, Any]:
     """Prunes a model and writes it, its masks and its report into a directory.
 
     Finished stages are kept in ``<out>.part`` until then. The same call goes on after them.

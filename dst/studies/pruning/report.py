@@ -27,8 +27,8 @@ def answer(result: Result) -> str:
     """What the pruning cost, as a sentence."""
     share, quality = percent(result["sparsity"]), result["quality"]
     if "cosine" in quality:
-        return f"With {share} zeros, embeddings have a mean cosine of {quality['cosine']:.4f} with "\
-            "those of the dense model."
+        cosine = quality["cosine"]
+        return f"With {share} zeros, embeddings have a mean cosine of {cosine:.4f} with dense ones."
     before, after = quality["against"]["perplexity"], quality["perplexity"]
     return (
         f"With {share} zeros, perplexity rises from {before:.2f} to {after:.2f}, "
@@ -115,21 +115,18 @@ def _shares(matrices: Sequence[Mapping[str, Any]]) -> plots.Plot | None:
     shares = {round(x["sparsity"], 3) for x in matrices}
     if len(shares) == 1:
         return None
-    return plots.lines(
-        "Zeros", _lines(matrices, "sparsity"), percent=True, x_label="block"
-    )
+    return plots.lines("Zeros", _lines(matrices, "sparsity"), percent=True, x_label="block")
 
 
 def _lines(matrices: Sequence[Mapping[str, Any]], key: str) -> list[plots.Line]:
     """A line over the blocks for every kind of matrix."""
     kinds: dict[str, list[tuple[int, float]]] = {}
     for x in matrices:
-        found = re.match(r"(?P<before>.*?)[/\[](?P<block>\d+)\]?(?P<after>.*)", x["name"])
-        stacked = re.match(r"(?P<before>.*)\[(?P<block>\d+)\](?P<after>)$", x["name"])
-        found = stacked or found
-        if found and x[key] is not None:
-            kind = f"{found['before']}{found['after']}".removesuffix("/kernel").rpartition("/")[2]
-            kinds.setdefault(kind, []).append((int(found["block"]), x[key]))
+        number = re.search(r"\[(\d+)\]$|/(\d+)/", x["name"])  # of a stacked leaf, of a list
+        if number and x[key] is not None:
+            kind = x["name"].removesuffix(number[0]).removesuffix("/kernel").rpartition("/")[2]
+            block = int(number[1] or number[2])
+            kinds.setdefault(kind, []).append((block, x[key]))
     return [
         plots.Line(
             kind,

@@ -1,0 +1,27 @@
+"""Laws of the mean cosine between encoders."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from dst import eval as judging
+from dst.models import Encoder
+
+
+def encoder(seed, width=8):
+    return Encoder(8, 50, width=width, layers=1, heads=2, hidden=8, rngs=nnx.Rngs(seed))
+
+
+def test_the_mean_cosine_is_that_of_numpy():
+    one, other, windows = encoder(0), encoder(1), np.arange(40).reshape(5, 8)
+    x, y = (np.asarray(m.embed(windows), np.float64) for m in (one, other))
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    expected = ((x * y).sum(1) / norms).mean()
+    assert judging.cosine(one, other, windows) == pytest.approx(expected, abs=1e-6)
+
+
+def test_encoders_of_different_widths_are_refused():
+    with pytest.raises(ValueError, match="must have one width, got 8 and 12"):
+        judging.cosine(encoder(0), encoder(0, 12), np.arange(16).reshape(2, 8))
