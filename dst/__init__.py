@@ -74,6 +74,7 @@ if TYPE_CHECKING:  # what `__getattr__` loads, for type checkers and editors
     from dst.io.safetensors import load_weights as load_weights
     from dst.io.safetensors import save_masks as save_masks
     from dst.io.safetensors import save_weights as save_weights
+    from dst.oneshot.alps import ALPS as ALPS
     from dst.oneshot.calibrate import calibrate as calibrate
     from dst.oneshot.dsnot import DSnoT as DSnoT
     from dst.oneshot.magnitude import Magnitude as Magnitude
@@ -86,6 +87,7 @@ if TYPE_CHECKING:  # what `__getattr__` loads, for type checkers and editors
 __version__ = "0.1.0"
 
 _LAZY = {
+    "ALPS": "dst.oneshot.alps",
     "DSnoT": "dst.oneshot.dsnot",
     "Magnitude": "dst.oneshot.magnitude",
     "OWL": "dst.oneshot.owl",
@@ -105,6 +107,7 @@ _RENAMED = {"Cadence": "UpdateSchedule", "Memory": "Accumulator", "Seen": "Obser
 
 __all__ = [
     "ACDC",
+    "ALPS",
     "ASP",
     "GMP",
     "MEST",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from dst.core import checks
 from dst.core.selection import top_k_mask
 from dst.core.tree import Leaf
-from dst.core.typing import Array
+from dst.core.typing import Array, ArrayLike
 from dst.oneshot.statistics import Needs, Statistics
 from dst.rules.allocation import zeros
 from dst.rules.layout import Layout
@@ -84,12 +84,16 @@ class Matrix:
           with ``preserve`` also those that are zero.
         """
         layout = self.layout(scope)
-        keep = layout.units - zeros(layout.units, self.sparsity)
-        return _best(scores, self.weight, keep, layout, self.preserve)
+        return best_of(scores, self.weight, self.kept(layout), layout, self.preserve)
+
+    def kept(self, layout: Layout) -> int:
+        """How many units stay in each group of the layout."""
+        return layout.units - zeros(layout.units, self.sparsity)
 
 
 @partial(jax.jit, static_argnames=("layout", "preserve"))
-def _best(scores: Array, weight: Array, keep: Array, layout: Layout, preserve: bool) -> Array:
+def best_of(scores: Array, weight: Array, keep: ArrayLike, layout: Layout, preserve: bool) -> Array:
+    """:meth:`Matrix.best`, for use while tracing: ``keep`` units of each group."""
     alive = weight != 0
     where = layout.units_of(alive) if preserve else None
     pooled = layout.pool(scores.astype(jnp.float32))

@@ -61,7 +61,7 @@ def prune(
       params: any pytree of weights; not changed.
       sparsity: of the selected weights, in [0, 1).
       method: :class:`dst.Magnitude`, :class:`dst.Wanda`, :class:`dst.SparseGPT`,
-        :class:`dst.DSnoT` or your own :class:`dst.oneshot.OneShot`.
+        :class:`dst.ALPS`, :class:`dst.DSnoT` or your own :class:`dst.oneshot.OneShot`.
       forward: ``forward(params, batch)``, of any library. Its results do not matter. Magnitudes
         need none; with it, layers that a loop stacks in one leaf are known.
       batches: calibration data: pytrees of arrays, all of one shape.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,9 @@ from jax import lax
 
 from dst.core.typing import Array
 
-_TRIES = 4  # the first dampening, and three that are ten times the one before
+T = TypeVar("T")
+
+_RETRIES = 3  # with a dampening that is ten times the one before
 _RESIDUAL = 1e-3  # of the factorisation, relative to the Gram matrix
 
 
@@ -48,21 +50,41 @@ def factor(gram: Array, dampening: float, name: str) -> tuple[Array, Array]:
     Raises:
       ValueError: no factor, also with a dampening a thousand times as large.
     """
-    value = float(dampening)
-    for _ in range(_TRIES):
+
+    def attempt(value: float) -> tuple[tuple[Array, Array], Array]:
         upper, dead, residual = _factor(gram, value)
+        return (upper, dead), residual
+
+    return dampened(attempt, dampening, name)
+
+
+def dampened(attempt: Callable[[float], tuple[T, Array]], dampening: float, name: str) -> T:
+    """The factors of a matrix with the first dampening, of four, that gives good ones.
+
+    Args:
+      attempt: from a dampening, the factors and their residual, relative to the matrix.
+      dampening: the first; each further one is ten times as large.
+      name: of the leaf, for messages.
+
+    Raises:
+      ValueError: the residual is never below 1e-3.
+    """
+    value = float(dampening)
+    for retry in range(1 + _RETRIES):
+        if retry:
+            larger = 10 * value if value else 1e-4
+            warnings.warn(
+                f"{name}: its Gram matrix could not be factorised with dampening {value:g}; trying "
+                f"{larger:g}.",
+                stacklevel=2,
+            )
+            value = larger
+        factors, residual = attempt(value)
         if bool(residual < _RESIDUAL):
-            return upper, dead
-        larger = 10 * value if value else 1e-4
-        warnings.warn(
-            f"{name}: its Gram matrix could not be factorised with dampening {value:g}; trying "
-            f"{larger:g}.",
-            stacklevel=2,
-        )
-        value = larger
+            return factors
     raise ValueError(
         f"{name}: expected a Gram matrix that can be factorised, found none up to dampening "
-        f"{value / 10:g}. Take more calibration rows than inputs, or check them for huge values."
+        f"{value:g}. Take more calibration rows than inputs, or check them for huge values."
     )
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from dst.core import checks
 from dst.core.registry import named
@@ -84,30 +85,29 @@ class SparseGPT:
           matrix: with a Gram matrix.
           chosen: a mask that is given; None: chosen here.
         """
+        with precise() as dtype:
+            return self._solved(matrix, chosen, dtype)
+
+    def _solved(
+        self, matrix: Matrix, chosen: Array | None, dtype: DTypeLike
+    ) -> tuple[Array, Array, Array]:
+        """:meth:`solve` in one dtype, whatever the device."""
         size, outputs = matrix.weight.shape[1:]
         pattern = self._pattern(matrix, chosen)
         m = pattern.m if pattern else 1
         block = min(self.block - self.block % m or m, -(-size // m) * m)
         ends = [min(i * block, size) for i in range(-(-size // block) + 1)]
         counts = np.diff([zeros(end * outputs, matrix.sparsity) for end in ends])
-        keep = np.diff(ends) * outputs - counts
-        with precise() as dtype:
-            gram = jnp.asarray(matrix.inputs.gram).astype(dtype)
-            upper, dead = factor(gram, self.dampening, matrix.name)
-            weight = jnp.where(dead[:, :, None], 0, matrix.weight.astype(dtype))
-            allowed = matrix.weight != 0 if matrix.preserve else jnp.ones(weight.shape, bool)
-            if chosen is not None:
-                allowed &= chosen
-            solved, mask, loss = _solve(
-                weight,
-                upper,
-                allowed,
-                jnp.asarray(keep, jnp.int32),
-                block=block,
-                pattern=(pattern.n, pattern.m) if pattern else None,
-                given=chosen is not None,
-            )
-            return solved.astype(jnp.float32), mask, loss.astype(jnp.float32)
+        keep = jnp.asarray(np.diff(ends) * outputs - counts, jnp.int32)
+        gram = jnp.asarray(matrix.inputs.gram).astype(dtype)
+        upper, dead = factor(gram, self.dampening, matrix.name)
+        weight = jnp.where(dead[:, :, None], 0, matrix.weight.astype(dtype))
+        allowed = matrix.weight != 0 if matrix.preserve else jnp.ones(weight.shape, bool)
+        if chosen is not None:
+            allowed &= chosen
+        choice = _Choice(block, pattern, given=chosen is not None)
+        solved, mask, loss = _solve(weight, upper, allowed, keep, choice)
+        return solved.astype(jnp.float32), mask, loss.astype(jnp.float32)
 
     def _pattern(self, matrix: Matrix, chosen: Array | None) -> NM | None:
         if chosen is not None or isinstance(matrix.structure, Unstructured):
@@ -121,26 +121,28 @@ class SparseGPT:
         )
 
 
-@partial(jax.jit, static_argnames=("block", "pattern", "given"))
+@dataclass(frozen=True)
+class _Choice:
+    """How the mask is chosen: inputs per block, N:M within it, or given beforehand."""
+
+    block: int
+    pattern: NM | None
+    given: bool
+
+
+@partial(jax.jit, static_argnames=("choice",))
 def _solve(
-    weight: Array,
-    upper: Array,
-    allowed: Array,
-    keep: Array,
-    *,
-    block: int,
-    pattern: tuple[int, int] | None,
-    given: bool,
+    weight: Array, upper: Array, allowed: Array, keep: Array, choice: _Choice
 ) -> tuple[Array, Array, Array]:
     """:meth:`SparseGPT.solve` of every group; the last block is filled up with zeros."""
     size = weight.shape[1]
-    rest = -size % block
+    rest = -size % choice.block
     fill = ((0, 0), (0, rest), (0, 0))
     upper = jnp.pad(upper, ((0, 0), (0, rest), (0, rest)))
     upper = upper.at[:, size:].add(jnp.eye(size + rest, dtype=upper.dtype)[size:][None])
 
     def one(weight: Array, upper: Array, allowed: Array) -> tuple[Array, Array, Array]:
-        return _sweep(weight, upper, allowed, keep, block, pattern, given)
+        return _sweep(weight, upper, allowed, keep, choice)
 
     solved, mask, loss = jax.vmap(one)(jnp.pad(weight, fill), upper, jnp.pad(allowed, fill))
     mask = mask[:, :size]
@@ -148,23 +150,17 @@ def _solve(
 
 
 def _sweep(
-    weight: Array,
-    upper: Array,
-    allowed: Array,
-    keep: Array,
-    block: int,
-    pattern: tuple[int, int] | None,
-    given: bool,
+    weight: Array, upper: Array, allowed: Array, keep: Array, choice: _Choice
 ) -> tuple[Array, Array, Array]:
-    size, outputs = weight.shape
-    chunk = pattern[1] if pattern else block  # inputs whose mask is chosen at once
+    (size, outputs), block, pattern = weight.shape, choice.block, choice.pattern
+    chunk = pattern.m if pattern else block  # inputs whose mask is chosen at once
 
     def choose(current: Array, scale: Array, allowed: Array, number: Array) -> Array:
         scores = jnp.square(current / scale[:, None]).astype(jnp.float32)
-        if given:
+        if choice.given:
             return allowed
         if pattern:
-            return top_k_mask(scores, pattern[0], allowed, group_axes=(1,))
+            return top_k_mask(scores, pattern.n, allowed, group_axes=(1,))
         return top_k_mask(scores, keep[number], allowed)
 
     def one_block(number: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

@@ -11,6 +11,7 @@ from flax import nnx
 
 from dst import models
 from dst.io.checkpoints import open_directory
+from tests.models.pretrained.checkpoints import GGUF_NAMES
 from tests.pretrained import smollm2
 from tests.reference import llama
 
@@ -22,20 +23,6 @@ CONFIG = {
     "num_hidden_layers": 30,
     "rope_theta": 100_000.0,
     "rms_norm_eps": 1e-5,
-}
-NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "model.layers": "blk",
 }
 
 
@@ -65,7 +52,7 @@ def test_logits_are_those_of_a_second_forward_pass_in_numpy(logits, tokens):
     found = {x.name: x for x in gguf.GGUFReader(smollm2()).tensors}
 
     def read(name):
-        for ours, theirs in NAMES.items():
+        for ours, theirs in GGUF_NAMES.items():
             name = name.replace(ours, theirs)
         x = found.get(name)
         return None if x is None else gguf.quants.dequantize(x.data, x.tensor_type)

@@ -55,7 +55,7 @@ def test_experts_lose_their_own_weights():
         ),
         first.sparsity,
     )
-    for method in (dst.Magnitude(), dst.Wanda(), dst.SparseGPT(block=2)):
+    for method in (dst.Magnitude(), dst.Wanda(), dst.SparseGPT(block=2), dst.ALPS()):
         weight, mask = method(both)
         for i, one in enumerate((first, second)):
             alone, own = method(one)

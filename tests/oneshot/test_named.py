@@ -14,6 +14,7 @@ from dst.oneshot import named
         ("magnitude", dst.Magnitude()),
         (" wanda ", dst.Wanda()),
         ("sparsegpt(block=64, mask=wanda)", dst.SparseGPT(block=64, mask=dst.Wanda())),
+        ("alps(iterations=30)", dst.ALPS(iterations=30)),
         ("dsnot(accept='reduce')", dst.DSnoT(accept="reduce")),
         ("sparsegpt(mask=magnitude(scope='global'))", None),
     ],

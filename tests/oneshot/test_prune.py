@@ -26,6 +26,7 @@ METHODS = [
     dst.Wanda(),
     dst.SparseGPT(block=4),
     dst.SparseGPT(mask=dst.Wanda()),
+    dst.ALPS(),
     dst.DSnoT(accept="reduce"),
 ]
 
@@ -77,6 +78,7 @@ def test_second_order_methods_lose_less_of_the_output():
         dst.Wanda(),
         dst.SparseGPT(mask=dst.Wanda()),
         dst.SparseGPT(),
+        dst.ALPS(),
     ):
         reports = []
         pruned, _ = dst.prune(
@@ -92,7 +94,7 @@ def test_second_order_methods_lose_less_of_the_output():
             (report,) = reports[0].matrices
             assert report.error == pytest.approx(lost[-1] / ((x @ w) ** 2).sum(), rel=1e-4)
             assert report.name == "a" and report.sparsity == 0.5
-    assert lost[0] > lost[1] > lost[2] and lost[1] > lost[3]
+    assert lost[0] > lost[1] > max(lost[2:])
 
 
 def test_dtype_and_sharding_stay():
