@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import dst
+import dst.nnx
 from dst.models import Decoder
 from dst.models.decoder import Attention
 from dst.models.rotary import Rotary
@@ -117,17 +118,21 @@ def test_layers_of_scanned_blocks_begin_differently():
     assert not np.array_equal(kernel[0], kernel[1])
 
 
-def _plan(**changes):
+def _plan(asked=False, **changes):
     """The start table; ERK reads merged shapes, so it fails where one is not known."""
     model = nnx.eval_shape(lambda: _decoder(kv_heads=2, **changes))
-    tx = dst.sparsify(optax.identity(), dst.Static(sparsity=0.8), stacked=model.stacked)
+    roles = dst.nnx.roles(model) if asked else None
+    tx = dst.sparsify(
+        optax.identity(), dst.Static(sparsity=0.8), stacked=model.stacked, roles=roles
+    )
     return tx.plan(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("scan", [True, False])
-def test_projections_are_sparse_and_tables_and_norms_dense(tied, scan):
-    leaves = {x.path: x for x in _plan(tied=tied, scan=scan).leaves}
+@pytest.mark.parametrize("asked", [True, False], ids=["by its modules", "by its names"])
+def test_projections_are_sparse_and_tables_and_norms_dense(tied, scan, asked):
+    leaves = {x.path: x for x in _plan(asked, tied=tied, scan=scan).leaves}
     sparse = {p.split("/")[-2] for p, x in leaves.items() if x.sparse}
     assert sparse == {"query", "key", "value", "output", "gate", "up", "down"}
     dense = {p.split("/")[0] for p, x in leaves.items() if not x.sparse and "blocks" not in p}

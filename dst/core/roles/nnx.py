@@ -32,6 +32,8 @@ def _role(module: Any, name: str) -> Role | None:
         return None
     if isinstance(module, nnx.Conv) and 1 < module.feature_group_count == module.in_features:
         return Role(f"{kind}, depthwise", axes(module), sparse=False)
+    if "vocab" in (module.kernel.get_metadata().get("out_sharding") or ()):
+        return Role(f"{kind}, of logits over a vocabulary", axes(module), sparse=False)
     return Role(kind, axes(module))
 
 
