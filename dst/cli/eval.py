@@ -39,7 +39,10 @@ Text = Annotated[
         "part is read.",
     ),
 ]
-Windows = Annotated[str, typer.Option(metavar="NxLENGTH", help="Pieces of text, tokens in each.")]
+Whole = Annotated[bool, typer.Option("--whole", help="All of the text, not its held-out part.")]
+Windows = Annotated[
+    str, typer.Option(metavar="NxLENGTH", help="Pieces of text, tokens in each; allxLENGTH: all.")
+]
 Tokenizer = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Directory or GGUF file; MODEL unless given.")
 ]
@@ -53,6 +56,7 @@ def eval(
     model: Model,
     against: Against = None,
     text: Text = "topics",
+    whole: Whole = False,
     windows: Windows = "32x256",
     tokenizer: Tokenizer = None,
     sample: Sample = "The capital of France is",
@@ -64,9 +68,9 @@ def eval(
 
     try:
         count, length = parsed(windows)
-        held_out = judge.sides(text).held_out
+        read = judge.whole(text) if whole else judge.sides(text).held_out
         words = _tokenizer(tokenizer or model)
-        pieces = judge.consecutive(judge.tokens(words, held_out), length, count)
+        pieces = judge.consecutive(judge.tokens(words, read), length, count)
         prompt = judge.tokens(words, sample)
         models = [load(path) for path in (model, against) if path is not None]
         judge.check(pieces, *models)
@@ -76,13 +80,13 @@ def eval(
     first, dense = models[0], models[1] if len(models) > 1 else None
     with line("windows") as progress:
         quality = judge.language(first, pieces, tokenizer=words, against=dense, progress=progress)
-    found: dict[str, Any] = {"text": text, "windows": [count, length]}
+    found: dict[str, Any] = {"text": text, "whole": whole, "windows": [len(pieces), length]}
     found |= {**asdict(quality), "sparsity": judge.sparsity(first)}
     if dense is not None:
         found["against"]["sparsity"] = judge.sparsity(dense)
     if following:
-        whole = [*prompt.tolist(), *judge.generate(first, prompt, following).tolist()]
-        found["sample"] = words.decode(whole, skip_special_tokens=False)
+        tokens = [*prompt.tolist(), *judge.generate(first, prompt, following).tolist()]
+        found["sample"] = words.decode(tokens, skip_special_tokens=False)
     print(json.dumps(_finite(found), indent=2) if as_json else _table(found))
     return DONE
 
@@ -118,7 +122,8 @@ def _table(found: dict[str, Any]) -> str:
         if found[name] is not None:
             rows.append([words, *(_cell(x[name], form) for x in columns)])
     count, length = found["windows"]
-    where = f"{found['tokens']} tokens in {count} windows of {length}, held out of {found['text']}"
+    part = "all of" if found["whole"] else "held out of"
+    where = f"{found['tokens']} tokens in {count} windows of {length}, {part} {found['text']}"
     sample = [f"sample: {found['sample']!r}"] if "sample" in found else []
     return "\n".join([*aligned(rows), where, *sample])
 

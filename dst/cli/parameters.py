@@ -26,13 +26,13 @@ Directory = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
-def windows(text: str) -> tuple[int, int]:
-    """How many pieces of text, and tokens in each.
+def windows(text: str) -> tuple[int | None, int]:
+    """How many pieces of text, and tokens in each; None: all that there are.
 
     Raises:
-      ValueError: another form than ``32x256``.
+      ValueError: another form than ``32x256`` or ``allx256``.
     """
-    found = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text)
+    found = re.fullmatch(r"(all|\d{1,9})x(\d{1,9})", text)
     if not found:
         raise ValueError(f"windows must be NxLENGTH, such as 32x256, got {shown(text)}.")
-    return int(found[1]), int(found[2])
+    return None if found[1] == "all" else int(found[1]), int(found[2])

@@ -67,6 +67,9 @@ def prune(
     from dst.studies.pruning.settings import Settings
 
     try:
+        count, length = parsed(windows)
+        if count is None:
+            raise ValueError("windows: calibration takes a number of them, such as 32x256.")
         settings = Settings(
             model,
             method,
@@ -74,7 +77,7 @@ def prune(
             structure,
             allocation,
             calibration,
-            parsed(windows),
+            (count, length),
             seed,
             tuple(select or ()),
             preserve,

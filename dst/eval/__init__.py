@@ -17,6 +17,7 @@ from dst.eval.text import consecutive as consecutive  # noqa: E402
 from dst.eval.text import drawn as drawn  # noqa: E402
 from dst.eval.text import sides as sides  # noqa: E402
 from dst.eval.text import tokens as tokens  # noqa: E402
+from dst.eval.text import whole as whole  # noqa: E402
 
 __all__ = [
     "Quality",
@@ -30,4 +31,5 @@ __all__ = [
     "sides",
     "sparsity",
     "tokens",
+    "whole",
 ]

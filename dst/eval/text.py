@@ -65,6 +65,44 @@ def sides(source: str) -> Sides:
     if source == "stdlib":
         sources = stdlib.modules(Path(sysconfig.get_paths()["stdlib"]))
         return Sides(*(x.decode(errors="replace") for x in stdlib.split(sources)))
+    texts = _files(source)
+    # A single file may be cut within a character, which then is on neither side.
+    calibration, held_out = (
+        "\n\n".join(x.decode(errors="ignore") for x in part.values())
+        for part in split(texts, 1 / _HELD_OUT, source)
+    )
+    return Sides(calibration, held_out)
+
+
+def whole(source: str) -> str:
+    """All of a text: what a published perplexity is measured on.
+
+    Args:
+      source: as for :func:`sides`.
+
+    Raises:
+      ValueError: as :func:`sides`.
+
+    Example:
+      >>> len(whole("topics")) > len(sides("topics").held_out)
+      True
+    """
+    if source == "topics":
+        from pydoc_data.topics import topics
+
+        return "\n\n".join(topics[name] for name in sorted(topics))
+    if source == "stdlib":
+        sources = stdlib.modules(Path(sysconfig.get_paths()["stdlib"]))
+        return "".join(x.decode(errors="replace") for x in stdlib.split(sources))
+    return "\n\n".join(x.decode() for x in _files(source).values())
+
+
+def _files(source: str) -> dict[str, bytes]:
+    """The content of files by their names.
+
+    Raises:
+      ValueError: no such files, or files that are no UTF-8.
+    """
     if not any(map(os.path.isfile, [source, *glob.iglob(source, recursive=True)])):
         raise ValueError(
             "text must be 'topics', 'stdlib' or a pattern of files such as 'notes/**/*.txt', got "
@@ -78,12 +116,7 @@ def sides(source: str) -> Sides:
             raise ValueError(
                 f"text must be UTF-8, {name} has another byte at {error.start}. Convert it."
             ) from error
-    # A single file may be cut within a character, which then is on neither side.
-    calibration, held_out = (
-        "\n\n".join(x.decode(errors="ignore") for x in part.values())
-        for part in split(texts, 1 / _HELD_OUT, source)
-    )
-    return Sides(calibration, held_out)
+    return texts
 
 
 def _of_entries(entries: Mapping[str, str]) -> Sides:

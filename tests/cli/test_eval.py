@@ -84,6 +84,19 @@ def test_the_table_has_a_row_per_figure_and_a_column_per_model(run):
     assert code == 0 and len(out.splitlines()) == 5 and "sample" not in out
 
 
+def test_all_of_a_text_is_read_where_asked(run, folder):
+    code, out, _ = run(
+        "dense", "--text", "fox.txt", "--whole", "--windows", "allx32", "--sample", "", "--json"
+    )
+    found, count = json.loads(out), len(TEXT) // 32
+    assert code == 0 and found["windows"] == [count, 32] and found["tokens"] == count * 31
+    windows = np.frombuffer(TEXT.encode()[: count * 32], np.uint8).reshape(count, 32)
+    words = models.tokenizer(folder / "words")
+    tokens = np.array([words.encode(bytes(x).decode()).ids for x in windows])
+    expected = eval.language(models.load(folder / "dense"), tokens)
+    np.testing.assert_allclose(found["perplexity"], expected.perplexity, rtol=1e-6)
+
+
 def test_figures_that_are_no_numbers_are_null_in_json(run, folder, tmp_path):
     model = models.load(folder / "dense")
     model.final_norm.scale.set_value(model.final_norm.scale.get_value() * np.nan)

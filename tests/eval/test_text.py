@@ -39,6 +39,14 @@ def test_the_standard_library_is_divided_as_the_data_set_is():
     assert "import" in found.held_out
 
 
+def test_the_whole_text_has_both_sides(tmp_path):
+    (tmp_path / "a.txt").write_text("é" * 50 + "x", encoding="utf-8")
+    assert text.whole(str(tmp_path / "a.txt")) == "é" * 50 + "x"
+    assert _squeezed(text.whole("topics")) == set().union(*map(_squeezed, topics.values()))
+    found = sides("stdlib")
+    assert len(text.whole("stdlib")) == len(found.calibration) + len(found.held_out)
+
+
 def test_of_a_file_the_last_fifth_is_held_out_and_no_character_is_cut(tmp_path):
     (tmp_path / "a.txt").write_text("é" * 50 + "x", encoding="utf-8")
     found = sides(str(tmp_path / "a.txt"))

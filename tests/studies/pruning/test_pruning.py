@@ -159,6 +159,7 @@ BAD = {
         "blocks/0/attention/query/kernel",
     ),
     "windows": (["--windows", "32"], "windows must be NxLENGTH, such as 32x256"),
+    "all windows": (["--windows", "allx8"], "calibration takes a number of them"),
     "windows of one token": (["--windows", "4x1"], "the length of windows must be"),
     "beyond the context": (["--windows", "2x17"], "at most 16 tokens long, the context"),
     "too little text": (
