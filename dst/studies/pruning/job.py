@@ -159,12 +159,7 @@ def run(
 
     def progress(step: Progress) -> None:
         matrices.extend(asdict(x) for x in step.matrices)
-        for x in step.matrices:
-            error = "" if x.error is None else f", relative error {x.error:.2e}"
-            say(
-                f"stage {step.stage + 1} of {step.stages}: {x.name} {x.sparsity:.1%} zeros{error}, "
-                f"{x.seconds:.1f} s"
-            )
+        say(_line(step))
 
     pruned, masks = job.prune(work / "stages", progress)
     if not masks:
@@ -207,6 +202,18 @@ def read(directory: str | os.PathLike[str]) -> Mapping[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} must be JSON: {error}.") from error
     return found
+
+
+def _line(step: Progress) -> str:
+    """A stage in a line: where, how many zeros, the largest error, seconds."""
+    names = [x.name for x in step.matrices]
+    where = names[0] if len(names) == 1 else f"{os.path.commonpath(names)}, {len(names)} matrices"
+    errors = [x.error for x in step.matrices if x.error is not None]
+    error = f", relative error at most {max(errors):.2g}" if errors else ""
+    zeros = sum(x.sparsity for x in step.matrices) / len(names)
+    seconds = sum(x.seconds for x in step.matrices)
+    figures = f"{zeros:.1%} zeros{error}, {seconds:.1f} s"
+    return f"stage {step.stage + 1} of {step.stages}: {where}, {figures}"
 
 
 def _forward(model: Any, tokens: Array) -> Any:
