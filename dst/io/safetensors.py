@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,16 +16,23 @@ from dst.core.files import whole
 from dst.core.typing import ArrayLike, Params
 
 with extras.required():
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.numpy import load_file, save_file
 
+_PACKED = "dst masks, one bit each"
 
-def save_masks(path: str | os.PathLike[str], masks: Mapping[str, ArrayLike]) -> None:
+
+def save_masks(
+    path: str | os.PathLike[str], masks: Mapping[str, ArrayLike], *, packed: bool = False
+) -> None:
     """Writes bool masks by leaf path to a ``safetensors`` file, whole or not at all.
 
     Args:
       path: of the file.
       masks: bool arrays by leaf path, as :func:`dst.masks` returns them.
+      packed: one bit per weight instead of one byte: uint8, the first weight in the highest bit,
+        the shapes as JSON in the metadata. Other tools must unpack them; :func:`load_masks` reads
+        both forms.
 
     Raises:
       ValueError: a mask that is no bool array.
@@ -35,7 +44,12 @@ def save_masks(path: str | os.PathLike[str], masks: Mapping[str, ArrayLike]) -> 
         if array.dtype != bool:
             raise ValueError(f"mask {name!r} must be a bool array, got {array.dtype}.")
         arrays[name] = array
-    _write(path, arrays, "dst masks")
+    if not packed:
+        _write(path, arrays, {"format": "dst masks"})
+        return
+    shapes = {name: array.shape for name, array in arrays.items()}
+    bits = {name: np.packbits(array) for name, array in arrays.items()}
+    _write(path, bits, {"format": _PACKED, "shapes": json.dumps(shapes)})
 
 
 def load_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -46,12 +60,36 @@ def load_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       ValueError: a file with arrays that are no masks.
     """
     arrays = _read(path, "mask")
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") == _PACKED:
+        return _unpacked(path, arrays, metadata)
     for name, array in arrays.items():
         if array.dtype != bool:
             raise ValueError(
                 f"{path} contains {name!r} of type {array.dtype}, expected bool masks."
             )
     return arrays
+
+
+def _unpacked(
+    path: str | os.PathLike[str], bits: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    try:
+        shapes = {name: tuple(map(int, x)) for name, x in json.loads(metadata["shapes"]).items()}
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} says no shapes of its packed masks: {error}.") from error
+    masks = {}
+    for name, array in bits.items():
+        shape = shapes.get(name, (-1,))
+        size = math.prod(shape)
+        if array.dtype != np.uint8 or min(shape, default=0) < 0 or array.shape != (-(-size // 8),):
+            raise ValueError(
+                f"{path} contains {name!r} of type {array.dtype} and shape {array.shape}, expected "
+                f"the bits of a mask of shape {shape}."
+            )
+        masks[name] = np.unpackbits(array, count=size).astype(bool).reshape(shape)
+    return masks
 
 
 def save_weights(path: str | os.PathLike[str], params: Params) -> None:
@@ -67,7 +105,7 @@ def save_weights(path: str | os.PathLike[str], params: Params) -> None:
     """
     paths, leaves, _ = tree.flatten(tree.parameters(params))
     arrays = {name: np.ascontiguousarray(x) for name, x in zip(paths, leaves, strict=True)}
-    _write(path, arrays, "dst weights")
+    _write(path, arrays, {"format": "dst weights"})
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -106,10 +144,12 @@ def replaced(params: Params, weights: Mapping[str, np.ndarray]) -> Params:
     return treedef.unflatten([jnp.asarray(weights[name]) for name in paths])
 
 
-def _write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], kind: str) -> None:
+def _write(
+    path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata: dict[str, str]
+) -> None:
     with whole(path) as part:
         try:
-            save_file(arrays, part, metadata={"format": kind})
+            save_file(arrays, part, metadata=metadata)
         except SafetensorError as error:  # of the system, for example of a full disk
             raise OSError(f"{path} was not written: {error}") from error
 

@@ -179,7 +179,7 @@ def run(
     whole = work / "model"
     shutil.rmtree(whole, ignore_errors=True)
     save(whole, pruned, tokenizer=settings.model)
-    save_masks(whole / MASKS, masks)
+    save_masks(whole / MASKS, masks, packed=True)
     write_json(whole / RESULT, result)
     write_report(result, whole / REPORT)
     whole.replace(target)
