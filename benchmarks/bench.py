@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from decoder import bench_decoder
+from pruning import bench_pruning
 from timing import interleaved, ratio
 
 import dst
@@ -349,6 +350,7 @@ def main() -> None:
         bench_steps(rounds)
         + bench_methods(rounds)
         + bench_decoder(rounds)
+        + bench_pruning()
         + bench_checkpoints(max(rounds // 3, 5))
         + bench_input(rounds)
         + bench_memory()
