@@ -38,7 +38,8 @@ def bench_pruning() -> list[tuple[str, str, str]]:
     if spec is None or spec.origin is None:
         return [("pruning SmolLM2", "not installed", "make pretrained")]
     model: Any = load(Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, *states = nnx.split(model, nnx.Param, ...)
+    params, rest = states
     tokens = np.random.default_rng(0).integers(0, 49_152, (COUNT // BATCH, BATCH, LENGTH))
     batches = [jnp.asarray(x, jnp.int32) for x in tokens]
     roles = dst.nnx.roles(model)
