@@ -55,7 +55,7 @@ class Decoder(nnx.Module):
 
     Example:
       >>> model = Decoder((16,), 256, width=32, layers=2, heads=4, hidden=64, rngs=nnx.Rngs(0))
-      >>> model(jnp.zeros((2, 16), int)).shape
+      >>> model(jax.numpy.zeros((2, 16), int)).shape
       (2, 16, 256)
 
     References:

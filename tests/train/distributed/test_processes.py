@@ -260,7 +260,9 @@ def stopped(process: subprocess.Popen, run: Path) -> int:
 def test_all_roll_back_together(tmp_path):
     """One device in each process, as on a cluster with a process for each GPU."""
     path, run = write_small(tmp_path), tmp_path / "run"
-    given = ("optimizer.learning_rate=1e6", "train.on_nonfinite=rollback", "mesh.data=2")
+    # By the decay every weight grows 1e5 times a step: no network survives that.
+    bad = ("optimizer.learning_rate=1e6", "optimizer.weight_decay=0.1")
+    given = (*bad, "train.on_nonfinite=rollback", "mesh.data=2")
     code, out, err = ended(launch(1, "train", path, *given, "--dir", run, XLA_FLAGS=QUICK))
     assert code == 1
     assert out.count("Rolling back to step 0") == 3
