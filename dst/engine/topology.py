@@ -56,6 +56,16 @@ def drop_and_grow(inputs: TopologyInputs) -> list[Change]:
         drop_scores = [x.pool(which.drop(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
         nans = _nans(drop_scores, before)
         stay = [x.per_group(k) for (k, _), x in zip(number, layouts, strict=True)]
+        if which.grow is not None and which.regrow == "forbid":
+            # No more can be exchanged than places that were inactive, or the layer would shrink.
+            free = [
+                jnp.int32(x.units) - _group_total(b, x)
+                for b, x in zip(before, layouts, strict=True)
+            ]
+            stay = [
+                jnp.maximum(k, x.per_group(n) - f)
+                for k, (_, n), f, x in zip(stay, number, free, layouts, strict=True)
+            ]
         if rule.how_many.ramp is None or which.grow is None or regrow_value == "zero":
             kept = top_k_masks(drop_scores, stay, before, axes)
         else:

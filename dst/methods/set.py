@@ -35,7 +35,8 @@ class SET:
         closest to zero are dropped, each rounded down. False: the smallest magnitudes, as in
         RigL's, ITOP's and SRigL's code.
       rounding: of ``n f``: ``floor``, ``ceil`` (ITOP) or ``round``.
-      regrow: ``allow`` a connection dropped now to grow back now, or ``forbid`` it.
+      regrow: ``allow`` a connection dropped now to grow back now, or ``forbid`` it. Forbidden, a
+        layer exchanges at most as many connections as it has inactive places.
       regrow_value: of such a connection: ``keep`` or ``zero``.
       update_weights: whether the others take an optimizer step at a topology step; all codes do.
       cold_start: see :class:`dst.Rule`.

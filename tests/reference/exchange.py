@@ -63,6 +63,8 @@ class Layer:
             stay_n = kept if isinstance(kept, int) else kept[at]
             total_n = total if isinstance(total, int) else total[at]
             before = [u for u, unit in enumerate(units) if self.mask[unit[0]]]
+            if grow is not None and regrow == "forbid":  # as many as can grow elsewhere
+                stay_n = max(stay_n, total_n - (len(units) - len(before)))
             stay = ranked(pooled(drop, units), before)[:stay_n]
             chosen: list[int] = []
             if grow is not None:
