@@ -171,7 +171,10 @@ class LatentWeights:
         if self.rule.backward_sparsity is None:
             return Chosen(active, [jnp.ones_like(c) for c in active])
         plan = self._backward_plan.of(flat.paths, flat.leaves, flat.treedef.unflatten(flat.leaves))
-        larger = [plan.sparse[p.leaf.path].counts[0, 1] for p in flat.plans]
+        # A leaf without a plan is dense: gradients reach all of it.
+        paths, units = flat.sparse_paths, [p.layout.units for p in flat.plans]
+        found = [plan.sparse.get(path) for path in paths]
+        larger = [n if p is None else p.counts[0, 1] for p, n in zip(found, units, strict=True)]
         return Chosen(active, _best(self.rule, latent, flat, larger, old.backward))
 
 

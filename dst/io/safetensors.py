@@ -19,7 +19,7 @@ with extras.required():
     from safetensors import SafetensorError, safe_open
     from safetensors.numpy import load_file, save_file
 
-_PACKED = "dst masks, one bit each"
+_PACKED = "dst masks, one bit each"  # the only key, as several have no order in files
 
 
 def save_masks(
@@ -49,7 +49,7 @@ def save_masks(
         return
     shapes = {name: array.shape for name, array in arrays.items()}
     bits = {name: np.packbits(array) for name, array in arrays.items()}
-    _write(path, bits, {"format": _PACKED, "shapes": json.dumps(shapes)})
+    _write(path, bits, {_PACKED: json.dumps(shapes)})
 
 
 def load_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -62,8 +62,8 @@ def load_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     arrays = _read(path, "mask")
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
-    if metadata.get("format") == _PACKED:
-        return _unpacked(path, arrays, metadata)
+    if _PACKED in metadata:
+        return _unpacked(path, arrays, metadata[_PACKED])
     for name, array in arrays.items():
         if array.dtype != bool:
             raise ValueError(
@@ -73,11 +73,11 @@ def load_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _unpacked(
-    path: str | os.PathLike[str], bits: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+    path: str | os.PathLike[str], bits: Mapping[str, np.ndarray], described: str
 ) -> dict[str, np.ndarray]:
     try:
-        shapes = {name: tuple(map(int, x)) for name, x in json.loads(metadata["shapes"]).items()}
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        shapes = {name: tuple(map(int, x)) for name, x in json.loads(described).items()}
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} says no shapes of its packed masks: {error}.") from error
     masks = {}
     for name, array in bits.items():

@@ -183,6 +183,19 @@ def test_top_kast_leaves_everything_outside_the_larger_set_alone():
     dst.check_invariants(state, params)
 
 
+def test_gradients_reach_all_weights_where_the_larger_set_is_dense():
+    plain = dst.sparsify(optax.adam(1e-2), dst.TopKAST(0.75, 0.0))
+    tx = quick(plain)
+    params, state = begin(tx, initial_params())
+    updates, state = tx.update(gradients(params), state, params)
+    for path, shape in SHAPES.items():
+        assert state.variables[path.split("/")[0]]["kernel"]["backward"].all()
+        assert dst.masks(state)[path].sum() == np.prod(shape) // 4
+    dst.check_invariants(state, optax.apply_updates(params, updates))
+    usage = plain.plan(params).usage(10)
+    assert set(usage.weights.values()) == {0.75} and not any(usage.gradients.values())
+
+
 def test_edge_popup_uses_the_largest_absolute_scores():
     """allenai/hidden-networks, simple_mnist_example.py."""
     scores = jnp.array([0.3, -0.9, 0.1, -0.2])[:, None]

@@ -47,7 +47,7 @@ def test_a_packed_mask_takes_a_bit_per_weight(tmp_path):
     ],
 )
 def test_bits_that_fit_no_shape_are_refused(tmp_path, bits, shapes):
-    metadata = {"format": "dst masks, one bit each", "shapes": shapes}
+    metadata = {"dst masks, one bit each": shapes}
     save_file({"w": bits}, tmp_path / "masks", metadata=metadata)
     with pytest.raises(ValueError, match="the bits of a mask of shape|no shapes of its packed"):
         dst.load_masks(tmp_path / "masks")

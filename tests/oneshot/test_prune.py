@@ -119,6 +119,30 @@ def test_dtype_and_sharding_stay():
     assert pruned["b"] is params["b"]
 
 
+@pytest.mark.parametrize("method", [dst.Wanda(), dst.SparseGPT(), dst.ALPS()], ids=repr)
+@pytest.mark.parametrize("program", ["a list", "a scan of remat"])
+def test_eight_devices_prune_like_one(method, program):
+    mesh = Mesh(np.array(jax.devices()), ("x",))
+    forward, blocks = PROGRAMS[program]
+
+    def placed(x):
+        axes = ["x" if n % 8 == 0 else None for n in x.shape]
+        axes = (
+            [a if axes.index("x") == i else None for i, a in enumerate(axes)] if any(axes) else []
+        )
+        return jax.device_put(jnp.asarray(x), NamedSharding(mesh, PartitionSpec(*axes)))
+
+    options = {"method": method, "forward": forward}
+    one, masks = dst.prune({"blocks": blocks}, 0.5, batches=BATCHES, **options)
+    params, batches = {"blocks": jax.tree.map(placed, blocks)}, [placed(x) for x in BATCHES]
+    eight, others = dst.prune(params, 0.5, batches=batches, **options)
+    for x, y, before in zip(*map(jax.tree.leaves, (one, eight, params)), strict=True):
+        np.testing.assert_allclose(y, x, atol=1e-5)
+        assert y.sharding == before.sharding
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(others[name], mask)
+
+
 def test_masks_go_to_training():
     _, masks = dst.prune(PARAMS, 0.5, method=dst.Wanda(), forward=forward, batches=X)
     state = dst.sparsify(optax.sgd(0.1), dst.FromMasks(masks)).init(

@@ -150,10 +150,12 @@ def run(
       ValueError: as :class:`Job` and :func:`dst.prune`; a directory with stages of another pruning.
       OSError: a file could not be written.
     """
-    target = Path(out)
+    target, start = Path(out), time.perf_counter()
+    work = target.with_name(f"{target.name}.part")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        if (target / RESULT).exists():
+            shutil.rmtree(work, ignore_errors=True)  # of a run that was killed at its very end
         raise FileExistsError(f"{target} must be a new or an empty directory. Choose another name.")
-    work, start = target.with_name(f"{target.name}.part"), time.perf_counter()
     job = Job(settings)
     matrices: list[dict[str, Any]] = []
 
