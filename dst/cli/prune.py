@@ -42,6 +42,13 @@ Preserve = Annotated[bool, typer.Option("--preserve", help="Zeros stay zero.")]
 Blocks = Annotated[
     str, typer.Option(help="auto, or matrix: each matrix sees the pruned ones before it.")
 ]
+Curve = Annotated[
+    str | None,
+    typer.Option(
+        metavar="S,S,...",
+        help="Prune to each of these sparsities and draw the quality; no model is written.",
+    ),
+]
 Plan = Annotated[bool, typer.Option("--plan", help="Print the stages; prune nothing.")]
 Out = Annotated[
     Path | None, typer.Option("--dir", metavar="DIR", help="pruned/<model>-<method> unless given.")
@@ -60,6 +67,7 @@ def prune(
     select: Select = None,
     preserve: Preserve = False,
     blocks: Blocks = "auto",
+    curve: Curve = None,
     plan: Plan = False,
     directory: Out = None,
 ) -> int:
@@ -70,10 +78,11 @@ def prune(
         count, length = parsed(windows)
         if count is None:
             raise ValueError("windows: calibration takes a number of them, such as 32x256.")
+        points = _shares(curve) if curve is not None else []
         settings = Settings(
             model,
             method,
-            sparsity,
+            points[0] if points else sparsity,
             structure,
             allocation,
             calibration,
@@ -89,11 +98,25 @@ def prune(
             print(pruning.Job(settings).plan())
             return DONE
         out = directory or Path("pruned") / f"{Path(model).stem}-{method.partition('(')[0]}"
-        result = pruning.run(settings, out, lambda text: print(text, file=sys.stderr, flush=True))
+        if points:
+            print(pruning.curve_table(pruning.curve(settings, points, out, _say)))
+        else:
+            print(pruning.table(pruning.run(settings, out, _say)))
+            print(f"model: {out}")
     except (ValueError, FileNotFoundError, FileExistsError) as error:
         return fail(error, BAD_INPUT)
     except KeyboardInterrupt:
         return fail("interrupted; the same command goes on after the last stage", INTERRUPTED)
-    print(pruning.table(result))
-    print(f"model: {out}\nreport: {out / 'report.html'}")
+    print(f"report: {out / 'report.html'}")
     return DONE
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(x) for x in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"curve must be sparsities such as 0.3,0.5,0.7, got {text!r}.") from error

@@ -16,8 +16,9 @@ from dst.core import extras
 extras.check("pretrained")
 
 _MODULES = {
+    "curves": ("curve", "knee"),
     "job": ("Job", "run"),
-    "report": ("table", "write_report"),
+    "report": ("curve_answer", "curve_table", "table", "write_report"),
     "settings": ("Settings",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

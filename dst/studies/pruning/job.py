@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -83,16 +82,18 @@ class Job:
         self,
         directory: str | os.PathLike[str] | None = None,
         progress: Callable[[Progress], None] | None = None,
+        settings: Settings | None = None,
     ) -> tuple[Any, dict[str, Array]]:
         """The pruned model and its masks; the dense model stays as it is.
 
         Args:
           directory: where finished stages are kept.
           progress: called after every stage.
+          settings: others with the same model and text; None: those of the job.
         """
         graph, state = nnx.split(self.model)
         pruned = nnx.merge(graph, jax.tree.map(lambda x: x, state))  # of its own, same arrays
-        settings = self.settings
+        settings = settings or self.settings
         masks = dst.nnx.prune(
             pruned,
             settings.share(),
@@ -151,12 +152,7 @@ def run(
       OSError: a file could not be written.
     """
     target, start = Path(out), time.perf_counter()
-    work = target.with_name(f"{target.name}.part")
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        if (target / RESULT).exists():
-            shutil.rmtree(work, ignore_errors=True)  # of a run that was killed at its very end
-        raise FileExistsError(f"{target} must be a new or an empty directory. Choose another name.")
-    job = Job(settings)
+    work, job = beside(target, RESULT), Job(settings)
     matrices: list[dict[str, Any]] = []
 
     def progress(step: Progress) -> None:
@@ -189,27 +185,25 @@ def run(
     return result
 
 
-def read(directory: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """What ``pruning.json`` of a directory holds.
+def beside(target: Path, result: str) -> Path:
+    """The directory in which a result is made before it gets its name.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: it is no JSON.
+      FileExistsError: something is at the target.
     """
-    path = Path(directory) / RESULT
-    if not path.is_file():
-        raise FileNotFoundError(f"expected {RESULT} in {directory}, found none.")
-    try:
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON: {error}.") from error
-    return found
+    work = target.with_name(f"{target.name}.part")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        if (target / result).exists():
+            shutil.rmtree(work, ignore_errors=True)  # of a run that was killed at its very end
+        raise FileExistsError(f"{target} must be a new or an empty directory. Choose another name.")
+    return work
 
 
 def _line(step: Progress) -> str:
     """A stage in a line: where, how many zeros, the largest error, seconds."""
     names = [x.name for x in step.matrices]
-    where = names[0] if len(names) == 1 else f"{os.path.commonpath(names)}, {len(names)} matrices"
+    common = os.path.commonpath(names) or "the network"
+    where = names[0] if len(names) == 1 else f"{common}, {len(names)} matrices"
     errors = [x.error for x in step.matrices if x.error is not None]
     error = f", relative error at most {max(errors):.2g}" if errors else ""
     zeros = sum(x.sparsity for x in step.matrices) / len(names)

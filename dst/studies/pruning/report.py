@@ -47,22 +47,83 @@ def write_report(result: Result, path: str | os.PathLike[str]) -> None:
 
 def render(result: Result) -> str:
     """The report as HTML text; to be called under :func:`dst.report.theme.style`."""
-    settings = result["settings"]
-    unset = ("None", "False", "()", "[]")
-    chips = [
-        f"{key} {' x '.join(map(str, x)) if key == 'windows' else x}"
-        for key, x in settings.items()
-        if key != "model" and str(x) not in unset
-    ]
     return page.fill(
         "pruning.html.j2",
-        name=f"{Path(settings['model']).name}, pruned",
+        name=f"{Path(result['settings']['model']).name}, pruned",
         answer=answer(result),
-        chips=[*chips, duration(result["seconds"])],
+        question="What did the model lose, and in which matrices?",
+        chips=[*_chips(result), duration(result["seconds"])],
+        drawn="Matrices by depth",
         figures=[x for x in (_errors(result["matrices"]), _shares(result["matrices"])) if x],
         quality=_cells([("", "dense", "pruned"), *_figures(result)]),
         matrices=_matrices(result["matrices"]),
     )
+
+
+def curve_table(result: Result) -> str:
+    """The points of a curve as text, and its knee."""
+    return "\n".join([*aligned(_points(result)), curve_answer(result)])
+
+
+def curve_answer(result: Result) -> str:
+    """Where the knee of a curve lies, as a sentence."""
+    points, most = result["points"], percent(result["tolerance"], 0)
+    figure = "cosine" if "cosine" in points[0] else "perplexity"
+    if result["knee"] is None:
+        first = percent(points[0]["sparsity"])
+        return f"Already at {first} zeros, the {figure} is more than {most} worse than dense."
+    return f"Up to {percent(result['knee'])} zeros, the {figure} is within {most} of dense."
+
+
+def write_curve(result: Result, path: str | os.PathLike[str]) -> None:
+    """Writes the report of a curve, as :func:`write_report` does."""
+    with theme.style():
+        html = page.fill(
+            "pruning.html.j2",
+            name=f"{Path(result['settings']['model']).name}, pruned to many sparsities",
+            answer=curve_answer(result),
+            question="How many weights go almost for nothing?",
+            chips=_chips(result),
+            drawn="Quality against sparsity",
+            figures=[_curve(result["points"])],
+            quality=_cells(_points(result)),
+            matrices=None,
+        )
+    page.write(Path(path), html)
+
+
+def _points(result: Result) -> list[tuple[str, ...]]:
+    points = result["points"]
+    if "cosine" in points[0]:
+        cosines = [(percent(x["zeros"]), f"{x['cosine']:.4f}") for x in points]
+        return [("zeros", "mean cosine"), *cosines]
+    dense = points[0]["against"]["perplexity"]
+    rows = [(0.0, dense), *((x["zeros"], x["perplexity"]) for x in points)]
+    cells = [(percent(z), f"{p:.3f}", f"{p / dense:.3f}") for z, p in rows]
+    return [("zeros", "perplexity", "times dense"), *cells]
+
+
+def _curve(points: Sequence[Mapping[str, Any]]) -> plots.Plot | None:
+    key = "cosine" if "cosine" in points[0] else "perplexity"
+    dense = 1.0 if key == "cosine" else points[0]["against"]["perplexity"]
+    x, y = ([p[name] for p in points] for name in ("zeros", key))
+    line = plots.Line(
+        "pruned", np.array([0.0, *x]), np.array([dense, *y]), theme.SERIES[0], points=True
+    )
+    flat = plots.Line(
+        "dense", np.array([0.0, x[-1]]), np.array([dense] * 2), theme.SERIES[7], dash=1
+    )
+    title = "Mean cosine of embeddings" if key == "cosine" else "Perplexity"
+    return plots.lines(title, [line, flat], x_label="share of zeros", may_log=key != "cosine")
+
+
+def _chips(result: Result) -> list[str]:
+    unset = ("None", "False", "()", "[]")
+    return [
+        f"{key} {' x '.join(map(str, x)) if key == 'windows' else x}"
+        for key, x in result["settings"].items()
+        if key != "model" and str(x) not in unset
+    ]
 
 
 def _figures(result: Result) -> list[tuple[str, str, str]]:

@@ -169,6 +169,9 @@ BAD = {
     "no text": (["--calibration", "nowhere/*.txt"], "text must be 'topics', 'stdlib' or a pattern"),
     "no model": (["MODEL", "nowhere"], "found nothing at nowhere|nowhere"),
     "no leaf": (["--select", "nothing/*"], "nothing"),
+    "curve": (["--curve", "0.1;0.2"], "curve must be sparsities such as 0.3,0.5,0.7"),
+    "curve that falls": (["--curve", "0.3,0.2"], "sparsities must rise"),
+    "curve to 1": (["--curve", "0.3,1"], r"sparsity must be a number in \[0, 1\)"),
     "allocation": (["--allocation", "owll"], "Did you mean 'owl'|allocation"),
     "blocks": (["--blocks", "all"], "blocks must be one of"),
 }
@@ -195,6 +198,42 @@ def test_bad_input_is_refused_and_nothing_is_left(tmp_path, arguments, case, cap
     assert re.search(message, error), error
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob("out.part/model"))
+
+
+def test_a_curve_has_a_point_per_sparsity_and_goes_on_where_it_was_stopped(
+    tmp_path, arguments, capsys
+):
+    out, shares = tmp_path / "out", [0.1, 0.3, 0.9]
+    settings = Settings(
+        arguments[1], "wanda", 0.1, calibration=str(tmp_path / "text.txt"), windows=(4, 8)
+    )
+    with pytest.raises(Killed):
+        pruning.curve(settings, shares, out, killed_at("point 2"))
+    assert not out.exists()
+    assert cli.main([*arguments, str(out), "--curve", "0.1,0.3,0.9"]) == 0
+    shown = capsys.readouterr()
+    result = json.loads((out / "curve.json").read_text())
+    assert [x["sparsity"] for x in result["points"]] == shares
+    assert len(shown.err.splitlines()) == 3
+    alone = pruning.run(Settings(**{**vars(settings), "sparsity": 0.9}), tmp_path / "alone")
+    assert alone["quality"] == {k: result["points"][2][k] for k in alone["quality"]}
+    for text in (shown.out, (out / "report.html").read_text()):
+        assert pruning.curve_answer(result) in text
+    assert {x.name for x in out.iterdir()} == {"curve.json", "report.html"}
+
+
+def test_the_knee_is_before_the_first_point_that_loses_too_much():
+    def points(*values):
+        dense = {"perplexity": 10.0}
+        shares = [0.1, 0.2, 0.3]
+        return [
+            {"sparsity": s, "perplexity": x, "against": dense}
+            for s, x in zip(shares, values, strict=True)
+        ]
+
+    assert pruning.knee(points(9.0, 10.09, 10.2), 0.01) == 0.2
+    assert pruning.knee(points(10.2, 10.0, 10.0), 0.01) is None
+    assert pruning.knee(points(10.0, 10.0, 10.0), 0.01) == 0.3
 
 
 def test_what_is_there_is_not_replaced(tmp_path, arguments, capsys):
