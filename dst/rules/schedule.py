@@ -65,9 +65,20 @@ def linear(value: float, steps: int, end: float = 0.0) -> Schedule:
     return schedule
 
 
+_DENOMINATOR, _ROUNDING = 4096, Fraction(4, 10**16)  # of quotients; two units in the last place
+
+
 def exact(value: SupportsFloat) -> Fraction:
-    """A decimal number as a fraction: 0.9 is 9/10, not the nearest double."""
-    return value if isinstance(value, Fraction) else Fraction(repr(float(value)))
+    """The number that a double stands for: 0.9 is 9/10, and ``1 - 2 / 3`` is 1/3.
+
+    A double within rounding of a quotient of small integers is that quotient; any other one is the
+    decimal number that Python prints.
+    """
+    if isinstance(value, Fraction):
+        return value
+    decimal = Fraction(repr(float(value)))
+    quotient = decimal.limit_denominator(_DENOMINATOR)
+    return quotient if abs(quotient - decimal) < _ROUNDING else decimal
 
 
 class NeverFires(ValueError):

@@ -190,3 +190,19 @@ def test_modules_say_which_axes_a_structure_reads(name):
     for path, mask in carried.items():
         groups = loops.units(STRUCTURES[name], mask.shape, AXES[path])
         assert loops.counts(mask, groups) == half(groups), path
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 3), (1, 3), (1, 6), (3, 7), (2, 4)])
+@pytest.mark.parametrize("method", ["asp", "sr-ste", "prune"])
+def test_every_pattern_keeps_n_of_m(method, n, m):
+    """Also where the sparsity is no decimal number: 2:3 once kept three of three."""
+    params = {"w": jax.random.normal(jax.random.key(0), (4 * m, 3))}
+    if method == "prune":
+        _, found = dst.prune(params, 1 - n / m, structure=dst.NM(n, m))
+    else:
+        tx = dst.sparsify(optax.sgd(0.1), (dst.ASP if method == "asp" else dst.SRSTE)(n=n, m=m))
+        state = tx.init(params)
+        _, state = tx.update(params, state, params, topology=method == "asp")
+        found = dst.masks(state)
+    groups = np.asarray(found["w"]).reshape(4, m, 3).sum(axis=1)
+    assert (groups == n).all()

@@ -127,6 +127,14 @@ def test_decimal_numbers_are_exact_fractions():
     assert exact(1e-3) == Fraction(1, 1000)
     assert exact(0) == 0
     assert exact(Fraction(1, 3)) == Fraction(1, 3)
+    assert exact(0.1 + 0.2) == Fraction(3, 10)
+    assert exact(0.123456789) == Fraction(123456789, 10**9)
+
+
+def test_quotients_of_small_integers_are_exact_fractions():
+    for m in range(2, 260):
+        for n in range(1, m):
+            assert exact(1 - n / m) == 1 - Fraction(n, m) and exact(n / m) == Fraction(n, m)
 
 
 # Optax compatibility
