@@ -14,6 +14,7 @@ E100: dict[str, Any] = {"every": 100, "stop": "75%"}
 
 METHODS: dict[str, Callable[[float], Any]] = {
     "Dense": lambda s: dst.Dense(),
+    "Dense, momentum": lambda s: dst.Dense(),
     "Static": lambda s: dst.Static(s),
     "SNIP": lambda s: dst.SNIP(s),
     "SET": lambda s: dst.SET(s, decay="cosine", **E100),
@@ -26,6 +27,7 @@ METHODS: dict[str, Callable[[float], Any]] = {
         s, extra=((1 - s) / 2, (1 - s) / 4, 0.0), every=100, soft_bound=True, allocation="erk"
     ),
     "RigL": lambda s: dst.RigL(s, every=100),
+    "RigL, momentum": lambda s: dst.RigL(s, every=100),
     "RigL, 8 gradients": lambda s: dst.RigL(s, every=100, accumulate=8),
     "RigL-ITOP": lambda s: dst.rigl_itop(s, every=200),
     "RigL, 4 x 2 blocks": lambda s: dst.RigL(s, every=100, structure=dst.Block(4, 2)),
@@ -36,6 +38,7 @@ METHODS: dict[str, Callable[[float], Any]] = {
     "Top-k weights": lambda s: dst.TopKWeights(s, allocation="erk"),
     "Edge-popup": lambda s: dst.EdgePopup(s, allocation="erk"),
     "GMP, ERK": lambda s: dst.GMP(s, allocation="erk"),
+    "GMP, ERK, momentum": lambda s: dst.GMP(s, allocation="erk"),
     "GMP, uniform": lambda s: dst.GMP(s),
     "GMP, global": lambda s: dst.GMP(s, allocation="global"),
     "GMP, LAMP": lambda s: dst.GMP(s, allocation="lamp"),
@@ -46,5 +49,6 @@ METHODS: dict[str, Callable[[float], Any]] = {
 }
 # What depends on the sparsity lies in the program here (for "compute", when topology steps are), so
 # one program serves one sparsity.
-ONE_BY_ONE = {"Dense", "Top-KAST", "SNIP", "GMP, 25-75 % of compute"}
-MOMENTUM = {"AC/DC, momentum"}  # trained by SGD with momentum, as its authors do
+ONE_BY_ONE = {"Dense", "Dense, momentum", "Top-KAST", "SNIP", "GMP, 25-75 % of compute"}
+# Trained by SGD with momentum: AC/DC as its authors do, the others to tell method from optimizer.
+MOMENTUM = {"Dense, momentum", "RigL, momentum", "GMP, ERK, momentum", "AC/DC, momentum"}

@@ -23,6 +23,7 @@ from flax import nnx
 
 import dst
 import dst.nnx
+from dst.core.files import write
 from dst.core.tree import flatten
 from dst.train import data, optimizer, state
 from dst.train.config import run as config
@@ -220,6 +221,22 @@ def best_rates(records: Iterable[dict[str, Any]]) -> dict[float, float]:
         s: max(sorted(rates), key=lambda rate: float(np.mean(rates[rate])))
         for s, rates in scores.items()
     }
+
+
+def completed(
+    path: Path, runs: Sequence[Run], make: Callable[[list[Run]], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """The records of runs, in their order; those that a file lacks are made, and written to it."""
+    had = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    found = {tuple(r[name] for name in Run._fields): r for r in had}
+    began, missing = time.perf_counter(), [r for r in runs if tuple(r) not in found]
+    if missing:
+        found |= {tuple(r[name] for name in Run._fields): r for r in make(missing)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, json.dumps(list(found.values())))
+        seconds = time.perf_counter() - began
+        print(f"{path.stem}: {len(missing)} runs in {seconds:.0f} s", flush=True)
+    return [found[tuple(r)] for r in runs]
 
 
 def kept(path: Path, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -29,7 +29,10 @@ SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 TRIES, AT_ONCE = 2, 64
 ADAMW = {"name": "adamw", "decay": "cosine", "weight_decay": 1e-4}
 SGD = {"name": "momentum", "decay": "cosine", "weight_decay": 1e-4}
-RATES = {"adamw": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "momentum": (0.003, 0.01, 0.03, 0.1, 0.3)}
+RATES = {
+    "adamw": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    "momentum": (0.01, 0.03, 0.1, 0.3, 1.0),
+}
 COLORS = ["#2a6f97", "#c1121f", "#588157", "#f4a261", "#6d597a", "#8ecae6", "#343a40"]
 SHOWN = ("Static", "SET", "RigL", "GMP, ERK", "GraNet", "Edge-popup", "AC/DC, momentum")
 
@@ -77,28 +80,28 @@ def file_of(name: str) -> str:
 
 def of_method(name: str, plan: Plan) -> tuple[Records, Records]:
     """The tuning runs and the tested runs of a method; read where they are, trained where not."""
-    sparsities = (0.0,) if name == "Dense" else plan.sparsities
+    sparsities = (0.0,) if name.startswith("Dense") else plan.sparsities
 
-    def trained(validation: float | None, runs: list[Run]) -> Records:
+    def trained(file: str, runs: list[Run], validation: float | None = None) -> Records:
         settings = plan.settings(name, validation)
-        groups = [[r for r in runs if r.sparsity == s] for s in sparsities]
-        if name not in ONE_BY_ONE:
-            groups = [runs]
-        parts = [g[i : i + plan.at_once] for g in groups for i in range(0, len(g), plan.at_once)]
-        return [r for part in parts for r in together.train(settings, METHODS[name], part)]
 
-    def tuned() -> Records:
-        seeds = range(1000, 1000 + plan.tries)  # that no tested run has
-        rates = RATES[section_of(name)["name"]]
-        runs = [Run(s, seed, rate) for s in sparsities for rate in rates for seed in seeds]
-        return trained(VALIDATION, runs)
+        def make(runs: list[Run]) -> Records:
+            groups = [[r for r in runs if r.sparsity == s] for s in sparsities]
+            if name not in ONE_BY_ONE:
+                groups = [runs]
+            n = plan.at_once
+            parts = [g[i : i + n] for g in groups for i in range(0, len(g), n)]
+            return [r for part in parts for r in together.train(settings, METHODS[name], part)]
 
-    def tested() -> Records:
-        rates = together.best_rates(tuning)
-        return trained(None, [Run(s, n, rates[s]) for s in sparsities for n in range(plan.seeds)])
+        return together.completed(plan.where / f"{file}.json", runs, make)
 
-    tuning = together.kept(plan.where / f"{file_of(name)}-tuning.json", tuned)
-    return tuning, together.kept(plan.where / f"{file_of(name)}.json", tested)
+    seeds = range(1000, 1000 + plan.tries)  # that no tested run has
+    rates = RATES[section_of(name)["name"]]
+    tries = [Run(s, seed, rate) for s in sparsities for rate in rates for seed in seeds]
+    tuning = trained(f"{file_of(name)}-tuning", tries, VALIDATION)
+    best = together.best_rates(tuning)
+    runs = [Run(s, n, best[s]) for s in sparsities for n in range(plan.seeds)]
+    return tuning, trained(file_of(name), runs)
 
 
 def accuracies(records: Records, sparsity: float) -> list[float]:
@@ -141,9 +144,9 @@ def picture(found: Mapping[str, Records], sparsities: tuple[float, ...], path: P
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, records in found.items():
-        if name == "Dense":
-            dense = statistics.mean(accuracies(records, 0.0))
-            axes.axhline(dense, color="black", linestyle="--", linewidth=1, label="Dense")
+        if name.startswith("Dense"):
+            dense, style = statistics.mean(accuracies(records, 0.0)), ":" if "," in name else "--"
+            axes.axhline(dense, color="black", linestyle=style, linewidth=1, label=name)
             continue
         xs = [1 - s for s in sparsities if accuracies(records, s)]
         ys = [spread(accuracies(records, s)) for s in sparsities if accuracies(records, s)]

@@ -71,19 +71,29 @@ class Walk:
         self._live = [[jax.tree.leaves(x)[places[var]] for var in first] for x in batches]
         self._offload = offload
 
-    def statistics(self, number: int) -> list[Statistics]:
+    def statistics(self, number: int, *, onward: bool = False) -> list[Statistics]:
         """Of every source of a stage, over all batches.
+
+        Args:
+          number: of the stage.
+          onward: whether its results enter the next stage, as its weights stay what they are; then
+            :meth:`advance` is not called.
 
         Raises:
           ValueError: inputs that are not finite, naming the stage and the leaf.
         """
         stage = self.plan.stages[number]
+        onward = onward and number + 1 < len(self.plan.stages)
         targets = [x for source in stage.sources for x in source.data]
-        run, outside = self._part("statistics", stage, targets, self._adding(stage.sources))
+        rest = list(stage.live_out) if onward else []
+        kind = "statistics, onward" if onward else "statistics"
+        run, outside = self._part(kind, stage, [*targets, *rest], self._adding(stage.sources))
         totals = [empty(s.groups, s.inputs, self.needs) for s in stage.sources]
-        for live, where in zip(self._live, self._where, strict=True):
+        for i, (live, where) in enumerate(zip(self._live, self._where, strict=True)):
             self._check_rows(stage, where)
-            totals = run(totals, [*outside, *live], where)
+            totals, after = run(totals, [*outside, *live], where)
+            if onward:
+                self._live[i] = jax.device_get(after) if self._offload else after
         for i, total in enumerate(totals):
             if not bool(jnp.isfinite(total.squares).all()):
                 name = next(p.name for p in stage.pieces if any(r[0] == i for r in p.reads))
@@ -117,12 +127,13 @@ class Walk:
         def make(run: Callable[[Sequence[Any]], list[Any]]) -> Callable[..., Any]:
             def add(
                 totals: list[Statistics], values: Sequence[Any], where: Array | None
-            ) -> list[Statistics]:
+            ) -> tuple[list[Statistics], list[Any]]:
                 data = iter(run(values))
-                return [
+                sums = [
                     added(total, x.reading, [next(data) for _ in x.data], where)
                     for total, x in zip(totals, sources, strict=True)
                 ]
+                return sums, list(data)
 
             return jax.jit(add, donate_argnums=0)
 
@@ -265,6 +276,5 @@ def calibrate(
 
 def _yielded(walk: Walk) -> Generator[dict[str, Statistics], None, None]:
     for number, stage in enumerate(walk.plan.stages):
-        sources = walk.statistics(number)
+        sources = walk.statistics(number, onward=True)
         yield {piece.name: of_piece(piece, sources) for piece in stage.pieces}
-        walk.advance(number)

@@ -185,10 +185,9 @@ def _by_outliers(walk: Walk, owl: OWL, sparsity: float, run: Leaves) -> dict[str
         )
     found: dict[str, list[tuple[Piece, Statistics]]] = {}
     for number, stage in enumerate(walk.plan.stages):
-        sources = [x._replace(gram=None) for x in walk.statistics(number)]
+        sources = [x._replace(gram=None) for x in walk.statistics(number, onward=True)]
         for piece in stage.pieces:
             found.setdefault(owl.block_of(piece.name), []).append((piece, of_piece(piece, sources)))
-        walk.advance(number)
     outliers, sizes = {}, {}
     for block, pairs in found.items():
         scores = [

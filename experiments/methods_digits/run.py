@@ -33,7 +33,7 @@ def method_records(name: str, seeds: int, where: Path) -> list[dict]:
     """The runs of a method: read where they are, trained where not."""
     groups, rate, changes = [SPARSITIES], RATE, []
     if name in ONE_BY_ONE:
-        groups = [(s,) for s in (SPARSITIES[:1] if name == "Dense" else SPARSITIES)]
+        groups = [(s,) for s in (SPARSITIES[:1] if name.startswith("Dense") else SPARSITIES)]
     if name in MOMENTUM:
         rate = MOMENTUM_RATE
         changes = [f"optimizer={{'name': 'momentum', 'learning_rate': {rate}, 'decay': 'cosine'}}"]
