@@ -26,7 +26,7 @@ from experiments.together import Run
 
 VALIDATION = 0.1
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
-TRIES, AT_ONCE = 2, 64
+TRIES, AT_ONCE = 1, 64
 ADAMW = {"name": "adamw", "decay": "cosine", "weight_decay": 1e-4}
 SGD = {"name": "momentum", "decay": "cosine", "weight_decay": 1e-4}
 RATES = {
