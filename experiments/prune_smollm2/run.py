@@ -9,8 +9,11 @@ Records are kept; what is there is not computed again.
 from __future__ import annotations
 
 import argparse
+import itertools
+import re
 import statistics
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -99,11 +102,6 @@ def record(model: Any, text: Text, row: str, pattern: str, seed: int) -> dict[st
     }
 
 
-def seeds_of(row: str, seeds: int) -> range:
-    """Magnitudes see no data: one seed."""
-    return range(1 if row == "Magnitude" else seeds)
-
-
 def table(dense: float, records: list[dict[str, Any]]) -> str:
     """A row per method: perplexity by pattern, of all seeds from the lowest to the highest."""
     rows = [["Dense", *[f"{dense:.2f}"] * len(PATTERNS), ""]]
@@ -136,20 +134,15 @@ def main() -> None:
 
     dense = together.kept(where / "dense.json", of_dense)[0]["perplexity"]
     found = []
-    for row in options.rows:
-        for pattern in options.patterns:
-            if ":" in pattern and "OWL" in row:
-                continue  # OWL gives blocks other sparsities, N:M has one
-            for seed in seeds_of(row, options.seeds):
-                name = (
-                    f"{row}-{pattern}-{seed}".replace(" ", "-").replace(",", "").replace(":", "of")
-                )
-                found += together.kept(
-                    where / f"{name}.json",
-                    lambda row=row, pattern=pattern, seed=seed: [
-                        record(model, text, row, pattern, seed)
-                    ],
-                )
+    for row, pattern, seed in itertools.product(ROWS, PATTERNS, range(options.seeds)):
+        if ":" in pattern and "OWL" in row:
+            continue  # OWL gives blocks other sparsities, N:M has one
+        if row == "Magnitude" and seed:
+            continue  # it sees no data
+        path = where / f"{re.sub('[^a-z0-9]+', '-', f'{row} {pattern} {seed}'.lower())}.json"
+        if path.exists() or (row in options.rows and pattern in options.patterns):
+            make = partial(record, model, text, row, pattern, seed)
+            found += together.kept(path, lambda make=make: [make()])
     result = table(dense, found)
     print(result)
     markdown.write_between(HERE / "README.md", "table", result)
