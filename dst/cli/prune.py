@@ -10,6 +10,7 @@ import typer
 
 from dst.cli.exits import BAD_INPUT, DONE, INTERRUPTED, fail
 from dst.cli.parameters import windows as parsed
+from dst.core.text import shown
 
 EPILOG = """Exit codes: 0 done; 1 failed; 2 bad input; 130 interrupted. Whatever stopped it, the
 same command goes on after the last finished stage."""
@@ -119,4 +120,6 @@ def _shares(text: str) -> list[float]:
     try:
         return [float(x) for x in text.split(",")]
     except ValueError as error:
-        raise ValueError(f"curve must be sparsities such as 0.3,0.5,0.7, got {text!r}.") from error
+        raise ValueError(
+            f"curve must be sparsities such as 0.3,0.5,0.7, got {shown(text)}."
+        ) from error
