@@ -1,8 +1,9 @@
 """Many runs of one method as one program, and learning rates that a validation split chooses.
 
 Runs that differ in values only (seed, sparsity, learning rate) are one program under ``jax.vmap``.
-Convolutions with kernels of many runs are slow there. So runs with such networks are one program,
-which trains them one after the other.
+Convolutions are slow there, and slow in loops: XLA's CPU backend brings them into the form of its
+fast routine only outside of loops. So runs with such networks are trained one after the other, by a
+program of one step.
 """
 
 from __future__ import annotations
@@ -127,7 +128,6 @@ def train(
         opt_state = each.init(params)
         starts.append((dst.apply_masks(params, opt_state), opt_state))
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)
-    one_by_one = any(jnp.ndim(x) > 2 for x in jax.tree.leaves(starts[0][0]))
     inputs, labels = map(jnp.asarray, found.train.take(np.arange(len(found.train))))
     tested = {"": found.test.take(np.arange(len(found.test))), **(tests or {})}
 
@@ -143,25 +143,40 @@ def train(
         updates, opt_state = tx.update(grads, opt_state, params, topology=topology)
         return optax.apply_updates(params, updates), opt_state
 
-    def steps_of(over_runs: Callable[..., Any], carry: Any, chosen: Any, topology: Any) -> Any:
-        def body(carry: Any, batch: Any) -> tuple[Any, None]:
-            chosen, topology = batch  # the flag is the same for all runs, so `cond` stays one
-            flag = topology if tx.rule.when is not None else None
-            return over_runs(partial(step, topology=flag))(carry, chosen), None
-
-        return jax.lax.scan(body, carry, (chosen, topology))[0]
+    def fires(t: int) -> bool | None:
+        return tx.fires(t) if tx.rule.when is not None else None
 
     @partial(jax.jit, donate_argnums=0)
     def chunk(carry: Any, chosen: Any, topology: Any) -> Any:
-        if one_by_one:
-            each = partial(steps_of, lambda f: f, topology=topology)
-            return jax.lax.map(lambda x: each(*x), (carry, jnp.swapaxes(chosen, 0, 1)))
-        return steps_of(jax.vmap, carry, chosen, topology)
+        def body(carry: Any, batch: Any) -> tuple[Any, None]:
+            chosen, topology = batch  # the flag is the same for all runs, so `cond` stays one
+            flag = topology if tx.rule.when is not None else None
+            return jax.vmap(partial(step, topology=flag))(carry, chosen), None
 
-    for first in range(0, steps, CHUNK):
-        counts = range(first, min(first + CHUNK, steps))
-        order = np.stack([[indices(len(labels), size, r.seed, t) for r in runs] for t in counts])
-        stacked = chunk(stacked, order, np.array([tx.fires(t) for t in counts]))
+        return jax.lax.scan(body, carry, (chosen, topology))[0]
+
+    def together(carry: Any) -> Any:
+        for first in range(0, steps, CHUNK):
+            counts = range(first, min(first + CHUNK, steps))
+            order = np.stack(
+                [[indices(len(labels), size, r.seed, t) for r in runs] for t in counts]
+            )
+            carry = chunk(carry, order, np.array([tx.fires(t) for t in counts]))
+        return carry
+
+    one_step = jax.jit(step, static_argnums=2, donate_argnums=0)
+
+    def one_after_the_other(carry: Any) -> Any:
+        ends = []
+        for i, run in enumerate(runs):
+            each = jax.tree.map(lambda x, i=i: x[i], carry)
+            for t in range(steps):
+                each = one_step(each, indices(len(labels), size, run.seed, t), fires(t))
+            ends.append(each)
+        return jax.tree.map(lambda *x: jnp.stack(x), *ends)
+
+    convolutions = any(jnp.ndim(x) > 2 for x in jax.tree.leaves(params))
+    stacked = one_after_the_other(stacked) if convolutions else together(stacked)
 
     def judge(params: Any) -> Any:
         figures = {"training_loss": loss(params, inputs, labels)}
@@ -172,7 +187,11 @@ def train(
             figures[f"calibration_error{end}"] = calibration_error(chances, y)
         return figures
 
-    judged = jax.device_get(jax.jit(partial(jax.lax.map, judge))(stacked[0]))
+    judged_one = jax.jit(judge)
+    judged = [
+        jax.device_get(judged_one(jax.tree.map(lambda x, i=i: x[i], stacked[0])))
+        for i in range(len(runs))
+    ]
     records = []
     costs = dst.nnx.costs(networks[0], jax.ShapeDtypeStruct((1, *found.shape), found.dtype))
     for i, (run, each) in enumerate(zip(runs, txs, strict=True)):
@@ -185,7 +204,7 @@ def train(
             {
                 **run._asdict(),
                 "finite": finite,
-                **{name: float(values[i]) for name, values in judged.items()},
+                **{name: float(value) for name, value in judged[i].items()},
                 "found_sparsity": float(seen["sparsity"]),
                 "explored": float(seen["explored"]) if plan.sparse else 1.0,
                 "training_cost": costs.training(plan, steps).relative,

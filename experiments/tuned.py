@@ -10,7 +10,7 @@ import argparse
 import re
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Plan:
       seeds: of every tested setting.
       tries: seeds of every learning rate tried.
       at_once: runs in one program, at most.
+      rates: learning rates that are tried, by optimizer.
       changes: overrides of the config.
     """
 
@@ -64,6 +65,7 @@ class Plan:
     seeds: int = 5
     tries: int = TRIES
     at_once: int = AT_ONCE
+    rates: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: RATES)
     changes: tuple[str, ...] = ()
 
     def settings(self, name: str, validation: float | None = None) -> config.Config:
@@ -96,7 +98,7 @@ def of_method(name: str, plan: Plan) -> tuple[Records, Records]:
         return together.completed(plan.where / f"{file}.json", runs, make)
 
     seeds = range(1000, 1000 + plan.tries)  # that no tested run has
-    rates = RATES[section_of(name)["name"]]
+    rates = plan.rates[section_of(name)["name"]]
     tries = [Run(s, seed, rate) for s in sparsities for rate in rates for seed in seeds]
     tuning = trained(f"{file_of(name)}-tuning", tries, VALIDATION)
     best = together.best_rates(tuning)
@@ -189,6 +191,10 @@ def main(folder: Path, about: str) -> None:
         "--tries", type=int, default=TRIES, help="seeds of every learning rate tried"
     )
     parser.add_argument("--sparsities", type=float, nargs="+", default=SPARSITIES)
+    for optimizer, rates in RATES.items():
+        parser.add_argument(
+            f"--{optimizer}", type=float, nargs="+", default=rates, help="learning rates to try"
+        )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="rows of the table")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="runs in one program, at most")
     parser.add_argument("--only", nargs="*", help="methods to train; no table is written")
@@ -205,6 +211,7 @@ def main(folder: Path, about: str) -> None:
         options.seeds,
         options.tries,
         options.at_once,
+        {optimizer: tuple(getattr(options, optimizer)) for optimizer in RATES},
     )
     found = {x: of_method(x, plan)[1] for x in options.only or options.methods}
     columns = (0.0, *plan.sparsities)

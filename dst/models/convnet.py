@@ -14,7 +14,7 @@ from dst.models.shapes import axes
 from dst.rules.fields import Positive, Widths
 
 
-@named("convnet")
+@named("convnet", convolutions=True)
 class ConvNet(nnx.Module):
     """Convolutions of 3 x 3, each with ReLU and 2 x 2 max-pooling, then one hidden layer.
 

@@ -13,7 +13,7 @@ from dst.models.shapes import axes
 from dst.rules.fields import Widths
 
 
-@named("convnet1d")
+@named("convnet1d", convolutions=True)
 class ConvNet1d(nnx.Module):
     """Convolutions of stride 2 with ReLU, then a linear layer over all places and channels.
 

@@ -13,7 +13,7 @@ from dst.models.shapes import axes
 from dst.rules.fields import Positive, Widths
 
 
-@named("lenet5")
+@named("lenet5", convolutions=True)
 class LeNet5(nnx.Module):
     """Two convolutions of 5 x 5 with 2 x 2 max-pooling, one hidden layer, ReLU throughout.
 

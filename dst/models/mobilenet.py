@@ -41,7 +41,7 @@ class Pair(nnx.Module):
         return jax.nn.relu6(self.pointwise(jax.nn.relu6(self.spatial(inputs))))
 
 
-@named("mobilenet-v1")
+@named("mobilenet-v1", convolutions=True)
 class MobileNetV1(nnx.Module):
     """MobileNet-v1 with the topology of Keras: 4,209,088 weights.
 

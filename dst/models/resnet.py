@@ -75,7 +75,7 @@ def _blocks(
     return blocks
 
 
-@named("resnet50")
+@named("resnet50", convolutions=True)
 class ResNet50(nnx.Module):
     """ResNet-50, version 1.5: 53 convolutions and a linear layer; 25.5 M weights.
 
@@ -125,7 +125,7 @@ class ResNet50(nnx.Module):
         return self.out(x.mean(axis=(1, 2)))
 
 
-@named("resnet20")
+@named("resnet20", convolutions=True)
 class ResNet20(nnx.Module):
     """ResNet-20 for images of 32 x 32: 19 convolutions and a linear layer; 0.27 M weights.
 

@@ -36,7 +36,7 @@ class Block(nnx.Module):
         return self.second(x) + shortcut
 
 
-@named("wide-resnet")
+@named("wide-resnet", convolutions=True)
 class WideResNet(nnx.Module):
     """WRN-depth-widen: three stages of pre-activation blocks; by default WRN-22-2.
 

@@ -18,6 +18,7 @@ from experiments import tuned
 HERE = Path(__file__).parent
 SMALL, FACTORS = (25, 50, 100), (2, 4, 8)
 COMPARED = ("Static", "RigL", "GMP, ERK")
+WIDEST = 400
 HILL, MILD = 100, (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
 COLORS = {"Static": "#8d99ae", "RigL": "#c1121f", "GMP, ERK": "#2a6f97"}
 
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--dir", type=Path, default=Path("runs/width_and_sparsity"))
     options = parser.parse_args()
-    widths = sorted({s * f for s in SMALL for f in (1, *FACTORS)})
+    widths = sorted(w for s in SMALL for f in FACTORS if (w := s * f) <= WIDEST)
     dense = {
         w: cell(records("Dense", w, (0.0,), options.dir, options.seeds), 0.0)
         for w in {*SMALL, HILL}
@@ -91,10 +92,10 @@ def main() -> None:
         found = {
             w: records(name, w, s, options.dir / "equal", options.seeds)
             for w, s in asked.items()
-            if s
         }
         for small in SMALL:
-            cells = [cell(found[f * small], sparsity_of(f * small, small)) for f in FACTORS]
+            wide = [f * small for f in FACTORS]
+            cells = [cell(found[w], sparsity_of(w, small)) if w in found else "" for w in wide]
             rows.append([f"{weights(small):,}", name, dense[small], *cells])
         hills[name] = records(name, HILL, MILD, options.dir / "mild", options.seeds)
     heads = ["weights", "method", "dense", *(f"{f} times as wide" for f in FACTORS)]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dst import methods
+import jax
+
+from dst import methods, models
 from dst.core.registry import Registry
 from dst.rules.schedule import resolve
 from dst.train import optimizer
@@ -13,9 +15,25 @@ from dst.train.config.schema import Section
 
 
 def advice(config: Config) -> list[str]:
-    """What is allowed and probably not meant: topology steps where weights hardly learn, and an
-    optimizer that a method does badly with."""
-    return _of_schedule(config) + _of_optimizer(config)
+    """What is allowed and probably not meant: topology steps where weights hardly learn, an
+    optimizer that a method does badly with, and convolutions in a loop on CPU."""
+    return _of_schedule(config) + _of_optimizer(config) + _of_loops(config)
+
+
+def _of_loops(config: Config) -> list[str]:
+    """XLA's CPU backend has a fast routine for convolutions, and not in loops."""
+    if not _fact("convolutions", config.model, models.REGISTRY) or jax.default_backend() != "cpu":
+        return []
+    loops = {
+        "train.steps_per_call": config.train.most_per_call(),
+        "optimizer.accumulate": config.optimizer.value.accumulate,
+    }
+    return [
+        f"{key}: convolutions such as those of {config.model.name} are up to ten times slower in a "
+        f"loop on CPU. Consider {key}=1."
+        for key, times in loops.items()
+        if times > 1
+    ]
 
 
 def _of_optimizer(config: Config) -> list[str]:

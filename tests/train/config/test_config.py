@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import pytest
 
 import dst
@@ -279,6 +280,17 @@ def test_an_optimizer_that_a_method_does_badly_with_is_advised_against(tmp_path)
     assert not advice(small(tmp_path, "sparsify.scale=smupar"))
     (warning,) = advice(small(tmp_path, "sparsify.scale=smupar", momentum))
     assert "for Adam-like optimizers" in warning
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="XLA's CPU backend")
+def test_convolutions_in_a_loop_on_cpu_are_advised_against(tmp_path):
+    image = ["model={'name': 'convnet', 'channels': [2]}", "data.name=digits"]
+    loops = ["train.steps_per_call=2", "optimizer.accumulate=2"]
+    assert not advice(small(tmp_path, *loops))
+    assert not advice(small(tmp_path, *image))
+    in_calls, in_parts = advice(small(tmp_path, *image, *loops))
+    assert in_calls.startswith("train.steps_per_call: convolutions such as those of convnet")
+    assert "optimizer.accumulate=1" in in_parts
 
 
 def test_another_method_takes_along_what_it_knows():
