@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dst.core import lazy
 from dst.core.roles import roles
 from dst.core.selection import top_k_mask
 from dst.engine.projection import apply_masks
@@ -87,19 +88,19 @@ if TYPE_CHECKING:  # what `__getattr__` loads, for type checkers and editors
 __version__ = "0.1.0"
 
 _LAZY = {
-    "ALPS": "dst.oneshot.alps",
-    "DSnoT": "dst.oneshot.dsnot",
-    "Magnitude": "dst.oneshot.magnitude",
-    "OWL": "dst.oneshot.owl",
-    "SparseGPT": "dst.oneshot.sparsegpt",
-    "Wanda": "dst.oneshot.wanda",
-    "calibrate": "dst.oneshot.calibrate",
-    "load_masks": "dst.io.safetensors",
-    "load_weights": "dst.io.safetensors",
-    "prune": "dst.oneshot.prune",
-    "save_masks": "dst.io.safetensors",
-    "save_weights": "dst.io.safetensors",
-    "stages": "dst.oneshot.stages",
+    "ALPS": "oneshot.alps",
+    "DSnoT": "oneshot.dsnot",
+    "Magnitude": "oneshot.magnitude",
+    "OWL": "oneshot.owl",
+    "SparseGPT": "oneshot.sparsegpt",
+    "Wanda": "oneshot.wanda",
+    "calibrate": "oneshot.calibrate",
+    "load_masks": "io.safetensors",
+    "load_weights": "io.safetensors",
+    "prune": "oneshot.prune",
+    "save_masks": "io.safetensors",
+    "save_weights": "io.safetensors",
+    "stages": "oneshot.stages",
 }
 _MODULES = ("flops", "nnx", "oneshot")
 # Names of earlier versions, which still work.
@@ -202,6 +203,4 @@ def __getattr__(name: str) -> Any:
         text = f"dst.{name} is now dst.{_RENAMED[name]}."
         warnings.warn(text, DeprecationWarning, stacklevel=2)
         return globals()[_RENAMED[name]]
-    if name not in _LAZY:
-        raise AttributeError(f"module 'dst' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    return lazy.load(__name__, _LAZY, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ import typer
 from dst.cli.exits import BAD_INPUT, DONE, fail
 from dst.cli.parameters import windows as parsed
 from dst.cli.progress import line
+from dst.core.files import finite
 from dst.core.text import aligned
 
 _FOLLOWING = 20  # tokens of the sample
@@ -87,7 +87,7 @@ def eval(
     if following:
         tokens = [*prompt.tolist(), *judge.generate(first, prompt, following).tolist()]
         found["sample"] = words.decode(tokens, skip_special_tokens=False)
-    print(json.dumps(_finite(found), indent=2) if as_json else _table(found))
+    print(json.dumps(finite(found), indent=2) if as_json else _table(found))
     return DONE
 
 
@@ -130,10 +130,3 @@ def _table(found: dict[str, Any]) -> str:
 
 def _cell(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for NaN and infinity, which JSON cannot hold."""
-    if isinstance(value, dict):
-        return {name: _finite(x) for name, x in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

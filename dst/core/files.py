@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,23 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
       ValueError: NaN or infinity, which JSON cannot hold.
     """
     write(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The same with None in place of NaN and infinity, which JSON cannot hold.
+
+    Args:
+      value: of dicts, lists and scalars.
+
+    Example:
+      >>> finite({"loss": [1.0, float("inf")]})
+      {'loss': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {name: finite(x) for name, x in value.items()}
+    if isinstance(value, list):
+        return [finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flush(*paths: Path) -> None:

@@ -35,6 +35,11 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 5, 12, 12, 12
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = _LONGEST = 80
 
 
+def decimals(value: float | None, digits: int) -> str:
+    """A figure with so many decimals; a dash where it is unknown."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
 def shown(value: object) -> str:
     """A value as messages show it: its ``repr``, cut to 80 characters.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def open_gguf(path: str | os.PathLike[str]) -> tuple[Metadata, dict[str, Tensor]
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no GGUF file at {path}.")
+    stat = os.stat(path)
+    return _opened(os.fspath(path), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=1)  # a model and its tokenizer are read one after the other
+def _opened(path: str, changed: int, size: int) -> tuple[Metadata, dict[str, Tensor]]:
     try:
         reader = gguf.GGUFReader(path)
         tensors = {x.name: _tensor(x) for x in reader.tensors}

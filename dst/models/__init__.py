@@ -18,10 +18,9 @@ A network of your own is ``make(shape, classes, *, rngs, **sizes) -> nnx.Module`
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dst.core import extras
+from dst.core import extras, lazy
 from dst.core.registry import Registry
 
 extras.check("flax")
@@ -58,9 +57,7 @@ __all__ = sorted({entry.attribute for entry in REGISTRY.values()} | set(_OTHERS)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _OTHERS:
-        return getattr(import_module(f"dst.models.{_OTHERS[name]}"), name)
     for entry in REGISTRY.values():
         if entry.attribute == name:
             return entry.load()
-    raise AttributeError(f"module 'dst.models' has no attribute {name!r}")
+    return lazy.load(__name__, _OTHERS, name)

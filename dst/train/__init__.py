@@ -10,10 +10,9 @@ From Python, :func:`run` trains what a config describes, :class:`Run` opens a ru
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-from dst.core import extras
+from dst.core import extras, lazy
 
 extras.check("train")
 
@@ -29,6 +28,4 @@ _HOMES = {"Recorder": "recorder", "Run": "runs", "arguments": "script", "run": "
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dst.train' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dst.train.{_HOMES[name]}"), name)
+    return lazy.load(__name__, _HOMES, name)

@@ -90,8 +90,7 @@ def main() -> None:
     rows, hills = [], {}
     for name in COMPARED:
         found = {
-            w: records(name, w, s, options.dir / "equal", options.seeds)
-            for w, s in asked.items()
+            w: records(name, w, s, options.dir / "equal", options.seeds) for w, s in asked.items()
         }
         for small in SMALL:
             wide = [f * small for f in FACTORS]

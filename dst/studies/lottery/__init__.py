@@ -10,27 +10,25 @@ Names are loaded when they are first used, so that a bad config is refused befor
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from dst.core import extras
+from dst.core import extras, lazy
 
 extras.check("train")
 
-_MODULES = {
-    "config": ("Connectivity", "RandomSearch", "Study", "Tickets", "dump", "is_study", "load"),
-    "connectivity": ("Line", "instability", "line"),
-    "pruning": ("prune", "random_masks", "remaining"),
-    "report": ("write_report",),
-    "search": ("best",),
-    "study": ("read", "resume", "run", "table"),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+_HOMES = lazy.homes(
+    {
+        "config": ("Connectivity", "RandomSearch", "Study", "Tickets", "dump", "is_study", "load"),
+        "connectivity": ("Line", "instability", "line"),
+        "pruning": ("prune", "random_masks", "remaining"),
+        "report": ("write_report",),
+        "search": ("best",),
+        "study": ("read", "resume", "run", "table"),
+    }
+)
 
-__all__ = sorted(_MODULE_OF)
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'dst.studies.lottery' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dst.studies.lottery.{_MODULE_OF[name]}"), name)
+    return lazy.load(__name__, _HOMES, name)

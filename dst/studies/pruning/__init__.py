@@ -8,25 +8,23 @@ Names are loaded when they are first used, so that bad settings are refused befo
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from dst.core import extras
+from dst.core import extras, lazy
 
 extras.check("pretrained")
 
-_MODULES = {
-    "curves": ("curve", "knee"),
-    "job": ("Job", "run"),
-    "report": ("curve_answer", "curve_table", "table", "write_report"),
-    "settings": ("Settings",),
-}
-_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+_HOMES = lazy.homes(
+    {
+        "curves": ("curve", "knee"),
+        "job": ("Job", "run"),
+        "report": ("curve_answer", "curve_table", "table", "write_report"),
+        "settings": ("Settings",),
+    }
+)
 
-__all__ = sorted(_MODULE_OF)
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'dst.studies.pruning' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"dst.studies.pruning.{_MODULE_OF[name]}"), name)
+    return lazy.load(__name__, _HOMES, name)

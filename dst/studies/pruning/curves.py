@@ -13,6 +13,7 @@ from typing import Any
 import dst
 from dst.core import checks
 from dst.core.files import write_json
+from dst.core.text import decimals
 from dst.studies.pruning.job import REPORT, Job, Say, beside
 from dst.studies.pruning.settings import Settings
 
@@ -104,21 +105,27 @@ def knee(points: Sequence[dict[str, Any]], tolerance: float) -> float | None:
     """
     found = None
     for point in points:
-        if "cosine" in point:
-            good = point["cosine"] >= 1 - tolerance
-        else:
-            good = point["perplexity"] <= (1 + tolerance) * point["against"]["perplexity"]
-        if not good:
+        if not _good(point, tolerance):
             break
         found = point["sparsity"]
     return found
 
 
+def _good(point: dict[str, Any], tolerance: float) -> bool:
+    figure = point.get("cosine", point.get("perplexity"))
+    if figure is None:  # NaN or infinite
+        return False
+    if "cosine" in point:
+        return figure >= 1 - tolerance
+    return figure <= (1 + tolerance) * point["against"]["perplexity"]
+
+
 def words(point: dict[str, Any]) -> str:
     """The quality at a point."""
     if "cosine" in point:
-        return f"mean cosine {point['cosine']:.4f}"
-    return f"perplexity {point['perplexity']:.2f} (dense {point['against']['perplexity']:.2f})"
+        return f"mean cosine {decimals(point['cosine'], 4)}"
+    dense = decimals(point["against"]["perplexity"], 2)
+    return f"perplexity {decimals(point['perplexity'], 2)} (dense {dense})"
 
 
 def _size(masks: dict[str, Any]) -> int:

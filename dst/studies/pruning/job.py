@@ -17,7 +17,7 @@ from flax import nnx
 
 import dst.nnx
 from dst import eval as judging
-from dst.core.files import write_json
+from dst.core.files import finite, write_json
 from dst.core.typing import Array
 from dst.io.safetensors import save_masks
 from dst.models import Encoder, load, save, tokenizer
@@ -72,10 +72,8 @@ class Job:
             lambda p, x: _forward(nnx.merge(graph, p, rest), x),
             params,
             self.batches[0],
-            select=self.settings.select or None,
-            stacked=getattr(self.model, "stacked", None),
             roles=dst.nnx.roles(self.model),
-            blocks=self.settings.blocks,
+            **self._leaves(self.settings),
         )
 
     def prune(
@@ -103,23 +101,29 @@ class Job:
             method=settings.one_shot(),
             structure=settings.pattern(),
             allocation=settings.allocated(),
-            select=settings.select or None,
-            stacked=getattr(pruned, "stacked", None),
-            blocks=settings.blocks,
+            **self._leaves(settings),
             preserve=settings.preserve,
             directory=directory,
             progress=progress,
         )
         return pruned, masks
 
+    def _leaves(self, settings: Settings) -> dict[str, Any]:
+        """Which leaves are pruned, and in what order."""
+        return {
+            "select": settings.select or None,
+            "stacked": getattr(self.model, "stacked", None),
+            "blocks": settings.blocks,
+        }
+
     def judge(self, pruned: Any, say: Say = lambda text: None) -> dict[str, Any]:
         """The figures of both models on held-out text.
 
         Of decoders perplexity, bits per byte, agreement and divergence; of encoders the mean cosine
-        of the embeddings of the windows.
+        of the embeddings of the windows. None where a figure is NaN or infinite.
         """
         if isinstance(pruned, Encoder):
-            return {"cosine": judging.cosine(pruned, self.model, self.held_out)}
+            return finite({"cosine": judging.cosine(pruned, self.model, self.held_out)})
         quality = judging.language(
             pruned,
             self.held_out,
@@ -127,7 +131,7 @@ class Job:
             against=self.model,
             progress=lambda done, count: say(f"judged {done} of {count} windows"),
         )
-        return asdict(quality)
+        return finite(asdict(quality))
 
 
 def run(
@@ -156,7 +160,7 @@ def run(
     matrices: list[dict[str, Any]] = []
 
     def progress(step: Progress) -> None:
-        matrices.extend(asdict(x) for x in step.matrices)
+        matrices.extend(finite(asdict(x)) for x in step.matrices)
         say(_line(step))
 
     pruned, masks = job.prune(work / "stages", progress)

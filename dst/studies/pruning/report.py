@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dst.core.text import aligned
+from dst.core.text import aligned, decimals
 from dst.report import page, plots, theme
 from dst.report.tables import Cell, Table
 from dst.report.words import duration, percent
@@ -27,9 +27,12 @@ def answer(result: Result) -> str:
     """What the pruning cost, as a sentence."""
     share, quality = percent(result["sparsity"]), result["quality"]
     if "cosine" in quality:
-        cosine = quality["cosine"]
-        return f"With {share} zeros, embeddings have a mean cosine of {cosine:.4f} with dense ones."
+        cosine = decimals(quality["cosine"], 4)
+        return f"With {share} zeros, embeddings have a mean cosine of {cosine} with dense ones."
     before, after = quality["against"]["perplexity"], quality["perplexity"]
+    if before is None or after is None:
+        which = "pruned" if after is None else "dense"
+        return f"With {share} zeros, the perplexity of the {which} model is no finite number."
     return (
         f"With {share} zeros, perplexity rises from {before:.2f} to {after:.2f}, "
         f"{after / before:.2f} times."
@@ -85,7 +88,7 @@ def write_curve(result: Result, path: str | os.PathLike[str]) -> None:
             question="How many weights go almost for nothing?",
             chips=_chips(result),
             drawn="Quality against sparsity",
-            figures=[_curve(result["points"])],
+            figures=[x for x in (_curve(result["points"]),) if x],
             quality=_cells(_points(result)),
             matrices=None,
         )
@@ -95,18 +98,25 @@ def write_curve(result: Result, path: str | os.PathLike[str]) -> None:
 def _points(result: Result) -> list[tuple[str, ...]]:
     points = result["points"]
     if "cosine" in points[0]:
-        cosines = [(percent(x["zeros"]), f"{x['cosine']:.4f}") for x in points]
+        cosines = [(percent(x["zeros"]), decimals(x["cosine"], 4)) for x in points]
         return [("zeros", "mean cosine"), *cosines]
     dense = points[0]["against"]["perplexity"]
     rows = [(0.0, dense), *((x["zeros"], x["perplexity"]) for x in points)]
-    cells = [(percent(z), f"{p:.3f}", f"{p / dense:.3f}") for z, p in rows]
+    cells = [(percent(z), decimals(p, 3), decimals(_ratio(p, dense), 3)) for z, p in rows]
     return [("zeros", "perplexity", "times dense"), *cells]
+
+
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one / other
 
 
 def _curve(points: Sequence[Mapping[str, Any]]) -> plots.Plot | None:
     key = "cosine" if "cosine" in points[0] else "perplexity"
     dense = 1.0 if key == "cosine" else points[0]["against"]["perplexity"]
-    x, y = ([p[name] for p in points] for name in ("zeros", key))
+    known = [p for p in points if p[key] is not None]
+    if not known or dense is None:
+        return None
+    x, y = ([p[name] for p in known] for name in ("zeros", key))
     line = plots.Line(
         "pruned", np.array([0.0, *x]), np.array([dense, *y]), theme.SERIES[0], points=True
     )
@@ -130,15 +140,14 @@ def _figures(result: Result) -> list[tuple[str, str, str]]:
     rows = [("zeros of the pruned matrices", "", percent(result["sparsity"]))]
     quality = result["quality"]
     if "cosine" in quality:
-        return [*rows, ("mean cosine of embeddings", "1.0000", f"{quality['cosine']:.4f}")]
+        return [*rows, ("mean cosine of embeddings", "1.0000", decimals(quality["cosine"], 4))]
     before = quality["against"]
     for key, words in (("perplexity", "perplexity"), ("bits_per_byte", "bits per byte")):
-        if quality[key] is not None:
-            rows.append((words, f"{before[key]:.3f}", f"{quality[key]:.3f}"))
+        rows.append((words, decimals(before[key], 3), decimals(quality[key], 3)))
     return [
         *rows,
         ("same most likely token", "", percent(quality["agreement"])),
-        ("KL(dense || pruned), nats", "", f"{quality['kl']:.4f}"),
+        ("KL(dense || pruned), nats", "", decimals(quality["kl"], 4)),
     ]
 
 

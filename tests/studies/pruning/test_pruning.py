@@ -71,6 +71,22 @@ def test_a_model_directory_comes_out_with_masks_figures_and_a_report(
     assert not (tmp_path / "a" / "out.part").exists()
 
 
+def test_a_model_without_a_finite_perplexity_is_written_all_the_same(tmp_path, arguments, capsys):
+    """Everything is there, and figures that are no finite numbers are null."""
+    model = models.load(tmp_path / "model")
+    model.final_norm.scale[...] = jax.numpy.full_like(model.final_norm.scale[...], 3e38)
+    models.save(tmp_path / "broken", model, tokenizer=tmp_path / "model")
+    arguments[1], options = str(tmp_path / "broken"), ["--method", "magnitude"]
+    for name, more in (("one", ["--sparsity", "0.5"]), ("curve", ["--curve", "0.1,0.5"])):
+        assert cli.main([*arguments, str(tmp_path / name), *options, *more]) == 0
+    result = json.loads((tmp_path / "one" / "pruning.json").read_text())
+    assert result["quality"]["perplexity"] is None
+    assert result["quality"]["against"]["perplexity"] is None
+    assert json.loads((tmp_path / "curve" / "curve.json").read_text())["knee"] is None
+    assert "is no finite number" in (tmp_path / "one" / "report.html").read_text()
+    assert "Already at 10.0 % zeros" in capsys.readouterr().out
+
+
 def test_an_encoder_is_judged_by_its_embeddings(tmp_path, capsys):
     model, text = small.encoder(tmp_path / "model"), small.text(tmp_path / "text.txt")
     settings = Settings(str(model), "wanda", 0.3, calibration=str(text), windows=(4, 8))
