@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dst.core.typing import Int
+from dst.core.typing import Array, Int, PyTree
 from dst.models.encoder import Encoder
 
 _ROWS = 2048  # tokens at a time
@@ -33,15 +36,21 @@ def cosine(model: Encoder, against: Encoder, windows: Int[np.ndarray, "count len
 
     Checked against: NumPy, tests/eval/test_embeddings.py.
     """
-    run = nnx.jit(lambda m, x: m.embed(x))
+    graphs, states = zip(*map(nnx.split, (model, against)), strict=True)
     rows = max(_ROWS // windows.shape[1], 1)
     found = []
     for start in range(0, len(windows), rows):
         tokens = jnp.asarray(windows[start : start + rows])
-        one, other = run(model, tokens), run(against, tokens)
+        one, other = map(partial(_embeddings, tokens=tokens), graphs, states)
         if one.shape != other.shape:
             raise ValueError(
                 f"both encoders must have one width, got {one.shape[1]} and {other.shape[1]}."
             )
-        found.append(np.asarray(jax.numpy.sum(one * other, axis=-1), np.float64))
+        found.append(np.asarray(jnp.sum(one * other, axis=-1), np.float64))
     return float(np.concatenate(found).mean())
+
+
+# Outside of `cosine`, so that it is compiled once for all encoders of one architecture.
+@partial(jax.jit, static_argnums=0)
+def _embeddings(graph: Any, state: PyTree, tokens: Int[Array, "count length"]) -> Array:
+    return nnx.merge(graph, state).embed(tokens)
