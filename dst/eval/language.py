@@ -140,7 +140,7 @@ def check(windows: Int[np.ndarray, "count length"], *models: nnx.Module) -> int:
                 f"{length}."
             )
         tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
-        sizes.append(_logits.eval_shape(*nnx.split(model), tokens).shape[-1])
+        sizes.append(logits_of.eval_shape(*nnx.split(model), tokens).shape[-1])
     if len(set(sizes)) > 1:
         raise ValueError(f"both models must have the same vocabulary, got {sizes} tokens.")
     if not 0 <= windows.min() <= windows.max() < sizes[0]:
@@ -151,9 +151,12 @@ def check(windows: Int[np.ndarray, "count length"], *models: nnx.Module) -> int:
     return sizes[0]
 
 
-# Within the programs below, too: a network of many blocks is traced once for each shape.
 @partial(jax.jit, static_argnames="graph")
-def _logits(graph: Any, state: PyTree, tokens: Int[Array, "batch length"]) -> Array:
+def logits_of(graph: Any, state: PyTree, tokens: Int[Array, "batch length"]) -> Array:
+    """Logits ``[batch, length, vocabulary]`` of a model that was split by ``nnx.split``.
+
+    Compiled by itself, also within other programs: many blocks are traced once for each shape.
+    """
     return nnx.merge(graph, state)(tokens)
 
 
@@ -164,7 +167,7 @@ def _means(
     """Float32 ``[batch]``: cross-entropy of every model; of two also agreement and KL."""
     logs = []
     for graph, state in zip(graphs, states, strict=True):
-        logits = _logits(graph, state, tokens)[:, :-1]
+        logits = logits_of(graph, state, tokens)[:, :-1]
         logs.append(jax.nn.log_softmax(logits.astype(jnp.float32)))
     losses = [-jnp.take_along_axis(x, tokens[:, 1:, None], axis=-1).mean(axis=(1, 2)) for x in logs]
     if len(logs) == 1:
@@ -213,7 +216,7 @@ def _continued(
     graph: Any, state: PyTree, tokens: Int[Array, "1 length"], start: Int[Array, ""]
 ) -> Int[Array, "1 length"]:
     def following(place: Array, tokens: Array) -> Array:
-        logits = _logits(graph, state, tokens)  # later places change nothing before them
+        logits = logits_of(graph, state, tokens)  # later places change nothing before them
         best = logits[0, place - 1].astype(jnp.float32).argmax()
         return tokens.at[0, place].set(best.astype(tokens.dtype))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dst.core import checks, extras
 from dst.core.files import write_json
@@ -99,6 +102,43 @@ def _of_gguf(path: Path) -> Any:
     found.add_special_tokens([AddedToken(w, normalized=False) for w, k in special if k == _CONTROL])
     found.add_tokens([AddedToken(w, normalized=False) for w, k in special if k == _USER])
     return found
+
+
+def end_of_text(path: str | os.PathLike[str]) -> int:
+    """The token that ends a text, which language models also begin with.
+
+    Args:
+      path: of a directory with ``tokenizer_config.json`` or ``config.json``, or of a GGUF file.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: none of the files names one.
+
+    Example:
+      >>> end_of_text("SmolLM2-135M")  # doctest: +SKIP
+      2
+    """
+    source = Path(path)
+    if source.is_file():
+        from dst.io.gguf import open_gguf
+
+        found = open_gguf(source)[0].get("tokenizer.ggml.eos_token_id")
+    else:
+        settings, model = (_json(source / x) for x in ("tokenizer_config.json", "config.json"))
+        word = settings.get("eos_token")
+        word = word.get("content") if isinstance(word, dict) else word
+        found = tokenizer(source).token_to_id(word) if word else model.get("eos_token_id")
+        found = found[0] if isinstance(found, list) and found else found
+    if not isinstance(found, (int, np.integer)):
+        raise ValueError(
+            f"{path} names no token that ends a text: expected eos_token in tokenizer_config.json, "
+            "or eos_token_id in config.json."
+        )
+    return int(found)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def copy(source: Path, target: Path) -> None:
