@@ -3,7 +3,8 @@
     python -m experiments.smupar.run
 
 Widths follow muP in both halves: the rates of the second and the third layer, and the initial
-weights of the third, are divided by the width over 64. What differs is ``scale``.
+weights of the third, are divided by the width over 64. What differs is ``scale``. Dense networks as
+narrow as the fan-in of sparse ones show what the fan-in does by itself.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +35,19 @@ SCALES = ("null", "smupar")
 COLORS = ["#343a40", "#8ecae6", "#2a6f97", "#f4a261", "#c1121f"]
 
 
-def share(path: str, shape: tuple[int, ...]) -> float:
-    """What muP leaves a layer of the learning rate: it falls with a fan-in that is a width."""
-    return BASE / shape[0] if len(shape) == 2 and shape[0] >= BASE else 1.0
-
-
-def start(params: Any) -> Any:
+def start(width: int, params: Any) -> Any:
     """New weights with muP's output layer: smaller by the root of the width over 64."""
     _, leaves, treedef = flatten(params)
-    ends = [x.shape[-1:] == (10,) and x.ndim == 2 for x in leaves]
+    ends = [x.shape == (width, 10) for x in leaves]
     scaled = [
-        x * math.sqrt(BASE / x.shape[0]) if end else x for x, end in zip(leaves, ends, strict=True)
+        x * math.sqrt(BASE / width) if end else x for x, end in zip(leaves, ends, strict=True)
     ]
     return treedef.unflatten(scaled)
 
 
-def records(width: int, scale: str, seeds: int, where: Path) -> list[dict[str, Any]]:
+def records(
+    width: int, scale: str, seeds: int, file: Path, sparsities: Sequence[float] = SPARSITIES
+) -> list[dict[str, Any]]:
     """The runs of one width and one parametrisation."""
     changes = [f"model.hidden=[{width}, {width}]", f"sparsify.scale={scale}"]
     settings = config.load(HERE / "base.yaml", changes)
@@ -55,14 +55,20 @@ def records(width: int, scale: str, seeds: int, where: Path) -> list[dict[str, A
     def method(sparsity: float) -> dst.Static:
         return dst.Static(sparsity, allocation="uniform")
 
+    def share(path: str, shape: tuple[int, ...]) -> float:
+        """What muP leaves a layer of the learning rate: it falls with a fan-in that is a width."""
+        return BASE / width if len(shape) == 2 and shape[0] == width else 1.0
+
     def make() -> list[dict[str, Any]]:
         found = []
-        for sparsity in SPARSITIES:
+        for sparsity in sparsities:
             runs = [Run(sparsity, seed, rate) for rate in RATES for seed in range(seeds)]
-            found += together.train(settings, method, runs, share=share, start=start)
+            found += together.train(
+                settings, method, runs, share=share, start=partial(start, width)
+            )
         return found
 
-    return together.kept(where / f"{width}-{scale}.json", make)
+    return together.kept(file, make)
 
 
 def losses(found: list[dict[str, Any]], sparsity: float) -> dict[float, float]:
@@ -118,8 +124,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dir", type=Path, default=Path("runs/smupar"))
     options = parser.parse_args()
+    where = options.dir
     found = {
-        (width, scale): records(width, scale, options.seeds, options.dir)
+        (width, scale): records(width, scale, options.seeds, where / f"{width}-{scale}.json")
         for scale in SCALES
         for width in WIDTHS
     }
@@ -129,6 +136,13 @@ def main() -> None:
             at = [best(found[width, scale], s) for s in SPARSITIES]
             cells = [f"{x:.1f}" for x in (*at, max(at) - min(at))]
             rows.append([scale, str(width), *cells])
+    for width in WIDTHS[-2:]:
+        cells = []
+        for fan_in in (round(width * (1 - s)) for s in SPARSITIES):
+            file = where / f"{fan_in}-dense.json"
+            some = records(fan_in, "null", options.seeds, file, (0.0,))
+            cells.append(f"{best(some, 0.0):.1f}")
+        rows.append(["dense, as narrow", str(width), *cells, ""])
     heads = ["scale", "width", *(f"{s:.0%}" for s in SPARSITIES), "spread"]
     text = markdown.table(heads, rows)
     print(text)
