@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,14 @@ from dst.core import checks
 from dst.core.tree import Leaf
 from dst.core.typing import Array, ArrayLike, OptState, Params, PyTree
 from dst.engine import cold_start, initial_masks, masks, scaling, schedule_lookup
+from dst.engine.decisions import Decision, Step, decide, float32, unchanged
 from dst.engine.flat import Flat
 from dst.engine.frozen import check_moving
 from dst.engine.hard_plan import plan_of
 from dst.engine.plan import Plan, Planner
-from dst.engine.state import SparsifyState, TopologyLog, initial_state
-from dst.engine.topology import Change, drop_and_grow
+from dst.engine.state import SparsifyState, initial_state
 from dst.rules.accumulators import Accumulator, Observation
-from dst.rules.counts import TopologyInputs
 from dst.rules.rule import INITIAL, Rule
-from dst.rules.scores import Connections
 
 
 class HardMasks:
@@ -74,7 +72,7 @@ class HardMasks:
         variables = flat.tree(
             [
                 optax.MaskedNode() if accumulator is None else accumulator.init(x)
-                for x in _float32(flat.sparse)
+                for x in float32(flat.sparse)
             ]
         )
         return initial_state(
@@ -98,37 +96,15 @@ class HardMasks:
     ) -> tuple[PyTree, SparsifyState]:
         """One step: updates of the parameters, and the state after it."""
         flat = Flat(params, self.plan)
-        step = _Step(self.inner, self.rule, flat, params, flat.gradients(grads), extra, self.scale)
+        step = Step(self.inner, self.rule, flat, params, flat.gradients(grads), extra, self.scale)
         if self.rule.which.accumulator is not None:
             state = _accumulated(step, self.rule.which.accumulator, state)
         if self.rule.when is None or not flat.plans:
-            return _plain(step, state)
-        static = isinstance(topology, bool)
-        return schedule_lookup.branch(
-            topology, state, partial(_changing, step, state, static), partial(_plain, step, state)
-        )
-
-
-class _Step(NamedTuple):
-    """What a step needs beside the state.
-
-    Attributes:
-      inner: the wrapped optimizer.
-      rule: of the method.
-      flat: the parameters and their plans.
-      params: the tree of the parameters.
-      grads: all leaves of the gradients, flattened once.
-      extra: arguments for the inner optimizer.
-      scale: of :func:`dst.sparsify`.
-    """
-
-    inner: optax.GradientTransformationExtraArgs
-    rule: Rule
-    flat: Flat
-    params: Params
-    grads: list[Array]
-    extra: dict[str, Any]
-    scale: str | None
+            return _taken(step, state, unchanged(step, state), False)
+        fired = schedule_lookup.fired(topology, state)
+        change = partial(decide, step, state)
+        decided = schedule_lookup.perhaps(fired, change, unchanged(step, state))
+        return _taken(step, state, decided, fired)
 
 
 def _masked(mask_bytes: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
@@ -138,11 +114,7 @@ def _masked(mask_bytes: Sequence[Array], weights: Sequence[Array]) -> list[Array
     ]
 
 
-def _float32(arrays: Sequence[ArrayLike]) -> list[Array]:
-    return [jnp.asarray(x, jnp.float32) for x in arrays]
-
-
-def _accumulated(step: _Step, accumulator: Accumulator, state: SparsifyState) -> SparsifyState:
+def _accumulated(step: Step, accumulator: Accumulator, state: SparsifyState) -> SparsifyState:
     """The state with the gradients of this step in the rule's accumulator."""
     flat = step.flat
     left = schedule_lookup.steps_left(state.count, state.hyper)
@@ -152,58 +124,58 @@ def _accumulated(step: _Step, accumulator: Accumulator, state: SparsifyState) ->
                 kept, Observation(g, p, masks.active(m), left)
             ),
             flat.of(state.variables),
-            _float32(flat.pick(step.grads)),
-            _float32(flat.sparse),
+            float32(flat.pick(step.grads)),
+            float32(flat.sparse),
             flat.masks(state.masks),
         )
     )
 
 
-def _plain(step: _Step, state: SparsifyState) -> tuple[PyTree, SparsifyState]:
-    """An optimizer step between topology steps."""
-    active = [masks.active(m) for m in step.flat.masks(state.masks)]
-    updates, inner_state = _inner_step(step, state, state.inner_state, active, active)
-    return updates, state._replace(count=state.count + 1, inner_state=inner_state)
+def _taken(
+    step: Step, state: SparsifyState, decided: Decision, fired: bool | Array
+) -> tuple[PyTree, SparsifyState]:
+    """The optimizer step under the masks that were decided, where the rule takes one.
 
-
-def _changing(step: _Step, state: SparsifyState, static: bool) -> tuple[PyTree, SparsifyState]:
-    """A topology step: new masks first, then the optimizer step, where the rule takes one."""
+    Args:
+      step: what the step needs.
+      state: before the step.
+      decided: the masks after it.
+      fired: whether this is a topology step; an array, where the compiled program asks.
+    """
     flat, reset = step.flat, step.rule.reset
-    mask_bytes = flat.masks(state.masks)
-    changes = _changes(step, state, mask_bytes)
-    restarted = [_restarted(reset.moments, c) for c in changes]
-    forgotten = [_forgotten(reset.moments, c, r) for c, r in zip(changes, restarted, strict=True)]
-    inner_state = cold_start.reset(step.inner, state.inner_state, flat.tree(forgotten))
-    keep = [c.active & ~c.reset for c in changes]
-    if reset.update_weights:
+    mask_bytes = flat.masks(decided.masks)
+    keep = moving = [masks.active(m) for m in mask_bytes]
+    inner_state = before = state.inner_state
+    if fired is not False:
+        # Ages count from the topology step at which a weight started: at this one they are zero.
+        restarted = [fired & (masks.age(m) == 0) for m in mask_bytes]
+        keep = [k & ~x for k, x in zip(keep, decided.fresh or restarted, strict=True)]
         moving = keep
         if reset.moments == "all":
             moving = [k & ~r for k, r in zip(keep, restarted, strict=True)]
+        forgotten = restarted
+        if reset.moments != "grown":
+            forgotten = [r | fired & ~k for k, r in zip(keep, restarted, strict=True)]
+        inner_state = before = cold_start.reset(step.inner, inner_state, flat.tree(forgotten))
+    updates = None
+    if reset.update_weights or fired is not True:
         updates, inner_state = _inner_step(step, state, inner_state, keep, moving)
-    else:
-        updates = _projection_alone(step, state, keep, static)
-    log = state.topology
+    if not reset.update_weights and fired is not False:
+        updates, inner_state = (
+            _without(step, updates, keep, fired),
+            _where(fired, before, inner_state),
+        )
     return updates, state._replace(
         count=state.count + 1,
-        masks=flat.zip(
-            lambda m, c, r: masks.next_masks(m, c.active, r), mask_bytes, changes, restarted
-        ),
-        active=flat.zip(lambda p, c: masks.count_active(p, c.active), flat.plans, changes),
-        topology=TopologyLog(
-            done=log.done + 1,
-            at=state.count,
-            spacing=state.count - log.at,
-            scheduled=flat.tree([c.scheduled for c in changes]),
-            dropped=flat.tree([c.dropped for c in changes]),
-            grown=flat.tree([c.grown for c in changes]),
-            unscored=flat.tree([c.unscored for c in changes]),
-        ),
+        masks=decided.masks,
+        active=decided.active,
+        topology=decided.topology,
         inner_state=inner_state,
     )
 
 
 def _inner_step(
-    step: _Step,
+    step: Step,
     state: SparsifyState,
     inner_state: OptState,
     keep: list[Array],
@@ -233,71 +205,30 @@ def _inner_step(
     return flat.rebuild(leaves, list(map(_project, keep, flat.sparse, sparse))), inner_state
 
 
-def _projection_alone(step: _Step, state: SparsifyState, keep: list[Array], static: bool) -> PyTree:
-    """Updates of a topology step that only sets inactive weights to zero."""
+def _without(step: Step, updates: PyTree | None, keep: list[Array], fired: bool | Array) -> PyTree:
+    """Where topology steps take no optimizer step: updates that only set inactive weights to zero.
+
+    Args:
+      step: what the step needs.
+      updates: of the optimizer step; None where there was none.
+      keep: weights that are active and keep their value, per sparse leaf.
+      fired: whether this is a topology step.
+    """
     flat, zeros = step.flat, [jnp.zeros_like(p) for p in step.flat.leaves]
-    if not static:  # both branches of a `cond` give the same types: those of the inner optimizer
-        updates = jax.eval_shape(
-            lambda g, s, p: step.inner.update(g, s, p, **step.extra)[0],
-            flat.treedef.unflatten(step.grads),
-            state.inner_state,
-            step.params,
-        )
-        zeros = [z.astype(u.dtype) for z, u in zip(zeros, flat.leaves_of(updates), strict=True)]
-    return flat.rebuild(zeros, list(map(_project, keep, flat.sparse, flat.pick(zeros))))
+    alone = flat.rebuild(zeros, list(map(_project, keep, flat.sparse, flat.pick(zeros))))
+    return alone if updates is None else _where(fired, alone, updates)
+
+
+def _where(fired: bool | Array, there: PyTree, elsewhere: PyTree) -> PyTree:
+    """One of two trees, in the types of the second."""
+    return jax.tree.map(
+        lambda x, y: x if x is y else jnp.where(fired, x, y).astype(jnp.result_type(y)),
+        there,
+        elsewhere,
+    )
 
 
 def _project(keep: Array, weight: Array, update: Array) -> Array:
     """``update`` where kept, ``-weight`` elsewhere, in the wider of the two types."""
     kind = jnp.promote_types(update.dtype, weight.dtype)
     return jnp.where(keep, update.astype(kind), -weight.astype(kind))
-
-
-def _changes(step: _Step, state: SparsifyState, mask_bytes: list[Array]) -> list[Change]:
-    flat = step.flat
-    keys = masks.keys(flat.sparse_paths, state.hyper.seed, state.count + 1)
-    leaves = [
-        Connections(
-            weight=p,
-            grad=g,
-            active=masks.active(m),
-            explored=masks.explored(m),
-            key=key,
-            stacked=plan.leaf.stacked,
-            accumulated=kept,
-        )
-        for plan, p, g, m, key, kept in zip(
-            flat.plans,
-            _float32(flat.sparse),
-            _float32(flat.pick(step.grads)),
-            mask_bytes,
-            keys,
-            flat.of(state.variables),
-            strict=True,
-        )
-    ]
-    row = partial(schedule_lookup.row, count=state.count, hyper=state.hyper)
-    counts = [row(table) for table in flat.of(state.hyper.counts)]
-    return drop_and_grow(
-        TopologyInputs(
-            leaves=leaves,
-            layouts=[p.layout for p in flat.plans],
-            paths=flat.sparse_paths,
-            kept=[kept for kept, _ in counts],
-            total=[total for _, total in counts],
-            share=row(state.hyper.shares),
-            rule=step.rule,
-        )
-    )
-
-
-def _restarted(moments: str, change: Change) -> Array:
-    """Weights whose age starts at zero at this step, as their moments do."""
-    if moments != "all":
-        return change.reset
-    return change.reset | (change.active & (jnp.sum(change.grown) > 0))
-
-
-def _forgotten(moments: str, change: Change, restarted: Array) -> Array:
-    """Weights whose moments are set to zero at this step."""
-    return restarted if moments == "grown" else restarted | ~change.active

@@ -124,10 +124,10 @@ class LatentWeights:
 
         count = state.count + 1
         counts = _stage_counts(rule, flat, state)
-        when_chosen = True if rule.when is None else topology
+        fired = True if rule.when is None else schedule_lookup.fired(topology, state)
         old = Chosen([x.active for x in before], [x.backward for x in before])
         chosen = schedule_lookup.branch(
-            when_chosen, state, partial(self._choose, flat, moved, counts, old), lambda: old
+            fired, partial(self._choose, flat, moved, counts, old), lambda: old
         )
         chosen = _narrowed(rule, chosen, count)
         if rule.backward_sparsity is not None:
@@ -319,5 +319,5 @@ def _log(
             unscored=flat.tree(unscored),
         )
 
-    when_chosen = True if rule.when is None else topology
-    return schedule_lookup.branch(when_chosen, state, chose, lambda: before)
+    fired = True if rule.when is None else schedule_lookup.fired(topology, state)
+    return schedule_lookup.branch(fired, chose, lambda: before)

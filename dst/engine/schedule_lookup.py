@@ -24,29 +24,50 @@ def fires(count: Array, hyper: Hyper) -> Array:
     return (count >= hyper.first) & (count <= hyper.last) & (on_grid | (count == hyper.last))
 
 
-def branch(
-    topology: bool | Array | None,
-    state: SparsifyState,
-    changing: Callable[[], T],
-    plain: Callable[[], T],
-) -> T:
-    """The result of ``changing`` at topology steps, of ``plain`` between them.
+def fired(topology: bool | Array | None, state: SparsifyState) -> bool | Array:
+    """Whether a step is a topology step: a Python bool where that is known while tracing.
 
     Args:
-      topology: a Python bool decides while tracing, an array under ``lax.cond``; None asks the
-        schedule in the state.
+      topology: as in :func:`dst.sparsify`; None asks the schedule in the state.
       state: before the step.
-      changing, plain: functions whose results have the same types.
     """
     if topology is None:
-        topology = fires(state.count, state.hyper)
+        return fires(state.count, state.hyper)
     if isinstance(topology, (bool, np.bool_)):
-        return changing() if topology else plain()
+        return bool(topology)
     if not (isinstance(topology, jax.Array) and topology.shape == ()):
         raise ValueError(
             f"topology must be None, True, False or a bool scalar, got {shown(topology)}."
         )
-    return lax.cond(topology, changing, plain)
+    return topology
+
+
+def branch(fired: bool | Array, changing: Callable[[], T], plain: Callable[[], T]) -> T:
+    """The result of ``changing`` at topology steps, of ``plain`` between them.
+
+    Args:
+      fired: a Python bool decides while tracing, an array under ``lax.cond``.
+      changing, plain: functions whose results have the same types.
+    """
+    if isinstance(fired, bool):
+        return changing() if fired else plain()
+    return lax.cond(fired, changing, plain)
+
+
+def perhaps(fired: bool | Array, change: Callable[[T], T], value: T) -> T:
+    """``change(value)`` at topology steps, the value between them.
+
+    A loop of one round or none, not a conditional, which would copy what passes through it.
+
+    Args:
+      fired: a Python bool decides while tracing.
+      change: gives what it gets in the same types.
+      value: before the step.
+    """
+    if isinstance(fired, bool):
+        return change(value) if fired else value
+    start = jnp.asarray(fired), value
+    return lax.while_loop(lambda x: x[0], lambda x: (jnp.zeros_like(x[0]), change(x[1])), start)[1]
 
 
 def row(table: Array, count: Array, hyper: Hyper) -> Array:
