@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 import dst
+from tests.reference.draws import uniforms
 from tests.reference.exchange import Layer
 from tests.runs import QUICK
 
@@ -56,7 +57,7 @@ def draw(name: str, count: int, shape: tuple[int, ...] | None = None) -> np.ndar
     """As ``dst.engine.masks.keys`` documents: seed, then count + 1, then a hash of the path."""
     key = jax.random.fold_in(jax.random.key(SEED, impl="threefry2x32"), count + 1)
     key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-    return np.asarray(jax.random.uniform(key, shape or SHAPES[name], jnp.float32))
+    return uniforms(key, shape or SHAPES[name])
 
 
 def follow(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -12,6 +13,8 @@ from jax import lax
 from dst.core.typing import Array, Float
 
 _PIECE, _MOST_PIECES = 2**18, 16
+_FIELD, _FIELDS = 10, 3  # bits of a counter, counters in an int32
+_MOST_PACKED = 64  # pieces
 
 
 def totals(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
@@ -19,11 +22,14 @@ def totals(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
 
     One variadic reduction reads the array once and is several times faster than separate sums,
     but a partitioned one gathers its partial results array by array. Sums become all-reduces,
-    which the compiler merges over all arrays of a pass.
+    which the compiler merges over all arrays of a pass. On CPUs a variadic reduction that keeps the
+    last axis is not vectorised, a sum is: there three counters share one integer.
     """
     if jax.device_count() > 1:
         return [jnp.sum(c, axis=axes, dtype=jnp.int32) for c in chosen]
-    parts = [_count_part(part, axes) for part in _pieces(chosen, axes)]
+    pieces, packed = _pieces(chosen, axes)
+    count = _count_packed if packed else _count_part
+    parts = [count(part, axes) for part in pieces]
     return [sum(counts[1:], counts[0]) for counts in zip(*parts, strict=True)]
 
 
@@ -38,19 +44,38 @@ def _count_part(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
     )
 
 
-def _pieces(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Sequence[Array]]:
-    """Large arrays in pieces, on CPUs: there a reduction runs on one core, several side by side."""
+def _count_packed(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
+    """Of masks with fewer than 2^10 entries in every count."""
+    counts = []
+    for first in range(0, len(chosen), _FIELDS):
+        masks = chosen[first : first + _FIELDS]
+        fields = [c.astype(jnp.int32) << (_FIELD * i) for i, c in enumerate(masks)]
+        both = jnp.sum(sum(fields[1:], fields[0]), axis=axes, dtype=jnp.int32)
+        counts += [(both >> (_FIELD * i)) & (2**_FIELD - 1) for i in range(len(masks))]
+    return counts
+
+
+def _pieces(chosen: Sequence[Array], axes: tuple[int, ...]) -> tuple[list[Sequence[Array]], bool]:
+    """Large arrays in pieces, on CPUs: there a reduction runs on one core, several side by side;
+    and whether the counts of each piece can share integers."""
     shape = chosen[0].shape
-    pieces = chosen[0].size // _PIECE
-    if jax.default_backend() != "cpu" or pieces < 2 or not axes:
-        return [chosen]
-    length = shape[axes[0]]
-    n = min(pieces, _MOST_PIECES, length)
+    if jax.default_backend() != "cpu" or not axes or not chosen[0].size:
+        return [chosen], False
+    shares = len(chosen) > 1 and len(shape) - 1 not in axes  # keeps the last axis
+    axis = max(axes, key=lambda a: shape[a]) if shares else axes[0]
+    length, others = shape[axis], math.prod(shape[a] for a in axes) // shape[axis]
+    n = min(max(chosen[0].size // _PIECE, 1), _MOST_PIECES, length)
+    packed = False
+    if shares and others < 2**_FIELD:
+        least = -(-length // ((2**_FIELD - 1) // others))
+        packed, n = (True, max(n, least)) if least <= _MOST_PACKED else (False, n)
     edges = [length * i // n for i in range(n + 1)]
+    if n == 1:
+        return [chosen], packed
     return [
-        [lax.slice_in_dim(c, low, high, axis=axes[0]) for c in chosen]
+        [lax.slice_in_dim(c, low, high, axis=axis) for c in chosen]
         for low, high in itertools.pairwise(edges)
-    ]
+    ], packed
 
 
 def exact_sum(x: Float[Array, "*shape"], axes: Sequence[int]) -> Array:

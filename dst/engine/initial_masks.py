@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.shard_alike import shard_alike
 
+from dst.core.draws import uniform
 from dst.core.selection import top_k_masks
 from dst.core.typing import Array, ArrayLike
 from dst.engine.flat import Flat
@@ -18,7 +19,7 @@ from dst.rules.allocation import Global, allocator
 from dst.rules.counts import best_of_all
 from dst.rules.layout import Layout
 from dst.rules.rule import Rule
-from dst.rules.scores import COMPARABLE, Connections, uniform
+from dst.rules.scores import COMPARABLE, Connections
 
 
 def chosen(

@@ -7,13 +7,13 @@ import math
 import jax
 import jax.numpy as jnp
 
+from dst.core.draws import uniform
 from dst.core.tree import Leaf
 from dst.core.typing import Array
 from dst.rules.allocation import Allocator
 from dst.rules.fields import Sparsity
 from dst.rules.latent import Latent, LatentLeaf
 from dst.rules.method import method, named
-from dst.rules.scores import uniform
 from dst.rules.structure import Structure, Unstructured
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 
+from dst.core.draws import uniform
 from dst.core.typing import Array, Bool, Float, PyTree
 
 
@@ -106,17 +105,3 @@ def normalised_momentum(leaf: Connections) -> Array:
 def random_unexplored(leaf: Connections) -> Array:
     """Random; connections that were never active come first (ITOP's ``random_unfired``)."""
     return uniform(leaf.key, leaf.weight) + jnp.where(leaf.explored, 0.0, 1.0)
-
-
-def uniform(key: Array, like: Array) -> Array:
-    """float32 uniforms in [0, 1) of the shape of an array; on explicit meshes also its sharding."""
-    sharding = getattr(jax.typeof(like), "sharding", None)
-    explicit = sharding is not None and bool(getattr(sharding.mesh, "explicit_axes", ()))
-    # The other form of threefry gives other numbers, and not the same ones on every mesh.
-    with jax.threefry_partitionable(True):
-        if explicit:
-            drawn = jax.random.uniform(key, like.shape, jnp.float32, out_sharding=sharding)
-        else:
-            drawn = jax.random.uniform(key, like.shape, jnp.float32)
-    # Without the barrier the compiler may draw the numbers again for each of their uses.
-    return lax.optimization_barrier(drawn)
