@@ -16,6 +16,7 @@ from dst.core.typing import Array, ArrayLike, Batch, OptState, Params, PyTree
 from dst.engine.projection import apply_masks
 from dst.engine.scaling import scale_init
 from dst.engine.sparsify import sparsify
+from dst.engine.state import SparsifyState
 from dst.engine.transformation import around
 from dst.inspect import invariants, metrics
 from dst.methods.from_masks import FromMasks
@@ -110,6 +111,7 @@ class Optimizer(nnx.Optimizer):
         if accumulate > 1:
             tx = around(tx, optax.MultiSteps(tx, accumulate).gradient_transformation())
         super().__init__(model, tx, wrt=wrt, graph=graph)
+        self.opt_state = nnx.data(_together(self.opt_state))
         self.attach_masks = attach_masks
         params = nnx.state(model, wrt, graph=graph)
         nnx.update(model, apply_masks(params, self._arrays()))
@@ -120,7 +122,16 @@ class Optimizer(nnx.Optimizer):
 
     def update(self, model: nnx.Module, grads: PyTree, /, **kwargs: Any) -> PyTree:
         """One optimizer step; ``topology`` as in :func:`dst.sparsify`, other extras go inside."""
-        updates = super().update(model, grads, **kwargs)
+        params, grads, options = map(nnx.as_pure, (self._of(model), self._of(grads), kwargs))
+        updates, opt_state = self.tx.update(grads, self._arrays(), params, **options)
+        nnx.update(model, optax.apply_updates(params, updates))
+        jax.tree.map(
+            lambda variable, value: variable.set_value(value),
+            self.opt_state,
+            opt_state,
+            is_leaf=lambda x: isinstance(x, nnx.Variable),
+        )
+        self.step[...] += 1
         # Latent-weight methods may choose at every step, whatever the flag says.
         steady = kwargs.get("topology") is False and not self.tx.selects_every_step
         if self.attach_masks and not steady:
@@ -134,8 +145,33 @@ class Optimizer(nnx.Optimizer):
                 getattr(holder, name).set_value(mask)
         return updates
 
+    def _of(self, nodes: PyTree) -> PyTree:
+        return nnx.state(nodes, self.wrt, graph=self.graph)
+
     def _arrays(self) -> OptState:
         return nnx.as_pure(self.opt_state)
+
+
+def _together(opt_state: OptState) -> OptState:
+    """The same with the numbers of all leaves in few variables: ``nnx.jit`` looks at each variable
+    in every call, which takes longer than a step of a small model."""
+
+    def sparse(node: Any) -> bool:
+        return isinstance(node, SparsifyState)
+
+    def together(node: Any) -> Any:
+        if not sparse(node):
+            return node
+        kind = type(node.count)
+        names = ["active", "hyper", "topology"]
+        if not jax.tree.leaves(node.variables):
+            names.append("variables")
+        small = {name: kind(nnx.as_pure(getattr(node, name))) for name in names}
+        return node._replace(inner_state=_together(node.inner_state), **small)
+
+    return jax.tree.map(
+        together, opt_state, is_leaf=lambda x: sparse(x) or isinstance(x, nnx.Variable)
+    )
 
 
 def masks(model: nnx.Module) -> dict[str, np.ndarray]:

@@ -237,3 +237,22 @@ def test_attention_projections_are_allocated_as_merged_kernels():
         assert leaf.leaf.merged_shape == (16, 16)
     with pytest.raises(ValueError, match="can be read in several ways"):
         dst.sparsify(optax.sgd(0.1), dst.Static(sparsity=0.5)).init(nnx.state(model, nnx.Param))
+
+
+def test_a_sparse_layer_costs_few_variables():
+    """``nnx.jit`` looks at every variable in every call. A leaf has one in the tree of masks, a
+    sparse leaf one in the model; all numbers of all leaves are in five."""
+
+    def variables(layers, make):
+        model = nnx.Sequential(*(nnx.Linear(4, 4, rngs=nnx.Rngs(i)) for i in range(layers)))
+        optimizer = make(model)
+        found = [v for x in (model, optimizer) for _, v in nnx.to_flat_state(nnx.state(x))]
+        return sum(isinstance(v, nnx.Variable) for v in found)
+
+    for layers in (1, 3):
+        plain = variables(layers, lambda m: nnx.Optimizer(m, optax.adam(0.1), wrt=nnx.Param))
+        ours = variables(
+            layers, lambda m: dst.nnx.Optimizer(m, optax.adam(0.1), dst.RigL(0.5, every=2, stop=9))
+        )
+        # count, active, hyper, topology, variables
+        assert ours == plain + 3 * layers + 5

@@ -144,6 +144,11 @@ def _is_variable(node: object) -> bool:
     return hasattr(type(node), "get_metadata") and hasattr(type(node), "get_value")
 
 
+def value_of(node: Any) -> Any:
+    """What an NNX variable holds; other nodes as they are."""
+    return node.get_value() if _is_variable(node) else node
+
+
 def is_dense_marker(node: object) -> bool:
     """Whether a node of a mask tree stands for a leaf without mask."""
     return isinstance(node, optax.MaskedNode)

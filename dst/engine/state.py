@@ -164,7 +164,7 @@ def _walk(opt_state: OptState) -> Iterator[SparsifyState]:
 
     for node in jax.tree.leaves(opt_state, is_leaf=sparse):
         if sparse(node):
-            yield node
+            yield SparsifyState(*map(tree.value_of, node))  # of dst.nnx.Optimizer: in variables
             yield from _walk(node.inner_state)
 
 
