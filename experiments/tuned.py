@@ -176,12 +176,13 @@ def picture(found: Mapping[str, Records], sparsities: tuple[float, ...], path: P
         figure.savefig(path, metadata={"Date": None})
 
 
-def main(folder: Path, about: str) -> None:
+def main(folder: Path, about: str, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """Trains what is missing, and writes table and picture of a network into a folder.
 
     Args:
       folder: with a config for every network.
       about: the docstring of the program.
+      defaults: of options, by network, where they are others than here.
     """
     networks = sorted(x.stem for x in folder.glob("*.yaml"))
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
@@ -199,6 +200,7 @@ def main(folder: Path, about: str) -> None:
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="runs in one program, at most")
     parser.add_argument("--only", nargs="*", help="methods to train; no table is written")
     parser.add_argument("--dir", type=Path, default=Path("runs"))
+    parser.set_defaults(**(defaults or {}).get(parser.parse_known_args()[0].network, {}))
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error(f"--seeds must be at least 2, got {options.seeds}: a spread needs two runs.")

@@ -9,5 +9,26 @@ from pathlib import Path
 
 from experiments import tuned
 
+DEFAULTS = {
+    "lenet5": {  # a run takes 20 seconds
+        "seeds": 3,
+        "sparsities": (0.9, 0.98, 0.99),
+        "adamw": (1e-3, 3e-3, 1e-2),
+        "momentum": (0.03, 0.1, 0.3),
+        "methods": [
+            "Dense",
+            "Dense, momentum",
+            "Static",
+            "SET",
+            "RigL",
+            "RigL, momentum",
+            "Top-KAST",
+            "GMP, ERK",
+            "GMP, ERK, momentum",
+            "AC/DC, momentum",
+        ],
+    }
+}
+
 if __name__ == "__main__":
-    tuned.main(Path(__file__).parent, __doc__)
+    tuned.main(Path(__file__).parent, __doc__, DEFAULTS)
