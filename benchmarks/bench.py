@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from decoder import bench_decoder
+from packed import bench_packed
 from pruning import bench_pruning
 from timing import interleaved, ratio
 
@@ -346,8 +347,10 @@ def main() -> None:
         f"jax {jax.__version__}, {device.platform} ({device.device_kind}), "
         f"{platform.machine()}, {rounds} rounds, medians of paired ratios"
     )
+    plain = Trainer(optax.adam(1e-3))
     rows = (
         bench_steps(rounds)
+        + bench_packed(loss, initial_params, (plain.x, plain.y), plain, max(rounds // 2, 10))
         + bench_methods(rounds)
         + bench_decoder(rounds)
         + bench_pruning()

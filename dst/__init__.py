@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dst.core import lazy
 from dst.core.roles import roles
 from dst.core.selection import top_k_mask
+from dst.engine.packed import pack, unpack
 from dst.engine.projection import apply_masks
 from dst.engine.scaling import scale_init
 from dst.engine.sparsify import sparsify
@@ -174,6 +175,7 @@ __all__ = [
     "mest_resnet",
     "method",
     "metrics",
+    "pack",
     "prune",
     "rigl_itop",
     "roles",
@@ -186,6 +188,7 @@ __all__ = [
     "stages",
     "table",
     "top_k_mask",
+    "unpack",
 ]
 
 

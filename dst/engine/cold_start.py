@@ -10,7 +10,7 @@ destabilises large models. The correction here counts the steps of each weight i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -37,20 +37,37 @@ def reset(inner: optax.GradientTransformation, state: OptState, where: PyTree) -
       The new state. Slots of another shape or form than the parameter (factored second moments,
       one value per row or column) do not change: none of their entries belongs to a single weight.
     """
+    return at_slots(inner, state, where, lambda v, w: jnp.where(w, jnp.zeros_like(v), v))
+
+
+def at_slots(
+    inner: optax.GradientTransformation,
+    state: OptState,
+    where: PyTree,
+    change: Callable[[Array, Any], Array],
+) -> OptState:
+    """Optimizer state with the slots of sparse leaves changed.
+
+    Args:
+      inner, state: as in :func:`reset`.
+      where: tree like the parameters: anything with the shape of its leaf, ``optax.MaskedNode`` for
+        dense leaves.
+      change: from a slot of that shape, and what stands in ``where``.
+    """
 
     def leaf(node: Any) -> bool:
         return is_dense_marker(node) or isinstance(node, list)
 
-    def slot(value: Any, fresh: Any) -> Any:
+    def slot(value: Any, there: Any) -> Any:
         if isinstance(value, list):  # of parameters; or of SM3, whose parameter is one array
-            alike = isinstance(fresh, list) and len(fresh) == len(value)
-            pairs = zip(value, fresh, strict=True) if alike else ()
-            return [jax.tree.map(slot, v, f, is_leaf=leaf) for v, f in pairs] or value
-        if is_dense_marker(value) or is_dense_marker(fresh):
+            alike = isinstance(there, list) and len(there) == len(value)
+            pairs = zip(value, there, strict=True) if alike else ()
+            return [jax.tree.map(slot, v, t, is_leaf=leaf) for v, t in pairs] or value
+        if is_dense_marker(value) or is_dense_marker(there):
             return value
-        if getattr(value, "shape", None) != fresh.shape:
+        if getattr(value, "shape", None) != there.shape:
             return value
-        return jnp.where(fresh, jnp.zeros_like(value), value)
+        return change(value, there)
 
     return optax.tree.map_params(inner, slot, state, where, is_leaf=leaf)
 

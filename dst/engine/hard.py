@@ -100,11 +100,11 @@ class HardMasks:
         if self.rule.which.accumulator is not None:
             state = _accumulated(step, self.rule.which.accumulator, state)
         if self.rule.when is None or not flat.plans:
-            return _taken(step, state, unchanged(step, state), False)
+            return take(step, state, unchanged(step, state), False)
         fired = schedule_lookup.fired(topology, state)
         change = partial(decide, step, state)
         decided = schedule_lookup.perhaps(fired, change, unchanged(step, state))
-        return _taken(step, state, decided, fired)
+        return take(step, state, decided, fired)
 
 
 def _masked(mask_bytes: Sequence[Array], weights: Sequence[Array]) -> list[Array]:
@@ -131,7 +131,7 @@ def _accumulated(step: Step, accumulator: Accumulator, state: SparsifyState) -> 
     )
 
 
-def _taken(
+def take(
     step: Step, state: SparsifyState, decided: Decision, fired: bool | Array
 ) -> tuple[PyTree, SparsifyState]:
     """The optimizer step under the masks that were decided, where the rule takes one.

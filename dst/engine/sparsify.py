@@ -14,6 +14,7 @@ from dst.core.roles import Role
 from dst.core.typing import Array, ArrayLike, OptState, Params, PyTree
 from dst.engine.hard import HardMasks
 from dst.engine.latent import LatentWeights
+from dst.engine.packed import PackedMasks
 from dst.engine.plan import Planner
 from dst.engine.scaling import SCALES
 from dst.engine.state import SparsifyState
@@ -21,6 +22,8 @@ from dst.engine.transformation import SparseTransformation
 from dst.rules.latent import Latent
 from dst.rules.method import Method
 from dst.rules.rule import Rule
+
+FORMS = ("masked", "packed")
 
 
 class Implementation(Protocol):
@@ -71,6 +74,7 @@ def sparsify(
     roles: Mapping[str, Role] | None = None,
     initial: str | Mapping[str, ArrayLike] | None = None,
     scale: str | None = None,
+    form: str = "masked",
 ) -> SparseTransformation:
     """Wraps an optimizer so that it trains a sparse network.
 
@@ -98,6 +102,10 @@ def sparsify(
       scale: ``"smupar"``: the updates of a sparse layer are divided by its density, and
         :func:`dst.scale_init` scales new weights, so that the best learning rate of an Adam-like
         optimizer is the same at every sparsity. None: neither.
+
+      form: ``"masked"``: dense arrays with zeros. ``"packed"``: only active weights are stored, and
+        their moments and places; see :func:`dst.pack`. For unsharded arrays, for methods that
+        switch the weights themselves at known counts, and for optimizers that work entry by entry.
 
     Returns:
       A transformation. Its ``update`` takes ``topology``. ``None`` decides by the count of
@@ -134,8 +142,15 @@ def sparsify(
         "roles": roles,
     }
     inner = optax.with_extra_args_support(inner)
+    checks.one_of("form", form, FORMS)
     run: Implementation
-    if isinstance(rule, Rule):
+    packed = None
+    if form == "packed":
+        if scale is not None or not isinstance(rule, Rule):
+            what = "a method with latent weights" if scale is None else f"scale={scale!r}"
+            raise ValueError(f'form="packed" is not for {what}. Use form="masked".')
+        run = packed = PackedMasks(inner, rule, seed, options, initial)
+    elif isinstance(rule, Rule):
         run = HardMasks(inner, rule, seed, options, initial, scale)
     else:
         run = LatentWeights(inner, rule, seed, options, initial, scale)
@@ -168,7 +183,7 @@ def sparsify(
     tx = SparseTransformation(init, update)
     tx.method, tx.rule, tx.plan = method, run.rule, run.plan
     tx.update_weights, tx.selects_every_step = run.update_weights, run.selects_every_step
-    tx.scale = scale
+    tx.scale, tx.packed = scale, packed
     return tx
 
 

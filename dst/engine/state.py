@@ -14,6 +14,7 @@ from dst.core import tree
 from dst.core.typing import Array, ArrayLike, OptState, PyTree
 from dst.engine.flat import Flat
 from dst.engine.masks import active, count_active
+from dst.engine.places import is_places
 from dst.rules.schedule import UpdateSchedule
 
 
@@ -67,7 +68,7 @@ class SparsifyState(NamedTuple):
     Attributes:
       count: int32 updates done.
       masks: uint8 per sparse weight: bit 0 active, bit 1 explored, bits 2 to 7 the age in
-        topology steps, 63 at most.
+        topology steps, 63 at most. In the packed form :class:`dst.engine.places.Places`.
       active: int32 active weights per sparse leaf (and stacked slice).
       hyper: numbers that differ between batched trials.
       topology: what topology steps have done.
@@ -144,11 +145,16 @@ def initial_state(
 
 
 def sparse_states(opt_state: OptState) -> list[SparsifyState]:
-    """All sparse states in an optimizer state, at any depth.
+    """All sparse states in an optimizer state, at any depth, in the masked form.
 
     Raises:
       ValueError: there is none.
     """
+    return list(map(_masked, raw_states(opt_state)))
+
+
+def raw_states(opt_state: OptState) -> list[SparsifyState]:
+    """:func:`sparse_states`, each in its form."""
     states = list(_walk(opt_state))
     if not states:
         raise ValueError(
@@ -156,6 +162,13 @@ def sparse_states(opt_state: OptState) -> list[SparsifyState]:
             "and is this what tx.init(params) returned?"
         )
     return states
+
+
+def _masked(state: SparsifyState) -> SparsifyState:
+    def bytes_of(node: Any) -> Any:
+        return node.mask_bytes() if is_places(node) else node
+
+    return state._replace(masks=jax.tree.map(bytes_of, state.masks, is_leaf=is_places))
 
 
 def _walk(opt_state: OptState) -> Iterator[SparsifyState]:

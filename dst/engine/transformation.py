@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import optax
 
-from dst.core.typing import Params
+from dst.core.typing import OptState, Params, PyTree
 from dst.engine.plan import Plan
 from dst.rules.latent import Latent
 from dst.rules.method import Method
 from dst.rules.rule import Rule
+
+
+class Packed(Protocol):
+    """How a transformation runs on packed values: :class:`dst.engine.packed.PackedMasks`."""
+
+    def pack(self, params: Params) -> tuple[PyTree, OptState]:
+        """Values and state before the first step."""
+
+    def retopologise(
+        self, grads: PyTree, state: Any, values: PyTree, extra: dict[str, Any]
+    ) -> tuple[PyTree, OptState]:
+        """A topology step."""
 
 
 class SparseTransformation(optax.GradientTransformationExtraArgs):
@@ -23,6 +36,7 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
       update_weights: whether the inner optimizer takes a step at topology steps.
       selects_every_step: whether masks may change at other steps than topology steps.
       scale: how initial weights and learning rates follow the density; None: they do not.
+      packed: how it runs on packed values; None in the masked form.
     """
 
     method: Method | Rule | Latent
@@ -31,10 +45,36 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
     update_weights: bool
     selects_every_step: bool
     scale: str | None
+    packed: Packed | None
 
     def fires(self, count: int) -> bool:
         """Whether the update after ``count`` updates is a topology step."""
         return self.rule.fires(count)
+
+    def retopologise(
+        self, grads: PyTree, opt_state: OptState, values: PyTree, **extra: Any
+    ) -> tuple[PyTree, OptState]:
+        """A topology step in the packed form.
+
+        Args:
+          grads: with respect to the parameters of ``dst.unpack(values, opt_state)``.
+          opt_state, values: before the step.
+          extra: arguments for the inner optimizer.
+
+        Returns:
+          Values and state after it. Where the method takes an optimizer step at topology steps,
+          that is done, too.
+
+        Raises:
+          ValueError: the masked form, or a method whose masks never change.
+        """
+        if self.packed is None or self.rule.when is None:
+            what = "the masked form" if self.packed is None else "a method without topology steps"
+            raise ValueError(
+                f"retopologise: expected the packed form of a method that changes "
+                f"masks, got {what}."
+            )
+        return self.packed.retopologise(grads, opt_state, values, extra)
 
 
 def around(tx: SparseTransformation, outer: optax.GradientTransformation) -> SparseTransformation:
@@ -43,5 +83,5 @@ def around(tx: SparseTransformation, outer: optax.GradientTransformation) -> Spa
     whole = SparseTransformation(outer.init, outer.update)
     whole.method, whole.rule, whole.plan = tx.method, tx.rule, tx.plan
     whole.update_weights, whole.selects_every_step = tx.update_weights, tx.selects_every_step
-    whole.scale = tx.scale
+    whole.scale, whole.packed = tx.scale, None
     return whole

@@ -1,0 +1,84 @@
+"""Where the weights of a packed leaf stand, and what a run knows of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dst.core.typing import Array, Int, UInt8
+from dst.engine import masks
+from dst.forms import packed
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("index", "marks", "explored"),
+    meta_fields=("shape",),
+)
+@dataclass(frozen=True)
+class Places:
+    """What stands in ``state.masks`` for a packed leaf.
+
+    Attributes:
+      index: int32 ``[capacity]``: flat places of the active weights, rising; in spare slots the
+        size of the leaf.
+      marks: uint8 ``[capacity]``: bytes as in :class:`dst.engine.state.SparsifyState`; zero in
+        spare slots.
+      explored: uint8 ``[size / 8]``: a bit for every weight that was ever active.
+      shape: of the leaf.
+    """
+
+    index: Int[Array, " capacity"]
+    marks: UInt8[Array, " capacity"]
+    explored: UInt8[Array, " bytes"]
+    shape: tuple[int, ...]
+
+    def gather(self, dense: Array) -> Array:
+        """The values of an array of the shape of the leaf at the places."""
+        return packed.gather(dense, self.index)
+
+    def scatter(self, values: Array) -> Array:
+        """The values at their places in an array of the shape of the leaf; zeros elsewhere."""
+        return packed.scatter(values, self.index, self.shape)
+
+    def mask_bytes(self) -> UInt8[Array, "*shape"]:
+        """The bytes of all weights. What inactive weights have as age says nothing."""
+        size = math.prod(self.shape)
+        seen = jnp.unpackbits(self.explored, count=size).reshape(self.shape)
+        return self.scatter(self.marks) | (seen * masks.EXPLORED)
+
+
+def places_of(mask_bytes: UInt8[Array, "*shape"], capacity: int) -> Places:
+    """The places of the active weights of a leaf."""
+    index = packed.indices(masks.active(mask_bytes), capacity)
+    return Places(
+        index=index,
+        marks=packed.gather(mask_bytes, index),
+        explored=jnp.packbits(masks.explored(mask_bytes).reshape(-1)),
+        shape=tuple(mask_bytes.shape),
+    )
+
+
+def is_places(node: Any) -> bool:
+    """Whether a node of a mask tree belongs to a packed leaf."""
+    return isinstance(node, Places)
+
+
+class Move:
+    """From the slots of one set of places to those of another; a leaf of no tree.
+
+    Attributes:
+      shape: of a packed array.
+    """
+
+    def __init__(self, old: Places, new: Places):
+        self.old, self.new, self.shape = old, new, new.index.shape
+
+    def __call__(self, values: Array) -> Array:
+        """The values of weights that are active in both; zero in all other slots."""
+        return self.new.gather(self.old.scatter(values))

@@ -1,0 +1,215 @@
+"""Laws of the packed form: it trains the same network as the masked form, in less memory."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import dst
+from dst.forms import packed
+from tests.runs import QUICK
+
+quick = partial(jax.jit, compiler_options=QUICK)
+X, Y = jax.random.normal(jax.random.key(2), (32, 12)), jnp.arange(32) % 8
+
+
+def params():
+    """A layer, two stacked layers, and biases."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    return {
+        "first": {"w": jax.random.normal(keys[0], (12, 16)) / 4, "b": jnp.zeros(16)},
+        "blocks": {"w": jax.random.normal(keys[1], (2, 16, 16)) / 4},
+        "out": {"w": jax.random.normal(keys[2], (16, 8)) / 4},
+    }
+
+
+def loss(p):
+    x = jnp.tanh(X @ p["first"]["w"] + p["first"]["b"][None])
+    for w in p["blocks"]["w"]:
+        x = x + jnp.tanh(x @ w)
+    return optax.softmax_cross_entropy_with_integer_labels(x @ p["out"]["w"], Y).mean()
+
+
+METHODS = {
+    "static": dst.Static(0.75),
+    "SET": dst.SET(0.75, every=3, stop=20),
+    "RigL": dst.RigL(0.75, every=3, stop=20),
+    "RigL, moments of grown weights alone": dst.RigL(0.75, every=3, stop=20, moments="grown"),
+    "RigL, values at zero": dst.RigL(0.75, every=3, stop=20, regrow_value="zero"),
+    "RigL, fan-in": dst.RigL(0.75, every=3, stop=20, structure=dst.ConstantFanIn()),
+    "RigL, blocks": dst.RigL(0.5, every=3, stop=20, structure=dst.Block(2, 2)),
+    "GMP": dst.GMP(0.75, every=3, start=3, stop=18),
+    "AC/DC": dst.ACDC(0.75, every=6, start=3, stop=21, allocation="uniform"),
+    "MEST": dst.MEST(0.75, every=3, extra=(0.1, 0.05, 0.0), allocation="uniform"),
+}
+STACKED = {"blocks/w": 1}
+INNER = {"adamw": optax.adamw(1e-2), "momentum": optax.sgd(0.1, momentum=0.9)}
+SLOW = pytest.mark.evidence
+
+
+def both(method, inner, options):
+    tx = dst.sparsify(inner, method, stacked=STACKED, steps=30, **options)
+    return tx, dst.sparsify(inner, method, stacked=STACKED, steps=30, form="packed")
+
+
+def cases():
+    for name in METHODS:
+        for inner in INNER:
+            slow = inner == "momentum" and name not in ("RigL", "AC/DC")
+            yield pytest.param(name, inner, marks=SLOW if slow else ())
+
+
+@pytest.mark.parametrize(("name", "inner"), list(cases()))
+def test_the_packed_form_trains_what_the_masked_form_trains(name, inner):
+    masked, tx = both(METHODS[name], INNER[inner], {})
+    state = masked.init(params())
+    dense = dst.apply_masks(params(), state)
+    values, packed_state = dst.pack(params(), tx)
+
+    @partial(quick, static_argnums=2)
+    def of_masked(p, state, topology):
+        updates, state = masked.update(jax.grad(loss)(p), state, p, topology=topology)
+        return optax.apply_updates(p, updates), state
+
+    @quick
+    def hot(values, state):
+        grads = jax.grad(lambda v: loss(dst.unpack(v, state)))(values)
+        updates, state = tx.update(grads, state, values, topology=False)
+        return optax.apply_updates(values, updates), state
+
+    @quick
+    def topology_step(values, state):
+        return tx.retopologise(jax.grad(loss)(dst.unpack(values, state)), state, values)
+
+    for count in range(24):
+        fires = masked.fires(count)
+        assert tx.fires(count) == fires
+        dense, state = of_masked(dense, state, fires)
+        values, packed_state = (topology_step if fires else hot)(values, packed_state)
+        if not fires and count % 5:
+            continue
+        there = dst.unpack(values, packed_state)
+        for path, mask in dst.masks(state).items():
+            np.testing.assert_array_equal(dst.masks(packed_state)[path], mask, f"{path} {count}")
+            seen = dst.explored(state)[path]
+            np.testing.assert_array_equal(dst.explored(packed_state)[path], seen)
+        for one, other in zip(jax.tree.leaves(there), jax.tree.leaves(dense), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+        dst.check_invariants(packed_state, there)
+    ours, theirs = dst.metrics(packed_state, there), dst.metrics(state, dense)
+    for key in ("sparsity", "topology_steps", "dropped", "grown"):
+        if key in theirs:
+            assert float(ours[key]) == float(theirs[key])
+
+
+def test_values_stand_in_the_order_of_their_places_and_spare_slots_are_zero():
+    method = dst.GMP(0.75, every=3, start=3, stop=18, allocation="uniform")
+    _, tx = both(method, INNER["adamw"], {})
+    values, state = dst.pack(params(), tx)
+    assert values["first"]["w"].shape == (12 * 16,)  # it starts dense
+    np.testing.assert_array_equal(values["first"]["w"], params()["first"]["w"].reshape(-1))
+    change = quick(lambda g, s, v: tx.retopologise(g, s, v))
+    for count in range(20):
+        if tx.fires(count):
+            grads = quick(jax.grad(loss))(dst.unpack(values, state))
+            values, state = change(grads, state, values)
+        else:
+            state = state._replace(count=state.count + 1)
+    active, mask = 12 * 16 // 4, dst.masks(state)["first/w"]
+    assert int(mask.sum()) == active
+    dense = np.asarray(dst.unpack(values, state)["first"]["w"])
+    np.testing.assert_array_equal(values["first"]["w"][:active], dense[np.asarray(mask)])
+    assert not np.asarray(values["first"]["w"][active:]).any()
+
+
+def test_a_packed_state_takes_a_seventh_of_the_memory():
+    """With 32-bit Adam at 90 %: values, two moments and an index of 4 bytes each, and a mark of one
+    for every active weight, and a bit for every weight."""
+    start = {"w": jnp.ones((512, 512))}
+    method = dst.RigL(0.9, every=100, stop=7_500)
+    values, state = dst.pack(start, dst.sparsify(optax.adam(1e-3), method, form="packed"))
+    size = sum(x.nbytes for x in jax.tree.leaves((values, state)))
+    counts = state.hyper.counts["w"].nbytes + state.hyper.shares.nbytes
+    assert (size - counts) / 512**2 == pytest.approx(0.1 * 17 + 1 / 8, abs=1e-3)
+    masked = dst.sparsify(optax.adam(1e-3), method)
+    state = masked.init(start)
+    whole = sum(x.nbytes for x in jax.tree.leaves((start, state))) - counts
+    assert whole / 512**2 == pytest.approx(13, abs=1e-3)
+
+
+def test_the_derivative_of_scatter_is_gather():
+    mask = np.random.default_rng(0).random((5, 7)) < 0.3
+    index = packed.indices(jnp.asarray(mask), int(mask.sum()) + 2)
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=(5, 7)), jnp.float32)
+    values = packed.gather(weight, index)
+    np.testing.assert_array_equal(packed.scatter(values, index, (5, 7)), np.where(mask, weight, 0))
+    grads = jax.grad(lambda v: (packed.scatter(v, index, (5, 7)) * weight).sum())(values)
+    np.testing.assert_array_equal(grads, values)
+
+
+def test_a_flax_model_is_packed():
+    model = nnx.Linear(16, 8, rngs=nnx.Rngs(0))
+    graph, start = nnx.split(model, nnx.Param)
+    tx = dst.sparsify(optax.adam(1e-2), dst.RigL(0.5, every=2, stop=9), form="packed")
+    values, state = dst.pack(start, tx)
+    x = jnp.ones((4, 16))
+
+    def objective(p):
+        return (nnx.merge(graph, p)(x) ** 2).mean()
+
+    grads = jax.grad(lambda v: objective(dst.unpack(v, state)))(values)
+    updates, state = tx.update(grads, state, values, topology=False)
+    values = optax.apply_updates(values, updates)
+    values, state = tx.retopologise(jax.grad(objective)(dst.unpack(values, state)), state, values)
+    dst.check_invariants(state, dst.unpack(values, state))
+    assert dst.masks(state)["kernel"].sum() == 64
+
+
+ADAM = optax.adam(1e-3)
+RIGL = dst.RigL(0.75, every=3, stop=20)
+REFUSED = {
+    "latent weights": (ADAM, dst.TopKWeights(0.75), {}, "latent weights"),
+    "accumulators": (ADAM, dst.RigL(0.75, every=3, accumulate=2), {}, "accumulates gradients"),
+    "global": (ADAM, dst.GMP(0.75, allocation="global"), {}, "follow from the weights"),
+    "scale": (ADAM, RIGL, {"scale": "smupar"}, "scale='smupar'"),
+    "Muon": (optax.contrib.muon(1e-3), RIGL, {}, "more than single entries"),
+    "block RMS": (optax.chain(optax.clip_by_block_rms(1.0), ADAM), RIGL, {}, "single entries"),
+    "line search": (optax.lbfgs(), RIGL, {}, "could not be tried"),
+    "no such form": (ADAM, RIGL, {"form": "dense"}, "form must be one of"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_packed_is_refused_by_name(case):
+    inner, method, options, message = REFUSED[case]
+    with pytest.raises(ValueError, match=message):
+        tx = dst.sparsify(inner, method, steps=30, stacked=STACKED, **{"form": "packed", **options})
+        dst.pack(params(), tx)
+
+
+def test_calls_of_the_other_form_say_what_to_do():
+    tx = dst.sparsify(ADAM, RIGL, form="packed", stacked=STACKED)
+    values, state = dst.pack(params(), tx)
+    for topology in (None, True):
+        with pytest.raises(ValueError, match="tx.retopologise"):
+            tx.update(values, state, values, topology=topology)
+    with pytest.raises(ValueError, match="dst.pack"):
+        tx.init(params())
+    masked = dst.sparsify(ADAM, RIGL, stacked=STACKED)
+    with pytest.raises(ValueError, match="masked form"):
+        dst.pack(params(), masked)
+    with pytest.raises(ValueError, match="masked form"):
+        masked.retopologise(params(), masked.init(params()), params())
+    with pytest.raises(ValueError, match="no packed leaf"):
+        dst.unpack(values, masked.init(params()))
+    with pytest.raises(ValueError, match="the same step"):
+        dst.unpack(jax.tree.map(lambda v: v[:3], values), state)
+    static = dst.sparsify(ADAM, dst.Static(0.5), form="packed")
+    with pytest.raises(ValueError, match="without topology steps"):
+        static.retopologise(params(), state, values)
