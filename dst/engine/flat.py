@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -29,6 +30,19 @@ class Flat:
         self.plans: list[LeafPlan] = [plan.sparse[self.paths[i]] for i in self.at]
         self.sparse = self.pick(self.leaves)
         self.sparse_paths = tuple(p.leaf.path for p in self.plans)
+
+    def only(self, i: int, leaf: Array) -> Flat:
+        """A view of one sparse leaf: its trees are single nodes.
+
+        Args:
+          i: which of the sparse leaves.
+          leaf: its array.
+        """
+        view = Flat.__new__(Flat)
+        view.paths, view.leaves, view.at = [self.sparse_paths[i]], [leaf], [0]
+        view.treedef, view.plans = jax.tree.structure(0), [self.plans[i]]
+        view.sparse, view.sparse_paths = [leaf], (self.sparse_paths[i],)
+        return view
 
     def leaves_of(self, nodes: PyTree) -> list[Any]:
         """All leaves of a tree like the parameters, sparse and dense.

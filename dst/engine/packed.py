@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from dst.core.tree import flatten
 from dst.core.typing import Array, ArrayLike, OptState, Params, PyTree
 from dst.engine import cold_start, initial_masks, masks
 from dst.engine.decisions import Decision, Step, decide, unchanged
+from dst.engine.entries import check_entries
 from dst.engine.flat import Flat
 from dst.engine.frozen import check_moving
 from dst.engine.hard import HardMasks, take
@@ -24,8 +26,6 @@ from dst.engine.state import SparsifyState, initial_state, raw_states
 from dst.engine.transformation import SparseTransformation
 from dst.rules.allocation import Global, allocator
 from dst.rules.rule import Rule
-
-_SIDE, _TOLERANCE = 128, 1e-4  # of the array on which an optimizer is tried; Adafactor's limit
 
 
 def pack(params: Params, tx: SparseTransformation) -> tuple[PyTree, OptState]:
@@ -152,7 +152,7 @@ class PackedMasks:
             flat.leaves,
             [p.gather(jnp.asarray(x)) for p, x in zip(places, flat.sparse, strict=True)],
         )
-        _check_entries(self.inner, values, flat)
+        check_entries(self.inner, values, flat)
         inner_state = self.inner.init(values)
         if self.rule.when is not None and flat.plans:
             shapes = [jax.ShapeDtypeStruct(p.index.shape, jnp.bool) for p in places]
@@ -199,43 +199,119 @@ class PackedMasks:
     def retopologise(
         self, grads: PyTree, state: SparsifyState, values: PyTree, extra: dict[str, Any]
     ) -> tuple[PyTree, SparsifyState]:
-        """A topology step: the values after it, and the state."""
+        """A topology step: the values after it, and the state; one leaf at a time is dense."""
         flat = _PackedFlat(values, state.masks, self.plan)
+        dense = _gradients(flat, grads)
         old: list[Places] = flat.of(state.masks)
-        dense = flat.rebuild(
-            flat.leaves, [p.scatter(x) for p, x in zip(old, flat.sparse, strict=True)]
-        )
-        whole = Flat(dense, self.plan)
-        grads = whole.gradients(grads)
-        step = Step(self.inner, self.rule, whole, dense, grads, extra, None)
-        before = state._replace(masks=whole.tree([p.mask_bytes() for p in old]))
-        decided = decide(step, before, unchanged(step, before))
-
-        found = whole.masks(decided.masks)
-        new = [places_of(m, len(p.index)) for m, p in zip(found, old, strict=True)]
+        in_turn, turned = _InTurn(), []
+        for i, inputs in enumerate(zip(old, flat.sparse, flat.pick(dense), strict=True)):
+            turned.append(in_turn(inputs[0], partial(self._turned, flat, state, i), *inputs[1:]))
+        new = [x.places for x in turned]
         moves = [Move(a, b) for a, b in zip(old, new, strict=True)]
-        values = flat.rebuild(
-            flat.leaves, [move(x) for move, x in zip(moves, flat.sparse, strict=True)]
-        )
         inner_state = cold_start.at_slots(
-            self.inner, state.inner_state, flat.tree(moves), lambda slot, move: move(slot)
+            self.inner,
+            state.inner_state,
+            flat.tree(moves),
+            lambda slot, move: in_turn(move.old, move.again, slot),
         )
+        values = flat.rebuild(flat.leaves, [x.values for x in turned])
         places = flat.tree(new)
         flat = _PackedFlat(values, places, self.plan)
-        chosen = flat.rebuild(
-            grads, [p.gather(g) for p, g in zip(new, flat.pick(grads), strict=True)]
-        )
-        marks = [move(m.marks) for move, m in zip(moves, old, strict=True)]
+        chosen = flat.rebuild(dense, [x.grads for x in turned])
         step = Step(self.inner, self.rule, flat, values, flat.gradients(chosen), extra, None)
-        here = Decision(
+        logs = [x.decided.topology for x in turned]
+        parts = {name: flat.tree([getattr(x, name) for x in logs]) for name in _OF_LEAVES}
+        decided = Decision(
             masks=flat.tree([p.marks for p in new]),
-            active=decided.active,
-            topology=decided.topology,
-            fresh=[p.gather(x) for p, x in zip(new, decided.fresh, strict=False)],
+            active=flat.tree([x.decided.active for x in turned]),
+            topology=logs[0]._replace(**parts) if logs else state.topology,
+            fresh=[x for each in turned for x in each.decided.fresh],
         )
-        there = state._replace(masks=flat.tree(marks), inner_state=inner_state)
-        updates, after = take(step, there, here, True)
+        marked = state._replace(masks=flat.tree([x.marks for x in turned]), inner_state=inner_state)
+        updates, after = take(step, marked, decided, True)
         return optax.apply_updates(values, updates), after._replace(masks=places)
+
+    def _turned(
+        self, flat: Flat, state: SparsifyState, i: int, old: Places, values: Array, grad: Array
+    ) -> _Turned:
+        """A leaf after the topology step, all of it packed."""
+        weight = old.scatter(values)
+        one = flat.only(i, weight)
+        log = {name: flat.of(getattr(state.topology, name))[i] for name in _OF_LEAVES}
+        counts = flat.of(state.hyper.counts)[i]
+        before = state._replace(
+            masks=old.mask_bytes(),
+            active=flat.of(state.active)[i],
+            hyper=state.hyper._replace(counts=counts),
+            topology=state.topology._replace(**log),
+            variables=optax.MaskedNode(),
+        )
+        step = Step(self.inner, self.rule, one, weight, [grad], {}, None)
+        decided = decide(step, before, unchanged(step, before))
+        new = places_of(decided.masks, len(old.index))
+        return _Turned(
+            places=new,
+            marks=new.gather(old.scatter(old.marks)),
+            values=new.gather(weight),
+            grads=new.gather(grad),
+            decided=decided._replace(masks=(), fresh=[new.gather(x) for x in decided.fresh]),
+        )
+
+
+# Entries of the log with a number for every leaf.
+_OF_LEAVES = ("scheduled", "dropped", "grown", "unscored")
+
+
+class _Turned(NamedTuple):
+    """A leaf after a topology step.
+
+    Attributes:
+      places: of its weights.
+      marks: those of its slots before the step.
+      values, grads: of its weights.
+      decided: for it alone, without masks.
+    """
+
+    places: Places
+    marks: Array
+    values: Array
+    grads: Array
+    decided: Decision
+
+
+class _InTurn:
+    """Calls functions of places so that the compiled program ends one before it begins the next:
+    what they need in between is in memory for one of them at a time.
+
+    The compiler keeps an order only where data flow. So a zero that it cannot foresee goes from
+    the result of each call into the places of the next.
+    """
+
+    def __init__(self) -> None:
+        self.zero = jnp.int32(0)
+
+    def __call__(self, places: Places, function: Callable[..., Any], *arguments: Any) -> Any:
+        result = function(replace(places, index=places.index + self.zero), *arguments)
+        for x in jax.tree.leaves(result):
+            if x.size and jnp.issubdtype(x.dtype, jnp.number):
+                nan = (x.reshape(-1)[0] != x.reshape(-1)[0]).astype(jnp.int32)
+                self.zero = self.zero + jnp.minimum(nan, 0)
+        return result
+
+
+def _gradients(flat: Flat, grads: PyTree) -> list[Array]:
+    """All leaves of the gradients of unpacked parameters."""
+    leaves = flat.leaves_of(grads)
+    shapes = dict(zip(flat.sparse_paths, (p.leaf.shape for p in flat.plans), strict=True))
+    for path, leaf, grad in zip(flat.paths, flat.leaves, leaves, strict=True):
+        shape = shapes.get(path, jnp.shape(leaf))
+        if grad is None or jnp.shape(grad) != shape:
+            found = "None" if grad is None else f"shape {jnp.shape(grad)}"
+            raise ValueError(
+                f"{path}: expected a gradient of shape {shape}, got {found}. Differentiate with "
+                "respect to the parameters of dst.unpack(values, opt_state)."
+            )
+    return leaves
 
 
 def _capacity(plan: LeafPlan) -> int:
@@ -246,46 +322,3 @@ def _capacity(plan: LeafPlan) -> int:
 
 def _refusal(what: str) -> str:
     return f'form="packed" is not for {what}: no bound of the slots is known. Use form="masked".'
-
-
-def _check_entries(
-    inner: optax.GradientTransformationExtraArgs, values: PyTree, flat: Flat
-) -> None:
-    """Raises where an optimizer looks at more than single entries of a leaf.
-
-    It is tried on a sparse matrix for every sparse leaf, and on its weights in a row.
-    """
-    random = np.random.default_rng(0)
-    mask = random.random((_SIDE, _SIDE)) < 0.2
-
-    def tree(arrays: Sequence[np.ndarray], in_a_row: bool) -> PyTree:
-        tiny = [np.ones((1,) * np.ndim(x), np.float32) for x in flat.leaves]
-        shaped = [x[mask] if in_a_row else np.where(mask, x, 0) for x in arrays]
-        return jax.tree.map(jnp.asarray, flat.rebuild(tiny, shaped))
-
-    drawn = random.normal(size=(3, len(flat.plans), _SIDE, _SIDE)).astype(np.float32)
-
-    @partial(jax.jit, static_argnums=0)
-    def updates(in_a_row: bool) -> list[Array]:
-        params = tree(drawn[0], in_a_row)
-        state, found = inner.init(params), None
-        for grads in drawn[1:]:
-            found, state = inner.update(tree(grads, in_a_row), state, params)
-        return flat.of(found)
-
-    with jax.ensure_compile_time_eval():
-        try:
-            matrices, rows = (jax.device_get(updates(x)) for x in (False, True))
-        except Exception as error:
-            raise ValueError(
-                'form="packed": the inner optimizer could not be tried on weights in a row: '
-                f'{type(error).__name__}: {error!s:.100}. Use form="masked".'
-            ) from error
-    for path, matrix, row in zip(flat.sparse_paths, matrices, rows, strict=True):
-        difference = np.abs(matrix[mask] - row).max()
-        if not difference <= _TOLERANCE * np.abs(row).max():
-            raise ValueError(
-                f'form="packed": the inner optimizer updates the weights of {path} otherwise when '
-                "they stand in a row, so it looks at more than single entries. Use one that does "
-                'not, such as Adam, or form="masked".'
-            )

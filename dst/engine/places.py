@@ -79,6 +79,11 @@ class Move:
     def __init__(self, old: Places, new: Places):
         self.old, self.new, self.shape = old, new, new.index.shape
 
-    def __call__(self, values: Array) -> Array:
-        """The values of weights that are active in both; zero in all other slots."""
-        return self.new.gather(self.old.scatter(values))
+    def again(self, old: Places, values: Array) -> Array:
+        """The values of weights that are active in both; zero in all other slots.
+
+        Args:
+          old: equal to the old places.
+          values: in their slots.
+        """
+        return self.new.gather(old.scatter(values))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 import jax.numpy as jnp
+from jax import lax
 
 from dst.core.typing import Array, Bool, Int
+
+_BLOCK = 2**16  # weights that are counted at a time: running sums take several copies of them
 
 
 def indices(mask: Bool[Array, "*shape"], capacity: int) -> Int[Array, " capacity"]:
@@ -21,8 +24,21 @@ def indices(mask: Bool[Array, "*shape"], capacity: int) -> Int[Array, " capacity
       >>> indices(jnp.array([[False, True], [True, False]]), 3).tolist()
       [1, 2, 4]
     """
-    (found,) = jnp.nonzero(mask.reshape(-1), size=capacity, fill_value=mask.size)
-    return found.astype(jnp.int32)
+    flat = mask.reshape(-1)
+    block = min(_BLOCK, max(mask.size, 1))
+    count = -(-mask.size // block)
+    flat = jnp.pad(flat, (0, count * block - mask.size))
+
+    def one(i: Array, so_far: tuple[Array, Array]) -> tuple[Array, Array]:
+        index, before = so_far
+        part = lax.dynamic_slice_in_dim(flat, i * block, block)
+        slots = before + jnp.cumsum(part, dtype=jnp.int32)
+        places = i * block + jnp.arange(block, dtype=jnp.int32)
+        index = index.at[jnp.where(part, slots - 1, capacity)].set(places, mode="drop")
+        return index, slots[-1]
+
+    start = jnp.full(capacity, mask.size, jnp.int32), jnp.int32(0)
+    return lax.fori_loop(0, count, one, start)[0]
 
 
 def gather(dense: Array, index: Int[Array, " capacity"]) -> Array:
