@@ -18,7 +18,7 @@ from experiments import tuned
 HERE = Path(__file__).parent
 SMALL, FACTORS = (25, 50, 100), (2, 4, 8)
 COMPARED = ("Static", "RigL", "GMP, ERK")
-WIDEST = 400
+WIDEST = 200
 HILL, MILD = 100, (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
 COLORS = {"Static": "#8d99ae", "RigL": "#c1121f", "GMP, ERK": "#2a6f97"}
 
