@@ -25,7 +25,7 @@ def test_text_names_a_method_and_its_arguments(text, method):
 
 def test_all_methods_have_names():
     classes = {entry.attribute for entry in named.REGISTRY.values()}
-    exported = {n for n, module in dst._LAZY.items() if module.startswith("dst.oneshot.")}
+    exported = {n for n, module in dst._LAZY.items() if module.startswith("oneshot.")}
     assert classes == {n for n in exported if n[0].isupper()}
 
 

@@ -194,7 +194,8 @@ def test_versions_and_directories_name_one_data_set(home, tmp_path):
 def _overrides(home):
     section = {"name": "tfds:toy_pictures", "batch_size": 8, "directory": str(home)}
     # Without topology steps, that there is one program less to compile.
-    return [f"data={section}", "data.augment=cifar", "method={'name': 'static'}"]
+    method = ["method={'name': 'static'}", "optimizer.learning_rate=0.01"]
+    return [f"data={section}", "data.augment=cifar", *method]
 
 
 @pytest.mark.parametrize("override", ["data=tfds:mnist", "data.name=tfds:mnist"])
