@@ -21,10 +21,8 @@ DEFAULTS = {
             "Static",
             "SET",
             "RigL",
-            "RigL, momentum",
             "Top-KAST",
             "GMP, ERK",
-            "GMP, ERK, momentum",
             "AC/DC, momentum",
         ],
     }
