@@ -42,7 +42,7 @@ class Step(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What a topology step decides: all that crosses a conditional, one byte per weight.
+    """What a topology step decides, one byte per weight: all that an untaken step passes on.
 
     Attributes:
       masks, active, topology: of the state after the step.
@@ -134,4 +134,5 @@ def _restarted(moments: str, change: Change) -> Array:
 
 
 def float32(arrays: Sequence[ArrayLike]) -> list[Array]:
+    """The arrays in the type of scores."""
     return [jnp.asarray(x, jnp.float32) for x in arrays]

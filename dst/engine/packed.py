@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from dst.core import checks
 from dst.core.tree import flatten
-from dst.core.typing import Array, ArrayLike, OptState, Params, PyTree
-from dst.engine import cold_start, initial_masks, masks
+from dst.core.typing import Array, OptState, Params, PyTree
+from dst.engine import cold_start, initial_masks, masks, schedule_lookup
 from dst.engine.decisions import Decision, Step, decide, unchanged
 from dst.engine.entries import check_entries
 from dst.engine.flat import Flat
@@ -25,7 +25,9 @@ from dst.engine.plan import LeafPlan, Planner
 from dst.engine.state import SparsifyState, initial_state, raw_states
 from dst.engine.transformation import SparseTransformation
 from dst.rules.allocation import Global, allocator
-from dst.rules.rule import Rule
+
+# Entries of the log with a number for every leaf.
+_OF_LEAVES = ("scheduled", "dropped", "grown", "unscored")
 
 
 def pack(params: Params, tx: SparseTransformation) -> tuple[PyTree, OptState]:
@@ -114,19 +116,16 @@ class PackedMasks:
     decides as the masked form does.
 
     Args:
-      inner, rule, seed, options, initial: as for :class:`dst.engine.hard.HardMasks`.
+      masked: the same run in the masked form.
+
+    Raises:
+      ValueError: a rule for which the number of slots has no bound, or which needs dense arrays.
     """
 
     selects_every_step = False
 
-    def __init__(
-        self,
-        inner: optax.GradientTransformationExtraArgs,
-        rule: Rule,
-        seed: int | Array,
-        options: Mapping[str, Any],
-        initial: str | Mapping[str, ArrayLike] | None,
-    ):
+    def __init__(self, masked: HardMasks):
+        rule = masked.rule
         if rule.which.accumulator is not None:
             raise ValueError(_refusal("a method that accumulates gradients of inactive weights"))
         allocations = rule.how_many.allocation, rule.start.allocation or "uniform"
@@ -134,8 +133,7 @@ class PackedMasks:
             isinstance(allocator(x), Global) for x in allocations
         ):
             raise ValueError(_refusal("layers whose numbers of weights follow from the weights"))
-        self.masked = HardMasks(inner, rule, seed, options, initial)
-        self.inner, self.rule, self.plan = inner, rule, self.masked.plan
+        self.masked, self.inner, self.rule, self.plan = masked, masked.inner, rule, masked.plan
         self.update_weights = rule.reset.update_weights
 
     def init(self, params: Params) -> SparsifyState:
@@ -145,6 +143,8 @@ class PackedMasks:
     def pack(self, params: Params) -> tuple[PyTree, SparsifyState]:
         """Values and state before the first step."""
         masked, flat = self.masked, Flat(params, self.plan)
+        for path, leaf in zip(flat.sparse_paths, flat.sparse, strict=True):
+            _check_leaf(path, leaf)
         starts = initial_masks.chosen(flat, self.rule, masked.seed, masked.initial, masked.masks)
         first = list(map(masks.first_masks, starts))
         places = [places_of(m, _capacity(p)) for m, p in zip(first, flat.plans, strict=True)]
@@ -179,11 +179,8 @@ class PackedMasks:
         extra: dict[str, Any],
     ) -> tuple[PyTree, SparsifyState]:
         """A step between topology steps."""
-        if (
-            self.rule.when is not None
-            and topology is not False
-            and not (isinstance(topology, np.bool_) and not topology)
-        ):
+        fired = self.rule.when is not None and schedule_lookup.fired(topology, state)
+        if fired is not False:
             raise ValueError(
                 "topology: expected False, got "
                 f"{topology!r:.40}. In the packed form topology steps are tx.retopologise(grads, "
@@ -203,37 +200,39 @@ class PackedMasks:
         flat = _PackedFlat(values, state.masks, self.plan)
         dense = _gradients(flat, grads)
         old: list[Places] = flat.of(state.masks)
-        in_turn, turned = _InTurn(), []
+        in_order, changed = _Sequential(), []
         for i, inputs in enumerate(zip(old, flat.sparse, flat.pick(dense), strict=True)):
-            turned.append(in_turn(inputs[0], partial(self._turned, flat, state, i), *inputs[1:]))
-        new = [x.places for x in turned]
+            changed.append(in_order(inputs[0], partial(self._changed, flat, state, i), *inputs[1:]))
+        new = [x.places for x in changed]
         moves = [Move(a, b) for a, b in zip(old, new, strict=True)]
         inner_state = cold_start.at_slots(
             self.inner,
             state.inner_state,
             flat.tree(moves),
-            lambda slot, move: in_turn(move.old, move.again, slot),
+            lambda slot, move: in_order(move.old, move.again, slot),
         )
-        values = flat.rebuild(flat.leaves, [x.values for x in turned])
+        values = flat.rebuild(flat.leaves, [x.values for x in changed])
         places = flat.tree(new)
         flat = _PackedFlat(values, places, self.plan)
-        chosen = flat.rebuild(dense, [x.grads for x in turned])
+        chosen = flat.rebuild(dense, [x.grads for x in changed])
         step = Step(self.inner, self.rule, flat, values, flat.gradients(chosen), extra, None)
-        logs = [x.decided.topology for x in turned]
+        logs = [x.decided.topology for x in changed]
         parts = {name: flat.tree([getattr(x, name) for x in logs]) for name in _OF_LEAVES}
         decided = Decision(
             masks=flat.tree([p.marks for p in new]),
-            active=flat.tree([x.decided.active for x in turned]),
+            active=flat.tree([x.decided.active for x in changed]),
             topology=logs[0]._replace(**parts) if logs else state.topology,
-            fresh=[x for each in turned for x in each.decided.fresh],
+            fresh=[x for each in changed for x in each.decided.fresh],
         )
-        marked = state._replace(masks=flat.tree([x.marks for x in turned]), inner_state=inner_state)
+        marked = state._replace(
+            masks=flat.tree([x.marks for x in changed]), inner_state=inner_state
+        )
         updates, after = take(step, marked, decided, True)
         return optax.apply_updates(values, updates), after._replace(masks=places)
 
-    def _turned(
+    def _changed(
         self, flat: Flat, state: SparsifyState, i: int, old: Places, values: Array, grad: Array
-    ) -> _Turned:
+    ) -> _Changed:
         """A leaf after the topology step, all of it packed."""
         weight = old.scatter(values)
         one = flat.only(i, weight)
@@ -249,7 +248,7 @@ class PackedMasks:
         step = Step(self.inner, self.rule, one, weight, [grad], {}, None)
         decided = decide(step, before, unchanged(step, before))
         new = places_of(decided.masks, len(old.index))
-        return _Turned(
+        return _Changed(
             places=new,
             marks=new.gather(old.scatter(old.marks)),
             values=new.gather(weight),
@@ -258,11 +257,7 @@ class PackedMasks:
         )
 
 
-# Entries of the log with a number for every leaf.
-_OF_LEAVES = ("scheduled", "dropped", "grown", "unscored")
-
-
-class _Turned(NamedTuple):
+class _Changed(NamedTuple):
     """A leaf after a topology step.
 
     Attributes:
@@ -279,7 +274,7 @@ class _Turned(NamedTuple):
     decided: Decision
 
 
-class _InTurn:
+class _Sequential:
     """Calls functions of places so that the compiled program ends one before it begins the next:
     what they need in between is in memory for one of them at a time.
 
@@ -318,6 +313,21 @@ def _capacity(plan: LeafPlan) -> int:
     """The most active weights that the schedule ever gives a leaf."""
     units = max(int(plan.initial.sum()), *(int(n.sum()) for n in plan.counts[:, 1]))
     return units * plan.layout.weights_per_count
+
+
+def _check_leaf(path: str, leaf: Any) -> None:
+    """Raises for a leaf whose places 32 bits cannot hold, or that lies on several devices."""
+    if leaf.size > checks.LARGEST // 2:
+        raise ValueError(
+            f'{path}: form="packed" is for leaves of at most {checks.LARGEST // 2} weights, got '
+            f'{leaf.size}. Split it, or use form="masked".'
+        )
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is not None and not sharding.is_fully_replicated:
+        raise ValueError(
+            f'{path}: form="packed" is for arrays that are not divided, got {sharding}. Use '
+            'form="masked".'
+        )
 
 
 def _refusal(what: str) -> str:

@@ -57,7 +57,8 @@ def branch(fired: bool | Array, changing: Callable[[], T], plain: Callable[[], T
 def perhaps(fired: bool | Array, change: Callable[[T], T], value: T) -> T:
     """``change(value)`` at topology steps, the value between them.
 
-    A loop of one round or none, not a conditional, which would copy what passes through it.
+    A loop of one round or none. Under ``vmap`` over schedules a conditional would do both at every
+    step; the loop does nothing unless some trial is at a topology step.
 
     Args:
       fired: a Python bool decides while tracing.

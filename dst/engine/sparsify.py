@@ -145,13 +145,13 @@ def sparsify(
     checks.one_of("form", form, FORMS)
     run: Implementation
     packed = None
-    if form == "packed":
-        if scale is not None or not isinstance(rule, Rule):
-            what = "a method with latent weights" if scale is None else f"scale={scale!r}"
-            raise ValueError(f'form="packed" is not for {what}. Use form="masked".')
-        run = packed = PackedMasks(inner, rule, seed, options, initial)
-    elif isinstance(rule, Rule):
+    if form == "packed" and (scale is not None or not isinstance(rule, Rule)):
+        what = "a method with latent weights" if scale is None else f"scale={scale!r}"
+        raise ValueError(f'form="packed" is not for {what}. Use form="masked".')
+    if isinstance(rule, Rule):
         run = HardMasks(inner, rule, seed, options, initial, scale)
+        if form == "packed":
+            run = packed = PackedMasks(run)
     else:
         run = LatentWeights(inner, rule, seed, options, initial, scale)
 

@@ -16,7 +16,8 @@ from dst.core import checks, extras
 from dst.core.typing import Array, Int, PyTree
 from dst.eval.language import check, generate, logits_of
 from dst.eval.text import tokens as encoded
-from dst.models import load, tokenizer
+from dst.models import load
+from dst.models import tokenizer as read_tokenizer
 from dst.models.pretrained.tokenizing import end_of_text
 
 with extras.required():
@@ -38,6 +39,7 @@ class LanguageModel(TemplateLM):
       path: of the model, as :func:`dst.models.load` reads it.
       batch_size: requests at a time, >= 1.
       tokenizer: of another directory or GGUF file; None: that of the model.
+      device, max_batch_size: what the harness says to every model; not used here.
 
     Raises:
       FileNotFoundError: no such model.
@@ -58,15 +60,17 @@ class LanguageModel(TemplateLM):
         path: str | os.PathLike[str],
         batch_size: int | str = 8,
         tokenizer: str | os.PathLike[str] | None = None,
-        **others: Any,
+        device: object = None,
+        max_batch_size: object = None,
     ):
         super().__init__()
         self.model = load(path)
         check(np.zeros((1, 2), np.int32), self.model)
-        self.tokenizer = _tokenizer(tokenizer or path)
+        self.tokenizer = read_tokenizer(tokenizer or path)
         self._end = end_of_text(tokenizer or path)
-        self.batch_size = int(batch_size)
-        checks.integer("batch_size", self.batch_size, at_least=1)
+        size: Any = int(batch_size) if str(batch_size).isdigit() else batch_size
+        checks.integer("batch_size", size, at_least=1)
+        self.batch_size: int = size
         self.max_length = int(self.model.context)
 
     @property
@@ -164,9 +168,6 @@ class LanguageModel(TemplateLM):
             if request[0] != ("", ""):
                 self.cache_hook.add_partial("loglikelihood", request[0], answer)
         return found
-
-
-_tokenizer = tokenizer
 
 
 @partial(jax.jit, static_argnames="graph")

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import dst
 from dst.forms import packed
@@ -191,6 +192,14 @@ def test_what_cannot_be_packed_is_refused_by_name(case):
     with pytest.raises(ValueError, match=message):
         tx = dst.sparsify(inner, method, steps=30, stacked=STACKED, **{"form": "packed", **options})
         dst.pack(params(), tx)
+
+
+def test_divided_arrays_are_refused():
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
+    placed = jax.device_put(jnp.ones((16, 16)), NamedSharding(mesh, PartitionSpec("x")))
+    tx = dst.sparsify(ADAM, RIGL, form="packed")
+    with pytest.raises(ValueError, match="w: .*not divided"):
+        dst.pack({"w": placed}, tx)
 
 
 def test_calls_of_the_other_form_say_what_to_do():

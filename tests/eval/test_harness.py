@@ -120,6 +120,12 @@ def test_the_harness_runs_a_task_of_ones_own(tmp_path, path):
     assert found["results"]["foxes"]["acc,none"] == np.mean(right)
 
 
+@pytest.mark.parametrize("size", ["auto", 0])
+def test_a_batch_size_is_a_number(path, size):
+    with pytest.raises(ValueError, match="batch_size must be"):
+        LanguageModel(path, batch_size=size)
+
+
 def test_a_model_that_predicts_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="encoder"):
         LanguageModel(small.encoder(tmp_path / "bert"))
