@@ -36,12 +36,13 @@ def totals(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
 def _count_part(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
     if len(chosen) == 1:  # outside of `jit`, too, this is compiled once
         return [jnp.sum(chosen[0], axis=axes, dtype=jnp.int32)]
-    return lax.reduce(
+    counts = lax.reduce(
         [c.astype(jnp.int32) for c in chosen],
         [jnp.int32(0)] * len(chosen),
         lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
         axes,
     )
+    return list(counts)
 
 
 def _count_packed(chosen: Sequence[Array], axes: tuple[int, ...]) -> list[Array]:
