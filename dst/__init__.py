@@ -22,6 +22,7 @@ from dst.engine.scaling import scale_init
 from dst.engine.sparsify import sparsify
 from dst.engine.state import SparsifyState
 from dst.engine.transformation import SparseTransformation
+from dst.forms.blocks import block_matmul
 from dst.inspect.explain import Explanation, explain
 from dst.inspect.invariants import InvariantError, check_invariants
 from dst.inspect.metrics import compare, explored, masks, metrics, rows, table
@@ -60,6 +61,7 @@ from dst.rules.rule import HowMany, Reset, Rule, Start, Which
 from dst.rules.schedule import UpdateSchedule, constant, cosine, linear
 from dst.rules.structure import (
     NM,
+    BalancedBlock,
     Block,
     ConstantFanIn,
     InputChannel,
@@ -121,6 +123,7 @@ __all__ = [
     "SRSTE",
     "Accumulator",
     "Allocation",
+    "BalancedBlock",
     "Block",
     "ConstantFanIn",
     "DSnoT",
@@ -161,6 +164,7 @@ __all__ = [
     "Wanda",
     "Which",
     "apply_masks",
+    "block_matmul",
     "calibrate",
     "check_invariants",
     "compare",

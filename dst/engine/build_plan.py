@@ -93,8 +93,9 @@ def build_plan(
     plans, shares_of_steps = {}, [exact(targets.share(step)) for step in targets.steps]
     for leaf in sparse:
         mask = None if masks is None else np.asarray(masks[leaf.path], bool)
+        unit = structures[leaf.path], layouts[leaf.path]
         plans[leaf.path] = _leaf_plan(
-            leaf, layouts[leaf.path], allocation, first, mask, targets, shares_of_steps
+            leaf, *unit, allocation, first, mask, targets, shares_of_steps
         )
     if isinstance(allocate, Global) and masks is None:
         _check_min_active(allocate.min_active, plans)
@@ -174,6 +175,7 @@ def _check_min_active(min_active: int, plans: Mapping[str, LeafPlan]) -> None:
 
 def _leaf_plan(
     leaf: Leaf,
+    structure: Structure,
     layout: Layout,
     allocation: Allocation,
     first_allocation: Allocation,
@@ -225,4 +227,4 @@ def _leaf_plan(
             f"leave it dense: overrides={{{leaf.path!r}: {{'sparsity': 0}}}}."
         )
     rows = np.stack([np.minimum(np.minimum(kept, active), aims), aims], axis=1)
-    return LeafPlan(leaf, layout, initial, rows.astype(np.int32))
+    return LeafPlan(leaf, structure, layout, initial, rows.astype(np.int32))

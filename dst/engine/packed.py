@@ -25,6 +25,7 @@ from dst.engine.plan import LeafPlan, Planner
 from dst.engine.state import SparsifyState, initial_state, raw_states
 from dst.engine.transformation import SparseTransformation
 from dst.rules.allocation import Global, allocator
+from dst.rules.structure import BalancedBlock
 
 # Entries of the log with a number for every leaf.
 _OF_LEAVES = ("scheduled", "dropped", "grown", "unscored")
@@ -40,7 +41,8 @@ def pack(params: Params, tx: SparseTransformation) -> tuple[PyTree, OptState]:
     Returns:
       A tree like ``params`` with an array ``[capacity]`` for every sparse leaf: its active weights
       in the order of their places, then zeros in spare slots. The capacity is the largest number of
-      active weights of the schedule. And the state of ``tx``.
+      active weights of the schedule. Matrices of the structure ``BalancedBlock(h, w)`` become
+      ``[columns, slots * h, w]``, which :func:`dst.block_matmul` reads. And the state of ``tx``.
 
     Raises:
       ValueError: another form; an optimizer that looks at more than single entries of a leaf; as
@@ -82,9 +84,9 @@ def unpack(values: PyTree, opt_state: OptState) -> Params:
 
 
 def _dense(places: Places, values: Array) -> Array:
-    if values.shape != places.index.shape:
+    if values.shape != places.marks.shape:
         raise ValueError(
-            f"unpack: expected values of shape {places.index.shape}, got {values.shape}. Give the "
+            f"unpack: expected values of shape {places.marks.shape}, got {values.shape}. Give the "
             "state of the same step."
         )
     return places.scatter(values)
@@ -147,7 +149,7 @@ class PackedMasks:
             _check_leaf(path, leaf)
         starts = initial_masks.chosen(flat, self.rule, masked.seed, masked.initial, masked.masks)
         first = list(map(masks.first_masks, starts))
-        places = [places_of(m, _capacity(p)) for m, p in zip(first, flat.plans, strict=True)]
+        places = [places_of(m, *_slots(p)) for m, p in zip(first, flat.plans, strict=True)]
         values = flat.rebuild(
             flat.leaves,
             [p.gather(jnp.asarray(x)) for p, x in zip(places, flat.sparse, strict=True)],
@@ -155,7 +157,7 @@ class PackedMasks:
         check_entries(self.inner, values, flat)
         inner_state = self.inner.init(values)
         if self.rule.when is not None and flat.plans:
-            shapes = [jax.ShapeDtypeStruct(p.index.shape, jnp.bool) for p in places]
+            shapes = [jax.ShapeDtypeStruct(p.marks.shape, jnp.bool) for p in places]
             cold_start.check_slots(self.inner, inner_state, flat.tree(shapes))
             check_moving(self.inner, inner_state, values, flat)
         state = initial_state(
@@ -247,7 +249,7 @@ class PackedMasks:
         )
         step = Step(self.inner, self.rule, one, weight, [grad], {}, None)
         decided = decide(step, before, unchanged(step, before))
-        new = places_of(decided.masks, len(old.index))
+        new = places_of(decided.masks, old.index.shape[-1], old.block)
         return _Changed(
             places=new,
             marks=new.gather(old.scatter(old.marks)),
@@ -309,10 +311,15 @@ def _gradients(flat: Flat, grads: PyTree) -> list[Array]:
     return leaves
 
 
-def _capacity(plan: LeafPlan) -> int:
-    """The most active weights that the schedule ever gives a leaf."""
-    units = max(int(plan.initial.sum()), *(int(n.sum()) for n in plan.counts[:, 1]))
-    return units * plan.layout.weights_per_count
+def _slots(plan: LeafPlan) -> tuple[int, tuple[int, int] | None]:
+    """The most active weights that the schedule ever gives a leaf; and None. Of a leaf that is
+    stored in blocks, the most of a column, and inputs and outputs of a block."""
+    counts = plan.initial[None], plan.counts[:, 1]
+    structure = plan.structure
+    if isinstance(structure, BalancedBlock) and plan.leaf.letters == ("i", "o"):
+        return max(int(n.max()) for n in counts), (structure.h, structure.w)
+    units = max(int(n.reshape(len(n), -1).sum(axis=1).max()) for n in counts)
+    return units * plan.layout.weights_per_count, None
 
 
 def _check_leaf(path: str, leaf: Any) -> None:

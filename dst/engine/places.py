@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,13 +12,13 @@ import jax.numpy as jnp
 
 from dst.core.typing import Array, Int, UInt8
 from dst.engine import masks
-from dst.forms import packed
+from dst.forms import blocks, packed
 
 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("index", "marks", "explored"),
-    meta_fields=("shape",),
+    meta_fields=("shape", "block"),
 )
 @dataclass(frozen=True)
 class Places:
@@ -26,25 +26,30 @@ class Places:
 
     Attributes:
       index: int32 ``[capacity]``: flat places of the active weights, rising; in spare slots the
-        size of the leaf.
-      marks: uint8 ``[capacity]``: bytes as in :class:`dst.engine.state.SparsifyState`; zero in
-        spare slots.
+        size of the leaf. For blocks ``[*layers, columns, slots]``, as in :mod:`dst.forms.blocks`.
+      marks: uint8 of the shape of the values: bytes as in
+        :class:`dst.engine.state.SparsifyState`; zero in spare slots.
       explored: uint8 ``[size / 8]``: a bit for every weight that was ever active.
       shape: of the leaf.
+      block: inputs and outputs of a block that is stored as one; None: single weights.
     """
 
-    index: Int[Array, " capacity"]
-    marks: UInt8[Array, " capacity"]
+    index: Int[Array, "..."]
+    marks: UInt8[Array, "..."]
     explored: UInt8[Array, " bytes"]
     shape: tuple[int, ...]
+    block: tuple[int, int] | None = None
 
     def gather(self, dense: Array) -> Array:
         """The values of an array of the shape of the leaf at the places."""
-        return packed.gather(dense, self.index)
+        if self.block is None:
+            return packed.gather(dense, self.index)
+        return blocks.gather(dense, self.index, self.block)
 
     def scatter(self, values: Array) -> Array:
         """The values at their places in an array of the shape of the leaf; zeros elsewhere."""
-        return packed.scatter(values, self.index, self.shape)
+        form = packed if self.block is None else blocks
+        return form.scatter(values, self.index, self.shape)
 
     def mask_bytes(self) -> UInt8[Array, "*shape"]:
         """The bytes of all weights. What inactive weights have as age says nothing."""
@@ -53,15 +58,29 @@ class Places:
         return self.scatter(self.marks) | (seen * masks.EXPLORED)
 
 
-def places_of(mask_bytes: UInt8[Array, "*shape"], capacity: int) -> Places:
-    """The places of the active weights of a leaf."""
-    index = packed.indices(masks.active(mask_bytes), capacity)
-    return Places(
-        index=index,
-        marks=packed.gather(mask_bytes, index),
+def places_of(
+    mask_bytes: UInt8[Array, "*shape"], capacity: int, block: tuple[int, int] | None
+) -> Places:
+    """The places of the active weights of a leaf.
+
+    Args:
+      mask_bytes: of all weights.
+      capacity: slots for weights; of blocks, for those of a column.
+      block: as in :class:`Places`.
+    """
+    active = masks.active(mask_bytes)
+    places = Places(
+        index=(
+            packed.indices(active, capacity)
+            if block is None
+            else blocks.indices(active, block, capacity)
+        ),
+        marks=jnp.zeros(0, jnp.uint8),
         explored=jnp.packbits(masks.explored(mask_bytes).reshape(-1)),
         shape=tuple(mask_bytes.shape),
+        block=block,
     )
+    return replace(places, marks=places.gather(mask_bytes))
 
 
 def is_places(node: Any) -> bool:
@@ -77,7 +96,7 @@ class Move:
     """
 
     def __init__(self, old: Places, new: Places):
-        self.old, self.new, self.shape = old, new, new.index.shape
+        self.old, self.new, self.shape = old, new, new.marks.shape
 
     def again(self, old: Places, values: Array) -> Array:
         """The values of weights that are active in both; zero in all other slots.

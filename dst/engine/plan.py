@@ -17,6 +17,7 @@ from dst.core.tree import Leaf
 from dst.core.typing import ArrayLike, Params
 from dst.rules.allocation import Allocation
 from dst.rules.layout import Layout
+from dst.rules.structure import Structure
 
 
 class Usage(NamedTuple):
@@ -41,13 +42,15 @@ class LeafPlan:
 
     Attributes:
       leaf: path, shape and the reason why it is sparse.
-      layout: how the structure reads it.
+      structure: the unit that is switched.
+      layout: how the structure reads the leaf.
       initial: int32 active units per group at the start, of shape ``layout.counts``.
       counts: int32 ``[topology step, (kept after dropping, active afterwards), *layout.counts]``;
         one row where all would be equal.
     """
 
     leaf: Leaf
+    structure: Structure
     layout: Layout
     initial: np.ndarray
     counts: np.ndarray

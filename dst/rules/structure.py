@@ -109,6 +109,34 @@ class Block:
 
 
 @dataclass(frozen=True)
+class BalancedBlock:
+    """Blocks of ``h`` inputs by ``w`` outputs are switched as units, and every block of outputs has
+    the same number of them.
+
+    It is what :func:`dst.block_matmul` skips: each block of outputs has the same work.
+
+    Args:
+      h: inputs; must divide the input axis.
+      w: outputs; must divide the output axis.
+
+    Checked against: counts in NumPy,
+    tests/methods/test_structures.py, which draws every pattern with plain loops.
+    """
+
+    h: int
+    w: int
+
+    def __post_init__(self) -> None:
+        checks.integer("h of BalancedBlock(h, w)", self.h, at_least=1)
+        checks.integer("w of BalancedBlock(h, w)", self.w, at_least=1)
+
+    def layout(self, leaf: Leaf) -> Layout:
+        """Units of h x w weights, a group per block of outputs; see :class:`Structure`."""
+        h, w = ("unit", self.h, "member"), ("group", self.w, "member")
+        return _layout(leaf, self, {"i": h, "o": w, "k": "unit"})
+
+
+@dataclass(frozen=True)
 class ConstantFanIn:
     """Single weights are switched; every output neuron has the same number of active inputs.
 

@@ -45,6 +45,10 @@ METHODS = {
     "RigL, values at zero": dst.RigL(0.75, every=3, stop=20, regrow_value="zero"),
     "RigL, fan-in": dst.RigL(0.75, every=3, stop=20, structure=dst.ConstantFanIn()),
     "RigL, blocks": dst.RigL(0.5, every=3, stop=20, structure=dst.Block(2, 2)),
+    "RigL, blocks per column": dst.RigL(0.5, every=3, stop=20, structure=dst.BalancedBlock(2, 4)),
+    "GMP, blocks per column": dst.GMP(
+        0.75, every=3, start=3, stop=18, structure=dst.BalancedBlock(2, 2)
+    ),
     "GMP": dst.GMP(0.75, every=3, start=3, stop=18),
     "AC/DC": dst.ACDC(0.75, every=6, start=3, stop=21, allocation="uniform"),
     "MEST": dst.MEST(0.75, every=3, extra=(0.1, 0.05, 0.0), allocation="uniform"),

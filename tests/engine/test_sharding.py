@@ -90,6 +90,7 @@ def test_masks_keep_their_sharding_and_equal_those_of_one_device(method, spec, k
 STRUCTURES = {
     "nm": dst.NM(2, 4),
     "block": dst.Block(2, 2),
+    "balanced-block": dst.BalancedBlock(2, 2),
     "constant-fan-in": dst.ConstantFanIn(),
     "output-channel": dst.OutputChannel(),
     "input-channel": dst.InputChannel(),

@@ -17,6 +17,7 @@ from tests.runs import QUICK
 STRUCTURES = {
     "nm": dst.NM(2, 4),
     "block": dst.Block(4, 2),
+    "balanced-block": dst.BalancedBlock(2, 2),
     "constant-fan-in": dst.ConstantFanIn(),
     "output-channel": dst.OutputChannel(),
     "input-channel": dst.InputChannel(),

@@ -24,6 +24,8 @@ def units(structure: Any, shape: tuple[int, ...], axes: str, stacked: int = 0) -
                 group, unit = (stack, k, o, i // m), i % m
             case dst.Block(h, w):
                 group, unit = stack, (k, i // h, o // w)
+            case dst.BalancedBlock(h, w):
+                group, unit = (stack, o // w), (k, i // h)
             case dst.ConstantFanIn():
                 group, unit = (stack, o), (k, i)
             case dst.OutputChannel():

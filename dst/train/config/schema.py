@@ -21,6 +21,7 @@ from dst.core.text import short, shown
 from dst.rules.allocation import Allocator, ErdosRenyi, Global, Uniform
 from dst.rules.structure import (
     NM,
+    BalancedBlock,
     Block,
     ConstantFanIn,
     InputChannel,
@@ -193,6 +194,7 @@ _CHOICES: dict[Any, Choice] = {
             "unstructured": Option(Unstructured),
             "nm": Option(NM),
             "block": Option(Block),
+            "balanced-block": Option(BalancedBlock),
             "constant-fan-in": Option(ConstantFanIn),
             "output-channel": Option(OutputChannel),
             "input-channel": Option(InputChannel),
