@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from dst import flops
-from dst.core import checks, extras
-from dst.core.typing import Array, ArrayLike, Batch, OptState, Params, PyTree
-from dst.engine.projection import apply_masks
-from dst.engine.scaling import scale_init
+from dst.core import extras
+from dst.core.tree import Select
+from dst.core.typing import Array, Batch, Params, PyTree
 from dst.engine.sparsify import sparsify
-from dst.engine.state import SparsifyState
-from dst.engine.transformation import around
 from dst.inspect import invariants, metrics
-from dst.methods.from_masks import FromMasks
+from dst.methods.static import Static
 from dst.oneshot import prune as oneshot
-from dst.rules.latent import Latent
-from dst.rules.method import Method
-from dst.rules.rule import Rule
+from dst.rules.allocation import Allocator
+from dst.rules.structure import BalancedBlock
 
 with extras.required():
     from flax import nnx
 
-    from dst.core.roles.nnx import axes, owner, roles
+    from dst.core.roles.nnx import axes, roles
+    from dst.engine.nnx_optimizer import Filter, Optimizer
+    from dst.forms.carried_masks import Mask, attach, detach, masks
+    from dst.forms.packed_modules import (
+        BlockLinear,
+        Index,
+        linear_layers,
+        stacked_axes,
+        to_blocks,
+        unpack,
+    )
 
 __all__ = [
+    "BlockLinear",
+    "Index",
     "Mask",
     "Optimizer",
     "attach",
@@ -40,191 +47,9 @@ __all__ = [
     "detach",
     "masks",
     "prune",
+    "replace_linear",
+    "unpack",
 ]
-
-_SUFFIX = "_mask"
-_OTHER_SUFFIX = "_sparsity_mask"  # where the module has an attribute of the first name
-_CONTAINERS = (nnx.Dict, nnx.List)  # what they hold, users iterate over
-
-Filter: TypeAlias = Any  # which variables, as nnx.state reads it: a type, a predicate, or several
-
-
-class Mask(nnx.Variable):
-    """bool array beside a parameter ``w``, as ``w_mask``: True where a connection is active.
-
-    The metadata ``parameter`` is the path of the parameter from the module that holds the mask.
-    """
-
-
-class Optimizer(nnx.Optimizer):
-    """An ``nnx.Optimizer`` whose model is sparse and carries its masks.
-
-    At creation inactive weights become zero and every sparse parameter ``kernel`` gets a variable
-    ``kernel_mask`` beside it. Topology steps write the new masks there. They are copies of the
-    masks in the optimizer state, so that a saved model contains its masks. Parameters in an
-    ``nnx.Dict`` or ``nnx.List`` have their masks in the module around it, as ``layers_0_mask``.
-
-    Args:
-      model: an NNX module; changed in place.
-      inner: any Optax optimizer.
-      method: as for :func:`dst.sparsify`. ``FromMasks()`` takes the masks the model carries.
-      wrt: which variables are trained.
-      accumulate: micro-batches per update, >= 1. Their gradients are averaged by
-        ``optax.MultiSteps``, and the update schedule counts updates.
-      attach_masks: False leaves the model without mask variables, for loops that split by
-        exhaustive filters or map over the whole state.
-      graph: as in ``nnx.Optimizer``.
-      options: ``seed``, ``steps``, ``select``, ``overrides``, ``stacked``, ``axes``, ``initial``
-        and ``scale`` of :func:`dst.sparsify`. With ``scale`` the weights of the model are taken as
-        new and scaled, too. The modules of the model are asked; see :func:`dst.roles`.
-
-    Raises:
-      ValueError: as :func:`dst.sparsify`; ``FromMasks()`` for a model that carries none.
-
-    Example:
-      >>> import dst.nnx, optax
-      >>> from flax import nnx
-      >>> model = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
-      >>> optimizer = dst.nnx.Optimizer(model, optax.adam(1e-3), dst.Static(sparsity=0.5))
-      >>> int(model.kernel_mask.get_value().sum())
-      16
-    """
-
-    def __init__(
-        self,
-        model: nnx.Module,
-        inner: optax.GradientTransformation,
-        method: Method | Rule | Latent,
-        *,
-        wrt: Filter = nnx.Param,
-        accumulate: int = 1,
-        attach_masks: bool = True,
-        graph: bool | None = None,
-        **options: Any,
-    ):
-        if isinstance(method, FromMasks) and method.masks is None:
-            method = FromMasks(masks(model))
-        checks.integer("accumulate", accumulate, at_least=1)
-        tx = sparsify(inner, method, roles=roles(model, wrt), **options)
-        if tx.scale is not None:
-            nnx.update(model, scale_init(nnx.state(model, wrt, graph=graph), tx))
-        if accumulate > 1:
-            tx = around(tx, optax.MultiSteps(tx, accumulate).gradient_transformation())
-        super().__init__(model, tx, wrt=wrt, graph=graph)
-        self.opt_state = nnx.data(_together(self.opt_state))
-        self.attach_masks = attach_masks
-        params = nnx.state(model, wrt, graph=graph)
-        nnx.update(model, apply_masks(params, self._arrays()))
-        if attach_masks:
-            attach(model, metrics.masks(self._arrays()))
-        else:
-            detach(model)
-
-    def update(self, model: nnx.Module, grads: PyTree, /, **kwargs: Any) -> PyTree:
-        """One optimizer step; ``topology`` as in :func:`dst.sparsify`, other extras go inside."""
-        params, grads, options = map(nnx.as_pure, (self._of(model), self._of(grads), kwargs))
-        updates, opt_state = self.tx.update(grads, self._arrays(), params, **options)
-        nnx.update(model, optax.apply_updates(params, updates))
-        jax.tree.map(
-            lambda variable, value: variable.set_value(value),
-            self.opt_state,
-            opt_state,
-            is_leaf=lambda x: isinstance(x, nnx.Variable),
-        )
-        self.step[...] += 1
-        # Latent-weight methods may choose at every step, whatever the flag says.
-        steady = kwargs.get("topology") is False and not self.tx.selects_every_step
-        if self.attach_masks and not steady:
-            for path, mask in metrics.masks(self._arrays()).items():
-                holder, name, _ = _holder(model, path)
-                if not hasattr(holder, name):
-                    raise ValueError(
-                        f"{path}: the model carries no mask any more (dst.nnx.detach). Create the "
-                        "optimizer again, or with attach_masks=False."
-                    )
-                getattr(holder, name).set_value(mask)
-        return updates
-
-    def _of(self, nodes: PyTree) -> PyTree:
-        return nnx.state(nodes, self.wrt, graph=self.graph)
-
-    def _arrays(self) -> OptState:
-        return nnx.as_pure(self.opt_state)
-
-
-def _together(opt_state: OptState) -> OptState:
-    """The same with the numbers of all leaves in few variables: ``nnx.jit`` looks at each variable
-    in every call, which takes longer than a step of a small model."""
-
-    def sparse(node: Any) -> bool:
-        return isinstance(node, SparsifyState)
-
-    def together(node: Any) -> Any:
-        if not sparse(node):
-            return node
-        kind = type(node.count)
-        names = ["active", "hyper", "topology"]
-        if not jax.tree.leaves(node.variables):
-            names.append("variables")
-        small = {name: kind(nnx.as_pure(getattr(node, name))) for name in names}
-        return node._replace(inner_state=_together(node.inner_state), **small)
-
-    return jax.tree.map(
-        together, opt_state, is_leaf=lambda x: sparse(x) or isinstance(x, nnx.Variable)
-    )
-
-
-def masks(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The masks that a model carries, by the leaf path of their parameter.
-
-    Raises:
-      ValueError: there are none.
-    """
-    carried = {}
-    for path, variable in nnx.to_flat_state(nnx.state(model, Mask)):
-        *around, name = map(str, path)
-        inner_path = variable.get_metadata().get("parameter", name.removesuffix(_SUFFIX))
-        carried["/".join([*around, inner_path])] = np.asarray(variable.get_value())
-    if not carried:
-        raise ValueError(
-            "this model carries no masks. Create them with dst.nnx.Optimizer(model, ...), or use "
-            "FromMasks(masks=...)."
-        )
-    return carried
-
-
-def attach(model: nnx.Module, masks: Mapping[str, ArrayLike]) -> None:
-    """Lets a model carry masks, in place of those that it has; parameters stay as they are.
-
-    Args:
-      model: an NNX module; changed in place.
-      masks: bool arrays by the leaf path of their parameter, such as :func:`dst.load_masks` reads.
-
-    Raises:
-      ValueError: a path that is none of the model's, or a mask of another shape.
-    """
-    detach(model)
-    shapes = {
-        "/".join(map(str, key)): tuple(variable.get_value().shape)
-        for key, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))
-    }
-    for path, mask in masks.items():
-        shape = shapes.get(path)
-        if shape != jnp.shape(mask):
-            found = "no such parameter" if shape is None else f"a parameter of shape {shape}"
-            raise ValueError(
-                f"masks: expected {path} of shape {jnp.shape(mask)} in the model, found {found}."
-            )
-        holder, name, inner_path = _holder(model, path)
-        setattr(holder, name, Mask(jnp.asarray(mask, bool), parameter=inner_path))
-
-
-def detach(model: nnx.Module) -> None:
-    """Removes all mask variables from a model, in place."""
-    for _, module in nnx.iter_modules(model):
-        for name, value in list(vars(module).items()):
-            if isinstance(value, Mask):
-                delattr(module, name)
 
 
 def check_invariants(model: nnx.Module, optimizer: nnx.Optimizer) -> None:
@@ -325,24 +150,66 @@ def prune(
     return masks
 
 
-def _holder(model: nnx.Module, path: str) -> tuple[nnx.Module, str, str]:
-    """The module that holds the mask of a parameter, the attribute, and the path from there."""
-    segments = path.split("/")
-    for n in range(len(segments) - 1, -1, -1):
-        module, _ = owner(model, "/".join([*segments[:n], ""]))
-        if not isinstance(module, nnx.Module) or isinstance(module, _CONTAINERS):
-            continue
-        for suffix in (_SUFFIX, _OTHER_SUFFIX):
-            name, inner_path = "_".join(segments[n:]) + suffix, "/".join(segments[n:])
-            there = getattr(module, name, None)
-            own = isinstance(there, Mask) and there.get_metadata().get("parameter") == inner_path
-            if own or not hasattr(module, name):
-                return module, name, inner_path
-        raise ValueError(
-            f"{path}: its module has attributes {'_'.join(segments[n:])}{_SUFFIX} and "
-            f"{name} of its own. Use attach_masks=False."
-        )
-    raise ValueError(
-        f"{path} lies in a {type(model).__name__}, which cannot hold a mask beside it. Use "
-        "attach_masks=False, or make it an attribute of a module."
+def replace_linear(
+    model: nnx.Module,
+    pattern: Select | None = None,
+    block: int | tuple[int, int] = 64,
+    sparsity: float = 0.9,
+    *,
+    allocation: str | Allocator = "uniform",
+    initial: str = "random",
+    seed: int = 0,
+) -> list[str]:
+    """Puts block-sparse layers in the place of linear layers; the model changes, its weights stay.
+
+    Any optimizer trains such a model with these blocks. ``dst.nnx.Optimizer`` with
+    ``form="packed"`` and a method of ``structure=dst.BalancedBlock(block, block)`` exchanges them.
+    :func:`unpack` is the way back.
+
+    Args:
+      model: an NNX module that holds ``nnx.Linear`` or ``nnx.LinearGeneral``.
+      pattern: which kernels, as ``select`` of :func:`dst.sparsify`; None: those of all these
+        layers.
+      block: inputs and outputs of a block; one number for both. 64 and 128 suit a CPU.
+      sparsity: of the replaced kernels, in (0, 1).
+      allocation: of the sparsity among them.
+      initial: which blocks are kept: ``random``, or those of the largest ``magnitude``.
+      seed: of random blocks.
+
+    Returns:
+      The leaf paths of the kernels.
+
+    Raises:
+      ValueError: no such layer, a pattern that chooses other leaves, features that the block does
+        not divide, a model that is itself the layer.
+
+    Example:
+      >>> from flax import nnx
+      >>> model = nnx.Sequential(nnx.Linear(8, 8, rngs=nnx.Rngs(0)))
+      >>> replace_linear(model, block=2, sparsity=0.75), model.layers[0].kernel.shape
+      (['layers/0/kernel'], (4, 2, 2))
+    """
+    if not 0 < sparsity < 1:
+        raise ValueError(f"sparsity must be a number in (0, 1), got {sparsity!r}.")
+    sides = (block, block) if isinstance(block, int) else block
+    layers = linear_layers(model)
+    if not layers or "kernel" in layers:
+        what = "is itself the layer: use dst.nnx.BlockLinear" if layers else "has none"
+        raise ValueError(f"replace_linear: expected a model with linear layers, this one {what}.")
+    tx = sparsify(
+        optax.identity(),
+        Static(sparsity, allocation=allocation, structure=BalancedBlock(*sides)),
+        select=list(layers) if pattern is None else pattern,
+        stacked=stacked_axes(layers),
+        roles=roles(model),
+        initial=initial,
+        seed=seed,
     )
+    found = metrics.masks(tx.init(nnx.state(model, nnx.Param)))
+    if wrong := sorted(found.keys() - layers.keys()):
+        raise ValueError(
+            f"replace_linear: {', '.join(wrong)} belongs to no nnx.Linear or nnx.LinearGeneral. "
+            f"Their kernels are {', '.join(layers)}."
+        )
+    to_blocks(model, found, sides)
+    return list(found)

@@ -20,7 +20,7 @@ from dst.engine.entries import check_entries
 from dst.engine.flat import Flat
 from dst.engine.frozen import check_moving
 from dst.engine.hard import HardMasks, take
-from dst.engine.places import Move, Places, is_places, places_of
+from dst.engine.places import Move, Places, Slots, is_places, places_of
 from dst.engine.plan import LeafPlan, Planner
 from dst.engine.state import SparsifyState, initial_state, raw_states
 from dst.engine.transformation import SparseTransformation
@@ -149,7 +149,7 @@ class PackedMasks:
             _check_leaf(path, leaf)
         starts = initial_masks.chosen(flat, self.rule, masked.seed, masked.initial, masked.masks)
         first = list(map(masks.first_masks, starts))
-        places = [places_of(m, *_slots(p)) for m, p in zip(first, flat.plans, strict=True)]
+        places = [places_of(m, _slots(p)) for m, p in zip(first, flat.plans, strict=True)]
         values = flat.rebuild(
             flat.leaves,
             [p.gather(jnp.asarray(x)) for p, x in zip(places, flat.sparse, strict=True)],
@@ -249,7 +249,7 @@ class PackedMasks:
         )
         step = Step(self.inner, self.rule, one, weight, [grad], {}, None)
         decided = decide(step, before, unchanged(step, before))
-        new = places_of(decided.masks, old.index.shape[-1], old.block)
+        new = places_of(decided.masks, old.slots)
         return _Changed(
             places=new,
             marks=new.gather(old.scatter(old.marks)),
@@ -311,15 +311,15 @@ def _gradients(flat: Flat, grads: PyTree) -> list[Array]:
     return leaves
 
 
-def _slots(plan: LeafPlan) -> tuple[int, tuple[int, int] | None]:
-    """The most active weights that the schedule ever gives a leaf; and None. Of a leaf that is
-    stored in blocks, the most of a column, and inputs and outputs of a block."""
+def _slots(plan: LeafPlan) -> Slots:
+    """As many slots as the schedule ever gives a leaf active weights."""
     counts = plan.initial[None], plan.counts[:, 1]
-    structure = plan.structure
-    if isinstance(structure, BalancedBlock) and plan.leaf.letters == ("i", "o"):
-        return max(int(n.max()) for n in counts), (structure.h, structure.w)
+    structure, leaf = plan.structure, plan.leaf
+    if isinstance(structure, BalancedBlock) and "".join(leaf.letters).strip("i").strip("o") == "":
+        matrix = (*leaf.shape[: leaf.stacked], *leaf.merged_shape)
+        return Slots(max(int(n.max()) for n in counts), (structure.h, structure.w), matrix)
     units = max(int(n.reshape(len(n), -1).sum(axis=1).max()) for n in counts)
-    return units * plan.layout.weights_per_count, None
+    return Slots(units * plan.layout.weights_per_count)
 
 
 def _check_leaf(path: str, leaf: Any) -> None:

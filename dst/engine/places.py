@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,23 @@ from dst.engine import masks
 from dst.forms import blocks, packed
 
 
+class Slots(NamedTuple):
+    """How many values of a leaf can be stored, and in which order.
+
+    Attributes:
+      capacity: weights; of blocks, those of a column.
+      block, matrix: as in :class:`Places`.
+    """
+
+    capacity: int
+    block: tuple[int, int] | None = None
+    matrix: tuple[int, ...] = ()
+
+
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("index", "marks", "explored"),
-    meta_fields=("shape", "block"),
+    meta_fields=("shape", "block", "matrix"),
 )
 @dataclass(frozen=True)
 class Places:
@@ -32,6 +45,7 @@ class Places:
       explored: uint8 ``[size / 8]``: a bit for every weight that was ever active.
       shape: of the leaf.
       block: inputs and outputs of a block that is stored as one; None: single weights.
+      matrix: the shape ``[*layers, inputs, outputs]`` that blocks divide.
     """
 
     index: Int[Array, "..."]
@@ -39,17 +53,24 @@ class Places:
     explored: UInt8[Array, " bytes"]
     shape: tuple[int, ...]
     block: tuple[int, int] | None = None
+    matrix: tuple[int, ...] = ()
 
     def gather(self, dense: Array) -> Array:
         """The values of an array of the shape of the leaf at the places."""
         if self.block is None:
             return packed.gather(dense, self.index)
-        return blocks.gather(dense, self.index, self.block)
+        return blocks.gather(dense.reshape(self.matrix), self.index, self.block)
 
     def scatter(self, values: Array) -> Array:
         """The values at their places in an array of the shape of the leaf; zeros elsewhere."""
-        form = packed if self.block is None else blocks
-        return form.scatter(values, self.index, self.shape)
+        if self.block is None:
+            return packed.scatter(values, self.index, self.shape)
+        return blocks.scatter(values, self.index, self.matrix).reshape(self.shape)
+
+    @property
+    def slots(self) -> Slots:
+        """What :func:`places_of` needs to find places like these."""
+        return Slots(self.index.shape[-1], self.block, self.matrix)
 
     def mask_bytes(self) -> UInt8[Array, "*shape"]:
         """The bytes of all weights. What inactive weights have as age says nothing."""
@@ -58,27 +79,20 @@ class Places:
         return self.scatter(self.marks) | (seen * masks.EXPLORED)
 
 
-def places_of(
-    mask_bytes: UInt8[Array, "*shape"], capacity: int, block: tuple[int, int] | None
-) -> Places:
-    """The places of the active weights of a leaf.
-
-    Args:
-      mask_bytes: of all weights.
-      capacity: slots for weights; of blocks, for those of a column.
-      block: as in :class:`Places`.
-    """
+def places_of(mask_bytes: UInt8[Array, "*shape"], like: Slots) -> Places:
+    """The places of the active weights of a leaf."""
     active = masks.active(mask_bytes)
+    if like.block is None:
+        index = packed.indices(active, like.capacity)
+    else:
+        index = blocks.indices(active.reshape(like.matrix), like.block, like.capacity)
     places = Places(
-        index=(
-            packed.indices(active, capacity)
-            if block is None
-            else blocks.indices(active, block, capacity)
-        ),
+        index=index,
         marks=jnp.zeros(0, jnp.uint8),
         explored=jnp.packbits(masks.explored(mask_bytes).reshape(-1)),
         shape=tuple(mask_bytes.shape),
-        block=block,
+        block=like.block,
+        matrix=like.matrix,
     )
     return replace(places, marks=places.gather(mask_bytes))
 

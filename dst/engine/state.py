@@ -187,6 +187,18 @@ def by_path(nodes: PyTree) -> dict[str, Any]:
     return dict(zip(paths, leaves, strict=True))
 
 
+def places_by_path(opt_state: OptState) -> dict[str, tuple[Array, tuple[int, ...]]]:
+    """The index of every packed leaf and its shape with zeros, by leaf path."""
+    found = {}
+    for state in raw_states(opt_state):
+        nodes, _ = jax.tree_util.tree_flatten_with_path(state.masks, is_leaf=is_places)
+        for path, node in nodes:
+            if is_places(node):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                found[name.removesuffix("/value")] = node.index, node.shape
+    return found
+
+
 def masks_by_path(opt_state: OptState) -> dict[str, ArrayLike]:
     """Mask bytes of every sparse leaf, of all sparse states, by leaf path."""
     return {

@@ -80,8 +80,19 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
 def around(tx: SparseTransformation, outer: optax.GradientTransformation) -> SparseTransformation:
     """``outer``, which wraps ``tx``, with the plan and the schedule of ``tx``."""
     outer = optax.with_extra_args_support(outer)
-    whole = SparseTransformation(outer.init, outer.update)
+    whole = _like(tx, outer.init, outer.update)
+    whole.packed = None
+    return whole
+
+
+def begun(tx: SparseTransformation, state: OptState) -> SparseTransformation:
+    """``tx``, whose ``init`` returns a state that there is already."""
+    return _like(tx, lambda params: state, tx.update)
+
+
+def _like(tx: SparseTransformation, init: Any, update: Any) -> SparseTransformation:
+    whole = SparseTransformation(init, update)
     whole.method, whole.rule, whole.plan = tx.method, tx.rule, tx.plan
     whole.update_weights, whole.selects_every_step = tx.update_weights, tx.selects_every_step
-    whole.scale, whole.packed = tx.scale, None
+    whole.scale, whole.packed = tx.scale, tx.packed
     return whole
