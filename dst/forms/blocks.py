@@ -8,16 +8,21 @@ column rise. A slot that is not in use holds ``inputs / h`` and zeros.
 
 from __future__ import annotations
 
+import importlib
+import time
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from dst.core.typing import Array, Bool, Int
 
-BACKENDS = ("xla",)
+BACKENDS = ("xla", "pallas_gpu", "pallas_tpu")
+# Those that are tried, by platform.
+_CANDIDATES = {"gpu": ("xla", "pallas_gpu"), "tpu": ("xla", "pallas_tpu")}
+_REPEATS = 5
 
 
 def block_matmul(
@@ -40,7 +45,8 @@ def block_matmul(
         kernel must be zero.
       features_first: features stand in the first axis of ``x`` and of the result. Layers in a row
         are faster so on a CPU, where whole rows are read.
-      backend: one of ``dst.forms.blocks.BACKENDS``; None: the one for this platform.
+      backend: ``xla``, ``pallas_gpu`` or ``pallas_tpu``. None: the fastest on this device, which
+        is tried once for every shape. A kernel of another platform is interpreted, which is slow.
 
     Returns:
       ``[..., columns * w]`` or ``[columns * w, ...]``, in the common type of ``x`` and ``kernel``.
@@ -61,10 +67,12 @@ def block_matmul(
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     if features_first:
         around = x.shape[1:]
-        y = _product(x.reshape(x.shape[0], -1), kernel, index)
+        flat = x.reshape(x.shape[0], -1)
+        y = _product(flat, kernel, index, backend or _backend(flat, kernel, index))
         return y.reshape(y.shape[0], *around)
     around = x.shape[:-1]
-    y = _product(x.reshape(-1, x.shape[-1]).T, kernel, index)
+    flat = x.reshape(-1, x.shape[-1]).T
+    y = _product(flat, kernel, index, backend or _backend(flat, kernel, index))
     return y.T.reshape(*around, y.shape[0])
 
 
@@ -85,62 +93,58 @@ def _check(inputs: int, kernel: Array, index: Array, backend: str | None) -> Non
         )
 
 
-@jax.custom_vjp
-def _product(x: Array, kernel: Array, index: Array) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _product(x: Array, kernel: Array, index: Array, backend: str) -> Array:
     """``[outputs, n]`` from ``[inputs, n]``."""
-    blocks = _blocks(x, kernel, index)
-
-    def column(_: None, inputs: tuple[Array, Array]) -> tuple[None, Array]:
-        weights, at = inputs
-        return None, _dot(weights, _rows(blocks, at), 0, 0)
-
-    _, y = lax.scan(column, None, (kernel, index))
-    return y.reshape(-1, x.shape[-1])
+    return _module(backend).forward(x, kernel, index)
 
 
-def _forward(x: Array, kernel: Array, index: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-    return _product(x, kernel, index), (x, kernel, index)
+def _forward(x: Array, kernel: Array, index: Array, backend: str) -> Any:
+    return _product(x, kernel, index, backend), (x, kernel, index)
 
 
-def _backward(saved: tuple[Array, Array, Array], dy: Array) -> tuple[Array, Array, Any]:
-    x, kernel, index = saved
-    blocks = _blocks(x, kernel, index)
-
-    def column(dx: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        weights, at, d = inputs
-        parts = _dot(weights, d, 1, 0).reshape(len(at), *dx.shape[1:]).astype(dx.dtype)
-
-        # A loop of slices, as scattering whole blocks is slower on a CPU.
-        def add(slot: Array, dx: Array) -> Array:
-            part = lax.dynamic_index_in_dim(parts, slot, keepdims=False)
-            there = lax.dynamic_index_in_dim(dx, at[slot], keepdims=False)
-            return lax.dynamic_update_index_in_dim(dx, there + part, at[slot], 0)
-
-        dx = lax.fori_loop(0, len(at), add, dx)
-        return dx, _dot(_rows(blocks, at), d, 1, 1)
-
-    start = jnp.zeros(blocks.shape, jnp.promote_types(x.dtype, jnp.float32))
-    dx, dkernel = lax.scan(column, start, (kernel, index, dy.reshape(len(index), -1, x.shape[-1])))
-    return dx.reshape(x.shape).astype(x.dtype), dkernel, np.zeros(index.shape, jax.dtypes.float0)
+def _backward(backend: str, saved: Any, dy: Array) -> tuple[Array, Array, Any]:
+    dx, dkernel = _module(backend).backward(*saved, dy)
+    return dx, dkernel, np.zeros(saved[2].shape, jax.dtypes.float0)
 
 
 _product.defvjp(_forward, _backward)
 
 
-def _blocks(x: Array, kernel: Array, index: Array) -> Array:
-    return x.reshape(-1, kernel.shape[1] // index.shape[1], x.shape[-1])
+def _module(backend: str) -> Any:
+    return importlib.import_module(f"dst.forms.block_{backend}")
 
 
-def _rows(blocks: Array, at: Array) -> Array:
-    """The rows of the blocks of inputs that a column reads; the last ones for unused slots."""
-    picked = blocks.at[at].get(mode="clip")
-    return picked.reshape(-1, blocks.shape[-1])
+def _backend(x: Array, kernel: Array, index: Array) -> str:
+    """The backend for these shapes on this platform: the fastest one, tried once in a process."""
+    candidates = _CANDIDATES.get(jax.default_backend(), ("xla",))
+    if len(candidates) == 1:
+        return candidates[0]
+    return _fastest(candidates, (x.shape, kernel.shape, index.shape), str(x.dtype))
 
 
-def _dot(a: Array, b: Array, axis_a: int, axis_b: int) -> Array:
-    dtype = jnp.promote_types(a.dtype, jnp.float32)
-    dimensions = (((axis_a,), (axis_b,)), ((), ()))
-    return lax.dot_general(a, b, dimensions, preferred_element_type=dtype).astype(a.dtype)
+@cache
+def _fastest(candidates: tuple[str, ...], shapes: Any, dtype: str) -> str:
+    """The candidate whose product and derivatives take least time; the first where none works."""
+    seconds = {}
+    with jax.ensure_compile_time_eval():
+        x, kernel = (jnp.ones(s, dtype) for s in shapes[:2])
+        index = jnp.zeros(shapes[2], jnp.int32)
+        for backend in candidates:
+
+            def total(x: Array, kernel: Array, backend: str = backend) -> Array:
+                return _product(x, kernel, index, backend).sum()
+
+            step = jax.jit(jax.grad(total, (0, 1)))
+            try:
+                jax.block_until_ready(step(x, kernel))
+            except Exception:  # shapes that a kernel cannot take: another one can
+                continue
+            start = time.perf_counter()
+            for _ in range(_REPEATS):
+                jax.block_until_ready(step(x, kernel))
+            seconds[backend] = time.perf_counter() - start
+    return min(seconds, key=seconds.__getitem__, default=candidates[0])
 
 
 def indices(

@@ -37,13 +37,25 @@ def by_hand(kernel, index, inputs):
     return dense
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("features_first", [False, True])
-@pytest.mark.parametrize("spare", [0, 1])
+CASES = [
+    (24, 16, 4, 2, "xla", False, 0),
+    (24, 16, 4, 2, "xla", True, 1),
+    (8, 24, 8, 1, "xla", False, 0),
+    (24, 16, 4, 3, "pallas_gpu", False, 1),
+    (16, 8, 8, 2, "pallas_gpu", True, 0),
+    (24, 16, 4, 3, "pallas_tpu", True, 1),
+    (64, 16, 8, 2, "pallas_tpu", False, 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "b", "slots", "backend", "features_first", "spare"), CASES
+)
 def test_the_product_and_its_derivatives_are_those_of_the_dense_matrix(
-    shape, features_first, spare
+    inputs, outputs, b, slots, backend, features_first, spare
 ):
-    inputs = shape[0]
+    """Kernels of other platforms are interpreted."""
+    shape = (inputs, outputs, b, slots)
     kernel, index = matrix(*shape, spare=spare)
     dense = by_hand(np.asarray(kernel), np.asarray(index), inputs)
     x = np.random.default_rng(0).normal(size=(3, 5, inputs))
@@ -51,7 +63,7 @@ def test_the_product_and_its_derivatives_are_those_of_the_dense_matrix(
     given = jnp.asarray(np.moveaxis(x, -1, 0) if features_first else x, jnp.float32)
 
     def loss(x, kernel):
-        y = dst.block_matmul(x, kernel, index, features_first=features_first)
+        y = dst.block_matmul(x, kernel, index, features_first=features_first, backend=backend)
         return (jnp.moveaxis(y, 0, -1) if features_first else y, weights)
 
     y, _ = jax.jit(loss)(given, kernel)
@@ -66,9 +78,15 @@ def test_the_product_and_its_derivatives_are_those_of_the_dense_matrix(
     np.testing.assert_allclose(dkernel * used, expected * used, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("layers", [(), (2,)])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("shape", "layers", "dtype"),
+    [
+        (SHAPES[0], (), jnp.bfloat16),
+        (SHAPES[0], (2,), jnp.float32),
+        (SHAPES[1], (), jnp.float32),
+        (SHAPES[2], (), jnp.float32),
+    ],
+)
 def test_what_is_scattered_is_gathered_again(shape, layers, dtype):
     inputs, outputs, b, slots = shape
     kernel, index = matrix(*shape, dtype, spare=1)
@@ -114,6 +132,17 @@ def test_types_mix_as_in_a_product_and_sums_are_in_float32():
 def test_shapes_that_do_not_fit_are_refused(x, kernel, index, message):
     with pytest.raises(ValueError, match=message):
         dst.block_matmul(jnp.ones(x), jnp.ones(kernel), jnp.ones(index, jnp.int32))
+
+
+def test_the_fastest_backend_that_takes_the_shapes_is_chosen_once():
+    shapes = ((16, 8), (2, 8, 4), (2, 1))
+    assert blocks._fastest(("xla",), shapes, "float32") == "xla"
+    tried = blocks._fastest.cache_info().misses
+    chosen = blocks._fastest(("xla", "pallas_tpu"), shapes, "float32")
+    assert chosen == blocks._fastest(("xla", "pallas_tpu"), shapes, "float32")
+    assert blocks._fastest.cache_info().misses == tried + 1
+    misfit = ((15, 8), (2, 8, 4), (2, 1))  # of 8 inputs: no backend can
+    assert blocks._fastest(("pallas_gpu", "xla"), misfit, "float32") == "pallas_gpu"
 
 
 def test_an_unknown_backend_is_refused():
