@@ -17,7 +17,7 @@ from dst.engine.projection import apply_masks
 from dst.engine.scaling import scale_init
 from dst.engine.sparsify import sparsify
 from dst.engine.state import SparsifyState, masks_by_path, places_by_path
-from dst.engine.transformation import SparseTransformation, around, begun
+from dst.engine.transformation import SparseTransformation, around, with_state
 from dst.forms.carried_masks import attach, detach, holder, masks
 from dst.forms.packed_modules import block_layers, stacked_axes, store, unpack
 from dst.methods.from_masks import FromMasks
@@ -189,7 +189,7 @@ def _packed(
             )
     nnx.update(model, values)
     store(model, places_by_path(state))
-    return begun(tx, state)
+    return with_state(tx, state)
 
 
 def _together(opt_state: OptState) -> OptState:

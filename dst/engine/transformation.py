@@ -85,7 +85,7 @@ def around(tx: SparseTransformation, outer: optax.GradientTransformation) -> Spa
     return whole
 
 
-def begun(tx: SparseTransformation, state: OptState) -> SparseTransformation:
+def with_state(tx: SparseTransformation, state: OptState) -> SparseTransformation:
     """``tx``, whose ``init`` returns a state that there is already."""
     return _like(tx, lambda params: state, tx.update)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 
 from dst.core.typing import Array
 
@@ -86,7 +87,7 @@ def backward(x: Array, kernel: Array, index: Array, dy: Array) -> tuple[Array, A
         def add(i: Array, sum_: Array) -> Array:
             block = order_ref[i]
             weights = kernel_ref[pl.ds(block * h, h), :]
-            return sum_ + _dot(weights, dy_ref[pl.ds(block // slots * w, w), :])
+            return sum_ + _dot(weights, dy_ref[pl.ds(lax.div(block, slots) * w, w), :])
 
         zero = jnp.zeros((h, _TILE), jnp.float32)
         sum_ = lax.fori_loop(first_ref[row], first_ref[row + 1], add, zero)
@@ -108,7 +109,12 @@ def backward(x: Array, kernel: Array, index: Array, dy: Array) -> tuple[Array, A
 
 
 def _call(program: Any, **options: Any) -> Any:
-    return pl.pallas_call(program, interpret=jax.default_backend() != "gpu", **options)
+    return pl.pallas_call(
+        program,
+        interpret=jax.default_backend() != "gpu",
+        compiler_params=triton.CompilerParams(num_warps=4),
+        **options,
+    )
 
 
 def _padded(x: Array) -> tuple[Array, int]:

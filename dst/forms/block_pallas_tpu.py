@@ -93,7 +93,7 @@ def backward(x: Array, kernel: Array, index: Array, dy: Array) -> tuple[Array, A
         grid=(tiles, order.size),
         inputs=[
             pl.BlockSpec((h, w), lambda t, i, place, order: (order[i], 0)),
-            pl.BlockSpec((w, _TILE), lambda t, i, place, order: (order[i] // slots, t)),
+            pl.BlockSpec((w, _TILE), lambda t, i, place, order: (lax.div(order[i], slots), t)),
         ],
         output=pl.BlockSpec((h, _TILE), lambda t, i, place, order: (place[i], t)),
         shape=x.shape,

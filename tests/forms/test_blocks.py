@@ -134,6 +134,28 @@ def test_shapes_that_do_not_fit_are_refused(x, kernel, index, message):
         dst.block_matmul(jnp.ones(x), jnp.ones(kernel), jnp.ones(index, jnp.int32))
 
 
+@pytest.mark.parametrize(("backend", "platform"), [("gpu", "cuda"), ("tpu", "tpu")])
+def test_kernels_are_translated_for_their_platform(backend, platform, monkeypatch):
+    """As far as that goes without the device: to Triton's and Mosaic's own languages."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    shapes = {"x": (512, 256), "kernel": (8, 128, 64), "index": (8, 2)}
+    x, kernel, index = (
+        jax.ShapeDtypeStruct(s, jnp.int32 if name == "index" else jnp.float32)
+        for name, s in shapes.items()
+    )
+
+    def step(x, kernel, index):
+        def total(x, kernel):
+            product = dst.block_matmul(x, kernel, index, features_first=True, backend=name)
+            return product.sum()
+
+        return jax.grad(total, (0, 1))(x, kernel)
+
+    name = f"pallas_{backend}"
+    program = jax.jit(step).trace(x, kernel, index).lower(lowering_platforms=(platform,))
+    assert program.as_text().count("custom_call") >= 2  # of the two derivatives
+
+
 def test_the_fastest_backend_that_takes_the_shapes_is_chosen_once():
     shapes = ((16, 8), (2, 8, 4), (2, 1))
     assert blocks._fastest(("xla",), shapes, "float32") == "xla"
