@@ -30,7 +30,7 @@ class GraNet:
       initial_allocation: sparsity per layer at the start, where that is not dense.
       drop_fraction: of the regeneration, at step 0.
       every: steps between topology steps.
-      start: first topology step, at which pruning has not with_state; None: after one interval, with
+      start: first topology step, at which pruning has not begun; None: after one interval, with
         pruning from step 0, as in the authors' scripts.
       prune_stop: the final sparsity is reached at the last topology step until it; 110 of 160
         epochs in the paper.

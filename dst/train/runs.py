@@ -85,7 +85,7 @@ class Run:
             if (self.directory / name).is_file():
                 return dst.load_masks(self.directory / name)
         raise run_dir.DirectoryError(
-            f"{self.directory} holds no masks: the run has not with_state. `dst resume` trains it."
+            f"{self.directory} holds no masks: the run has not begun. `dst resume` trains it."
         )
 
     @cached_property
