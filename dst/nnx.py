@@ -96,7 +96,7 @@ def costs(
     def forward(params: Params, rest: PyTree, *inputs: PyTree) -> PyTree:
         return nnx.merge(graph, params, rest)(*inputs, **options)
 
-    return flops.costs.trace_begun(forward, *states, *inputs)
+    return flops.costs.trace_with_state(forward, *states, *inputs)
 
 
 def prune(

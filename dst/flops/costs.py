@@ -255,10 +255,10 @@ def trace(forward: Callable[..., Any], params: Params, *inputs: PyTree, **option
       >>> costs.leaves["w"].macs, costs.forward({"w": 0.75})
       (32, 8.0)
     """
-    return trace_begun(lambda p, _, *x: forward(p, *x, **options), params, (), *inputs)
+    return trace_with_state(lambda p, _, *x: forward(p, *x, **options), params, (), *inputs)
 
 
-def trace_begun(
+def trace_with_state(
     forward: Callable[..., PyTree], params: Params, state: PyTree, *inputs: PyTree
 ) -> Costs:
     """As :func:`trace`, for a network that has arrays beside its parameters.
