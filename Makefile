@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test pretrained report-prune bench check evidence docs linkcheck schema format clean
+.PHONY: help train test pretrained report-prune bench bench-savings check evidence docs linkcheck schema format clean
 
 # Written so that any Python can read it, to tell an old one apart.
 define CHECK_PYTHON
@@ -47,6 +47,9 @@ report-prune: $(STAMP) ## prune SmolLM2 by every method and write the table of e
 
 bench: $(STAMP) ## measure selection, masked steps and topology steps on this machine
 	$(BIN)/python benchmarks/bench.py
+
+bench-savings: $(STAMP) ## measure what packed weights and blocks save in memory and time
+	$(BIN)/python benchmarks/savings.py
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check

@@ -10,7 +10,6 @@ Unstructured masks over dense arrays save no time: what is measured is what they
 from __future__ import annotations
 
 import argparse
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ import optax
 from decoder import bench_decoder
 from packed import bench_packed
 from pruning import bench_pruning
-from timing import interleaved, ratio
+from timing import heading, interleaved, ratio, show
 
 import dst
 from dst.train import data, optimizer, setup, state, step
@@ -342,11 +341,7 @@ def main() -> None:
     options = parser.parse_args()
     rounds = 10 if options.quick else options.rounds
     exponents = [16, 20] if options.quick else [16, 20, 24]
-    device = jax.devices()[0]
-    print(
-        f"jax {jax.__version__}, {device.platform} ({device.device_kind}), "
-        f"{platform.machine()}, {rounds} rounds, medians of paired ratios"
-    )
+    print(heading(rounds))
     plain = Trainer(optax.adam(1e-3))
     rows = (
         bench_steps(rounds)
@@ -359,9 +354,7 @@ def main() -> None:
         + bench_memory()
         + bench_selection(rounds, exponents)
     )
-    width = max(len(name) for name, _, _ in rows)
-    for name, value, goal in rows:
-        print(f"{name:<{width}}  {value:>18}  {goal and '(goal: ' + goal + ')'}")
+    show(rows)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+_IDLE = 0.1  # of the processors' time
 
 
 def interleaved(
@@ -27,3 +32,39 @@ def interleaved(
 def ratio(seconds: dict[str, np.ndarray], name: str, base: str) -> float:
     """Median of the paired ratios."""
     return float(np.median(seconds[name] / seconds[base]))
+
+
+def busy(seconds: float = 2.0) -> float:
+    """The share of the processors' time that others use, in [0, 1], while this program waits."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        time.sleep(seconds)
+        return min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+    def times() -> np.ndarray:
+        return np.array(stat.read_text().splitlines()[0].split()[1:9], float)
+
+    before = times()
+    time.sleep(seconds)
+    spent = times() - before
+    return float(1 - spent[3:5].sum() / max(spent.sum(), 1.0))  # idle, and waiting for a disk
+
+
+def heading(rounds: int) -> str:
+    """What the figures below it were measured on."""
+    device = jax.devices()[0]
+    text = (
+        f"jax {jax.__version__}, {device.platform} ({device.device_kind}), {platform.machine()}, "
+        f"{rounds} rounds, medians of paired ratios"
+    )
+    used = busy()
+    if used > _IDLE:
+        text += f"\nNOT IDLE: other programs use {used:.0%} of the processors. Ratios may be wrong."
+    return text
+
+
+def show(rows: Sequence[tuple[str, str, str]]) -> None:
+    """Prints one table of rows: what, how much, the goal."""
+    width = max(len(name) for name, _, _ in rows)
+    for name, value, goal in rows:
+        print(f"{name:<{width}}  {value:>18}  {goal and '(goal: ' + goal + ')'}", flush=True)
