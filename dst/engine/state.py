@@ -187,6 +187,12 @@ def by_path(nodes: PyTree) -> dict[str, Any]:
     return dict(zip(paths, leaves, strict=True))
 
 
+def is_packed(opt_state: OptState) -> bool:
+    """Whether a state of :func:`sparsify` belongs to packed values."""
+    nodes = (jax.tree.leaves(s.masks, is_leaf=is_places) for s in raw_states(opt_state))
+    return any(is_places(node) for masks in nodes for node in masks)
+
+
 def places_by_path(opt_state: OptState) -> dict[str, tuple[Array, tuple[int, ...]]]:
     """The index of every packed leaf and its shape with zeros, by leaf path."""
     found = {}

@@ -74,10 +74,10 @@ def make(
         figures = objectives.measured(objective, means)
         return {name: np.float32(value) for name, value in figures.items()}
 
-    masked = jax.jit(dst.apply_masks)
+    masked, whole = jax.jit(dst.apply_masks), jax.jit(lambda state: state.weights)
 
     def evaluate(state: TrainState) -> Scores:
-        scores = mean_scores(state.params, state.variables)
+        scores = mean_scores(whole(state), state.variables)
         if state.ema is not None:
             average = mean_scores(masked(state.ema, state.opt_state), state.variables)
             scores |= {f"ema_{name}": value for name, value in average.items()}

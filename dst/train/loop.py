@@ -296,7 +296,7 @@ def _steps(
             loggers.log(at.step, "eval", scores | observe(at.state) | cost)
             rank = score(scores)
         if at.step in snapshots:  # before the checkpoint: a resumed run starts after this step
-            save_arrays(where / run_dir.weights(at.step), dst.save_weights, at.state.params)
+            save_arrays(where / run_dir.weights(at.step), dst.save_weights, at.state.weights)
         if saves or leaving:
             watch.check()
             watch.check_weights(at.step, at.state)

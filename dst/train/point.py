@@ -52,7 +52,7 @@ def first(pieces: Setup, where: Path) -> Point:
     start, state = pieces.config.start.step, pieces.begin()
     save_arrays(where / run_dir.MASKS_INITIAL, dst.save_masks, dst.masks(state.opt_state))
     if start in pieces.config.train.snapshot_steps():
-        save_arrays(where / run_dir.weights(start), dst.save_weights, state.params)
+        save_arrays(where / run_dir.weights(start), dst.save_weights, state.weights)
     return Point(start, state, start, to_dict(enclosed(pieces.config)[0]))
 
 

@@ -176,7 +176,7 @@ class Recorder:
         )
         figures = self._scores | figures  # scores of the user's own, too
         if self._costs is not None and self._step:
-            plan = self._tx.plan(last.params)
+            plan = self._tx.plan(last.weights)
             relative = RunCosts(plan, self._costs, self._costs.training(plan, self._step))
             figures |= relative.figures({x["path"]: x["sparsity"] for x in figures["layers"]})
         write_json(self.where / run_dir.SUMMARY, figures)

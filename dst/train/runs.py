@@ -115,7 +115,7 @@ class Run:
           ValueError: ``average`` of a run that keeps none.
         """
         config, (_, last) = self.config, self._restored
-        params = last.params
+        params = last.weights
         if average:
             if last.ema is None:
                 raise ValueError(

@@ -123,7 +123,13 @@ def _make(config: Config) -> Setup:
         roles=dst.roles(model),
         initial=dst.load_masks(start.masks) if start.masks else config.sparsify.initial,
         scale=config.sparsify.scale,
+        form=config.sparsify.form,
     )
+    if tx.packed is not None and ema is not None:
+        raise ValueError(
+            "optimizer.ema must be null where sparsify.form is packed: an average over several "
+            "topologies is no packed array."
+        )
     rate = optimizer.learning_rate(config.optimizer.value, steps, start.step)
 
     def begin() -> TrainState:

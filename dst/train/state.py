@@ -12,7 +12,7 @@ from jax import lax
 
 import dst
 from dst.core.typing import Array, Int, Params, PyTree
-from dst.engine.state import SparsifyState
+from dst.engine.state import SparsifyState, is_packed
 from dst.train.config.schema import Section
 
 
@@ -23,7 +23,8 @@ class TrainState(NamedTuple):
     that with the count these arrays are all that a resumed run needs.
 
     Attributes:
-      params: nested dictionaries of weights; inactive ones are exactly zero.
+      params: nested dictionaries of weights; inactive ones are exactly zero. In the packed form
+        sparse leaves hold active weights only.
       opt_state: of the sparse optimizer: masks, count of updates, and the inner state.
       ema: moving average of ``params``, not masked; None where the config asks for none.
       variables: nested dictionaries of what the network carries beside its weights: BatchNorm's
@@ -36,6 +37,16 @@ class TrainState(NamedTuple):
     ema: Params | None
     variables: PyTree
     skipped: Int[Array, ""]
+
+    @property
+    def weights(self) -> Params:
+        """The parameters with their zeros, whatever the form."""
+        return weights(self.params, self.opt_state)
+
+
+def weights(params: Params, opt_state: SparsifyState) -> Params:
+    """Parameters with their zeros, from those of a :class:`TrainState`; differentiable."""
+    return dst.unpack(params, opt_state) if is_packed(opt_state) else params
 
 
 class Network(NamedTuple):
@@ -107,8 +118,11 @@ def initial(params: Params, carried: PyTree, tx: dst.SparseTransformation, ema: 
       tx: the sparse optimizer.
       ema: whether an average is kept.
     """
-    opt_state = tx.init(params)
-    params = dst.apply_masks(params, opt_state)
+    if tx.packed is None:
+        opt_state = tx.init(params)
+        params = dst.apply_masks(params, opt_state)
+    else:
+        params, opt_state = dst.pack(params, tx)
     # A copy: the step donates its buffers, and one buffer can be given away only once.
     average = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(params, opt_state, average, carried, jnp.zeros([], jnp.int32))

@@ -15,7 +15,7 @@ from dst.core.typing import Array, Batch, Params, PyTree
 from dst.train import objectives
 from dst.train.distributed.mesh import Placement
 from dst.train.objectives import Objective
-from dst.train.state import Network, TrainState, variables
+from dst.train.state import Network, TrainState, variables, weights
 
 Metrics = dict[str, Array]
 
@@ -53,7 +53,11 @@ def make(
       False contains no selection.
     """
 
-    def loss(params: Params, carried: PyTree, batch: Batch, key: Array) -> tuple[Array, PyTree]:
+    def loss(
+        params: Params, opt_state: PyTree, carried: PyTree, batch: Batch, key: Array
+    ) -> tuple[Array, PyTree]:
+        if opt_state is not None:
+            params = weights(params, opt_state)
         model = network.merge(network.train, params, carried)
         value, metrics = objective.loss(model, batch, key)
         return value, ({"loss": value, **metrics}, variables(model))
@@ -64,10 +68,12 @@ def make(
         seed = jax.random.key(state.opt_state.hyper.seed, impl="threefry2x32")
         keys = jax.random.split(jax.random.fold_in(seed, state.opt_state.count), len(inputs))
 
+        # Topology steps look at the gradients of all weights.
+        whole = topology and tx.packed is not None
+        point = (state.weights, None) if whole else (state.params, state.opt_state)
+
         def micro_step(carried: PyTree, batch: Batch, key: Array) -> tuple[PyTree, PyTree]:
-            grads, (scores, carried) = jax.grad(loss, has_aux=True)(
-                state.params, carried, batch, key
-            )
+            grads, (scores, carried) = jax.grad(loss, has_aux=True)(*point, carried, batch, key)
             return carried, (placement.keep(grads), scores)
 
         def add(so_far: PyTree, part: PyTree) -> tuple[PyTree, None]:
@@ -81,16 +87,19 @@ def make(
         if len(inputs) == 1:
             carried, total = micro_step(state.variables, *first)
         else:
-            scores = jax.eval_shape(loss, state.params, state.variables, *first)[1][0]
-            shapes = (state.params, scores)
+            scores = jax.eval_shape(loss, *point, state.variables, *first)[1][0]
+            shapes = (point[0], scores)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             start = (state.variables, zeros)
             (carried, total), _ = lax.scan(add, start, ((inputs, labels), keys))
         grads, means = jax.tree.map(lambda x: x / len(inputs), total)
         metrics = dict(objectives.measured(objective, means))
 
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, topology=topology)
-        params = optax.apply_updates(state.params, updates)
+        if whole:
+            params, opt_state = tx.retopologise(grads, state.opt_state, state.params)
+        else:
+            updates, opt_state = tx.update(grads, state.opt_state, state.params, topology=topology)
+            params = optax.apply_updates(state.params, updates)
         average = None
         if ema is not None:
             average = optax.incremental_update(params, state.ema, 1 - ema)
@@ -145,7 +154,7 @@ def several(
 def observe(state: TrainState) -> Metrics:
     """The metrics of the masks (:func:`dst.metrics`), and the churn of the last topology step:
     the fraction of active connections that it exchanged."""
-    metrics = dst.metrics(state.opt_state, state.params)
+    metrics = dst.metrics(state.opt_state, state.weights)
     masks = dst.masks(state.opt_state).values()
     active = sum((jnp.sum(m, dtype=jnp.int32) for m in masks), jnp.zeros([], jnp.int32))
     before = active + metrics["dropped"] - metrics["grown"]

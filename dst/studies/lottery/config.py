@@ -134,6 +134,11 @@ class Tickets:
         """Raises ValueError unless the study fits its runs."""
         steps = config.train.steps
         _check_method(config, ("dense",), "The first round trains the dense network.")
+        if config.sparsify.form != "masked":
+            raise ValueError(
+                f"sparsify.form must be 'masked' here, got {config.sparsify.form!r}: rounds rewind "
+                "dense arrays."
+            )
         if any(x.sparsity for x in config.sparsify.overrides.values()):
             raise ValueError(
                 "sparsify.overrides may only leave leaves dense (sparsity 0) here. "

@@ -41,6 +41,8 @@ class Sparsify:
       scale: smupar: the variance of new weights and the learning rate of a layer follow its
         density, so that the best `learning_rate` of an Adam-like optimizer is that of a dense
         network. null: they do not.
+      form: masked: weights and moments are dense arrays with zeros. packed: only active weights,
+        their moments and places are stored, which takes a seventh of the memory at 90 %.
     """
 
     select: str | tuple[str, ...] | None = None
@@ -49,6 +51,7 @@ class Sparsify:
     axes: Mapping[str, str] = field(default_factory=dict)
     initial: Literal["random", "magnitude"] | None = None
     scale: Literal["smupar"] | None = None
+    form: Literal["masked", "packed"] = "masked"
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def make(
         return sum(line.get(f"{name}/{path}", 0) for line in topology)
 
     layers = []
-    for row in dst.rows(state.opt_state, state.params):
+    for row in dst.rows(state.opt_state, state.weights):
         sparse = row.explored is not None
         layers.append(
             {
@@ -74,7 +74,7 @@ def make(
 
 
 def _of_state(state: TrainState) -> dict[str, float]:
-    measured = dst.metrics(state.opt_state, state.params)
+    measured = dst.metrics(state.opt_state, state.weights)
     return {name: float(measured[name]) for name in ("sparsity", "sparsity_model", "explored")}
 
 

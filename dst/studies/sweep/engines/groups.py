@@ -57,6 +57,8 @@ def candidate(trial: Trial, command: Train) -> Candidate:
     state = pieces.begin()
     if len(jax.tree.leaves(state.params)[0].sharding.device_set) > 1:
         raise Different("it lies on several devices")
+    if settings.sparsify.form == "packed":
+        raise Different("its weights are packed")
     with closing(pieces.batches(settings.start.step)) as batches:
         shapes = jax.eval_shape(lambda *x: x, *next(batches))
     return Candidate(trial, pieces, state, shapes)
