@@ -23,6 +23,7 @@ from dst.engine.sparsify import sparsify
 from dst.engine.state import SparsifyState
 from dst.engine.transformation import SparseTransformation
 from dst.forms.blocks import block_matmul
+from dst.forms.deploy import deploy
 from dst.inspect.explain import Explanation, explain
 from dst.inspect.invariants import InvariantError, check_invariants
 from dst.inspect.metrics import compare, explored, masks, metrics, rows, table
@@ -171,6 +172,7 @@ __all__ = [
     "constant",
     "cosine",
     "cubic",
+    "deploy",
     "explain",
     "explored",
     "journey",
