@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from decoder import bench_decoder
+from deploy import bench_deploy
 from packed import bench_packed
 from pruning import bench_pruning
 from timing import heading, interleaved, ratio, show
@@ -349,6 +350,7 @@ def main() -> None:
         + bench_methods(rounds)
         + bench_decoder(rounds)
         + bench_pruning()
+        + bench_deploy(rounds)
         + bench_checkpoints(max(rounds // 3, 5))
         + bench_input(rounds)
         + bench_memory()

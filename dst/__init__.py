@@ -23,6 +23,7 @@ from dst.engine.sparsify import sparsify
 from dst.engine.state import SparsifyState
 from dst.engine.transformation import SparseTransformation
 from dst.forms.blocks import block_matmul
+from dst.forms.deploy import deploy
 from dst.inspect.explain import Explanation, explain
 from dst.inspect.invariants import InvariantError, check_invariants
 from dst.inspect.metrics import compare, explored, masks, metrics, rows, table
@@ -74,6 +75,8 @@ if TYPE_CHECKING:  # what `__getattr__` loads, for type checkers and editors
     from dst import flops as flops
     from dst import nnx as nnx
     from dst import oneshot as oneshot
+    from dst.io.deployed import load_deployed as load_deployed
+    from dst.io.deployed import save_deployed as save_deployed
     from dst.io.safetensors import load_masks as load_masks
     from dst.io.safetensors import load_weights as load_weights
     from dst.io.safetensors import save_masks as save_masks
@@ -98,9 +101,11 @@ _LAZY = {
     "SparseGPT": "oneshot.sparsegpt",
     "Wanda": "oneshot.wanda",
     "calibrate": "oneshot.calibrate",
+    "load_deployed": "io.deployed",
     "load_masks": "io.safetensors",
     "load_weights": "io.safetensors",
     "prune": "oneshot.prune",
+    "save_deployed": "io.deployed",
     "save_masks": "io.safetensors",
     "save_weights": "io.safetensors",
     "stages": "oneshot.stages",
@@ -171,6 +176,7 @@ __all__ = [
     "constant",
     "cosine",
     "cubic",
+    "deploy",
     "explain",
     "explored",
     "journey",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dst.core import checks
-from dst.core.typing import Array
+from dst.core.typing import Array, ArrayLike
+from dst.forms.condensed import product
+from dst.forms.matrix import Matrix, on_device
 
 
 class PackedNM(NamedTuple):
@@ -87,3 +92,62 @@ def unpack_nm(packed: PackedNM, n: int, m: int) -> Array:
     groups = jnp.zeros((rows // n, m, outputs), packed.values.dtype)
     filled = jnp.put_along_axis(groups, places, packed.values.reshape(shape), 1, inplace=False)
     return filled.reshape(rows // n * m, outputs)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False, repr=False)
+class NMMatrix(Matrix):
+    """An N:M matrix that multiplies: a :class:`PackedNM` with its pattern.
+
+    It is a pytree: ``jax.jit`` takes it as an argument. The product is that of
+    :class:`dst.forms.CondensedMatrix`, with a byte per index. It uses no instructions for 2:4.
+
+    Attributes:
+      packed: of :func:`pack_nm`.
+      n, m: the pattern.
+    """
+
+    packed: PackedNM
+    n: int = field(metadata={"static": True})
+    m: int = field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, outputs = self.packed.values.shape
+        return rows // self.n * self.m, outputs
+
+    @property
+    def dtype(self) -> Any:
+        return self.packed.values.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.packed.values.nbytes + self.packed.indices.nbytes
+
+    def dense(self) -> Array:
+        return unpack_nm(self.packed, self.n, self.m)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        self._fitting(x)
+        groups = np.arange(len(self.packed.values), dtype=np.int32) // self.n
+        return product(jnp.asarray(x), *self.packed, jnp.asarray(groups * self.m))
+
+
+def nm_of(values: np.ndarray, indices: np.ndarray, n: int, m: int) -> NMMatrix:
+    """The matrix of arrays that come from outside.
+
+    Raises:
+      ValueError: arrays that :func:`pack_nm` does not make.
+    """
+    checks.integer("n", n, at_least=1)
+    checks.integer("m", m, at_least=n + 1, at_most=256)
+    if values.ndim != 2 or len(values) % n or indices.shape != values.shape:
+        raise ValueError(
+            f"values and indices must have one shape [{n} * groups, outputs], got "
+            f"{values.shape} and {indices.shape}"
+        )
+    groups = indices.reshape(-1, n, indices.shape[1]).astype(int)
+    rise = (np.diff(groups, axis=1) > 0).all()
+    if indices.dtype != np.uint8 or not rise or groups.max(initial=0) >= m:
+        raise ValueError(f"indices must be uint8, below {m} and rise within a group")
+    return NMMatrix(PackedNM(on_device(values), jnp.asarray(indices)), n, m)

@@ -45,11 +45,11 @@ def save_masks(
             raise ValueError(f"mask {name!r} must be a bool array, got {array.dtype}.")
         arrays[name] = array
     if not packed:
-        _write(path, arrays, {"format": "dst masks"})
+        write_arrays(path, arrays, {"format": "dst masks"})
         return
     shapes = {name: array.shape for name, array in arrays.items()}
     bits = {name: np.packbits(array) for name, array in arrays.items()}
-    _write(path, bits, {_PACKED: json.dumps(shapes)})
+    write_arrays(path, bits, {_PACKED: json.dumps(shapes)})
 
 
 def load_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -59,9 +59,7 @@ def load_masks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       FileNotFoundError: no such file.
       ValueError: a file with arrays that are no masks.
     """
-    arrays = _read(path, "mask")
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
+    arrays, metadata = read_arrays(path, "mask")
     if _PACKED in metadata:
         return _unpacked(path, arrays, metadata[_PACKED])
     for name, array in arrays.items():
@@ -105,7 +103,7 @@ def save_weights(path: str | os.PathLike[str], params: Params) -> None:
     """
     paths, leaves, _ = tree.flatten(tree.parameters(params))
     arrays = {name: np.ascontiguousarray(x) for name, x in zip(paths, leaves, strict=True)}
-    _write(path, arrays, {"format": "dst weights"})
+    write_arrays(path, arrays, {"format": "dst weights"})
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -115,7 +113,7 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       FileNotFoundError: no such file.
       ValueError: a file that is no safetensors file.
     """
-    return _read(path, "weight")
+    return read_arrays(path, "weight")[0]
 
 
 def replaced(params: Params, weights: Mapping[str, np.ndarray]) -> Params:
@@ -144,9 +142,14 @@ def replaced(params: Params, weights: Mapping[str, np.ndarray]) -> Params:
     return treedef.unflatten([jnp.asarray(weights[name]) for name in paths])
 
 
-def _write(
+def write_arrays(
     path: str | os.PathLike[str], arrays: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> None:
+    """Writes arrays and texts to a safetensors file, whole or not at all.
+
+    Raises:
+      OSError: the file could not be written.
+    """
     with whole(path) as part:
         try:
             save_file(arrays, part, metadata=metadata)
@@ -154,10 +157,24 @@ def _write(
             raise OSError(f"{path} was not written: {error}") from error
 
 
-def _read(path: str | os.PathLike[str], kind: str) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: str | os.PathLike[str], kind: str
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and texts of a safetensors file.
+
+    Args:
+      path: of the file.
+      kind: what it holds, for messages.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a file that is no safetensors file.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no {kind} file at {path}.")
     try:
-        return load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+        return load_file(path), metadata
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file: {error}.") from error
