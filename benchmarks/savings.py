@@ -13,6 +13,7 @@ import argparse
 import optax
 from bench import Trainer, initial_params, loss
 from blocks import bench_blocks
+from deploy import bench_deploy
 from packed import bench_packed
 from timing import heading, show
 
@@ -25,7 +26,11 @@ def main() -> None:
     print(heading(rounds))
     plain = Trainer(optax.adam(1e-3))
     batch = plain.x, plain.y
-    show(bench_packed(loss, initial_params, batch, plain, rounds) + bench_blocks(rounds))
+    show(
+        bench_packed(loss, initial_params, batch, plain, rounds)
+        + bench_blocks(rounds)
+        + bench_deploy(rounds)
+    )
 
 
 if __name__ == "__main__":
