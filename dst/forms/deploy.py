@@ -16,7 +16,7 @@ from dst.forms.matrix import DenseMatrix, Matrix, on_device, weights_of
 from dst.forms.nm import NMMatrix, pack_nm
 
 FORMS = ("auto", "condensed", "csr", "dense")
-# Below it the dense product is faster: docs/deploy.md has the figures.
+# Below it the dense product is faster: docs/howto/inference.md has the figures.
 _MIN_SPARSITY = 0.8
 _PATTERN = re.compile(r"(\d{1,3}):(\d{1,3})")
 
