@@ -9,6 +9,7 @@ search over the linear index. All arrays of one call share each counting pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -265,15 +266,25 @@ def _ordered(scores: Array, where: Array | None) -> Array:
 def _search(
     keys: Sequence[Sequence[Array]], counts: list[Array], pools: Sequence[_Pool], passes: int
 ) -> tuple[list[Array], list[Array]]:
-    """Per group the largest t that at least ``counts`` keys reach, and how many reach it.
+    """Per group a t that at least ``counts`` keys reach, and how many reach it: where exactly as
+    many do, any such t, else the largest one.
 
-    Each pass settles two bits of t, from the highest.
+    Each pass settles two bits of t, from the highest. Bits that no key tells apart any more are
+    left at zero.
     """
 
-    def one_pass(i: ArrayLike, state: tuple[list[Array], list[Array]]):
-        shift = jnp.uint32(2 * (passes - 1)) - jnp.uint32(2) * jnp.asarray(i, jnp.uint32)
+    def going(state: tuple[Array, list[Array], list[Array]]) -> Array:
+        i, prefixes, reached = state
+        found = [
+            jnp.all((n == k) & (t > 0)) for n, k, t in zip(reached, counts, prefixes, strict=True)
+        ]
+        return (i < passes) & ~jnp.all(jnp.stack(found))
+
+    def one_pass(state: tuple[Array, list[Array], list[Array]]) -> Any:
+        i, *before = state
+        shift = jnp.uint32(2 * (passes - 1)) - jnp.uint32(2) * i
         prefixes, reached = [], []
-        for members, k, pool, prefix, n in zip(keys, counts, pools, *state, strict=True):
+        for members, k, pool, prefix, n in zip(keys, counts, pools, *before, strict=True):
             candidates = [prefix | (jnp.uint32(digit) << shift) for digit in (1, 2, 3)]
             reaching = pool.totals([[key >= c for key in members] for c in candidates])
             for c, m in zip(candidates, reaching, strict=True):
@@ -281,8 +292,8 @@ def _search(
                 prefix, n = jnp.where(enough, c, prefix), jnp.where(enough, m, n)
             prefixes.append(prefix)
             reached.append(n)
-        return prefixes, reached
+        return i + jnp.uint32(1), prefixes, reached
 
     start = [jnp.zeros_like(k, dtype=jnp.uint32) for k in counts]
     everything = [jnp.full_like(k, p.size) for k, p in zip(counts, pools, strict=True)]
-    return lax.fori_loop(0, passes, one_pass, (start, everything))
+    return lax.while_loop(going, one_pass, (jnp.uint32(0), start, everything))[1:]
