@@ -121,6 +121,41 @@ def decoder(width: int, layers: int, block: int = 64, sparsity: float = 0.9) -> 
     return {"dense": make(False), "blocks": make(True)}
 
 
+class Scanned(nnx.Module):
+    """Equal layers in a row, as one scan."""
+
+    def __init__(self, layers: int, width: int, rngs: nnx.Rngs):
+        make = nnx.vmap(lambda rngs: nnx.Linear(width, width, rngs=rngs))
+        self.layers = make(rngs.split(layers))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def apply(x: jax.Array, layer: Any) -> jax.Array:
+            return jax.nn.relu(layer(x))
+
+        run = nnx.scan(apply, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        result: jax.Array = run(x, self.layers)
+        return result
+
+
+def scanned(layers: int = 8, width: int = 1024, block: int = 64) -> dict[str, Step]:
+    """Steps of equal layers, dense and block-sparse at 90 %."""
+
+    def make(replace: bool) -> Step:
+        model = Scanned(layers, width, nnx.Rngs(0))
+        if replace:
+            dst.nnx.replace_linear(model, None, block, 0.9)
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        x = jax.random.normal(jax.random.key(0), (128, width))
+
+        def loss(params: Any, rest: Any, x: jax.Array) -> jax.Array:
+            rest = jax.tree.map(lambda x: x, rest)  # variables of this level of tracing, for `scan`
+            return ((nnx.merge(graph, params, rest)(x) - x) ** 2).mean()
+
+        return Step(loss, params, rest, x)
+
+    return {"dense": make(False), "blocks": make(True)}
+
+
 def _compared(runs: dict[str, Step], rounds: int) -> tuple[str, str]:
     seconds = interleaved(runs, rounds)
     faster = f"{ratio(seconds, 'dense', 'blocks'):.2f}"
@@ -135,6 +170,9 @@ def bench_blocks(rounds: int) -> list[tuple[str, str, str]]:
         name = f"feed-forward {WIDTH}-{HIDDEN}-{WIDTH}, batch {BATCH}, {sparsity:.0%}, b = {block}"
         rows.append((f"{name}: dense / blocks", faster, f"at least {goal}"))
         rows.append(("  peak memory, blocks / dense", peak, ""))
+    faster, peak = _compared(scanned(), rounds)
+    rows.append(("8 scanned layers of 1024, batch 128, 90%, b = 64: dense / blocks", faster, ""))
+    rows.append(("  peak memory, blocks / dense", peak, "at most 0.30"))
     for width, layers, goal in DECODERS:
         faster, peak = _compared(decoder(width, layers), rounds)
         name = f"decoder {width} wide, {layers} layers, {TOKENS} tokens, 90%, b = 64"
