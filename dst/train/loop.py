@@ -33,7 +33,7 @@ from dst.train.records.costs import RunCosts
 from dst.train.records.loggers import Loggers
 from dst.train.setup import Setup
 from dst.train.step import missed_topology_step, observe
-from dst.train.work import Loop, Work, drive
+from dst.train.work import Alone, Loop, Work, drive, update
 
 __all__ = ["Diverged", "Stopped", "finish", "resume", "resuming", "train", "training"]
 
@@ -195,7 +195,8 @@ def _run(
                 except Diverged as error:
                     writer.wait()
                     before = at.step
-                    at.step, at.state = rollback.to(error, at.state)
+                    at.step, state = rollback.to(error, at.state)
+                    at.held = Alone(state)
                     at.drawn -= before - error.step  # the first batch after the bad one
                     loggers.rewind(at.step)
             writer.finish()
@@ -255,6 +256,7 @@ def _steps(
         return scheduled or step == stop or step in snapshots
 
     forward_cost = jax.jit(costs.costs.metrics)
+    one, several = update(pieces.step), update(pieces.steps)
 
     watch = Watch(settings.on_nonfinite, at.state)
     scheduled = sum(map(pieces.fires, range(at.step)))  # topology steps, skipped ones included
@@ -266,14 +268,14 @@ def _steps(
         topology, scheduled = fires or missed, scheduled + fires
         if topology or most == 1:
             n, batch = 1, next(batches)
-            at.state, metrics = yield Work(
-                partial(pieces.step, at.state, *batch, topology=topology), writer.wait
+            at.held, metrics = yield Work(
+                partial(one, at.held, *batch, topology=topology), writer.wait
             )
             losses = metrics["loss"]
         else:
             n = _uninterrupted(at.step, most, pauses)
-            at.state, metrics, losses = yield Work(
-                partial(pieces.steps, at.state, *batches.take(n), n=n), writer.wait
+            at.held, metrics, losses = yield Work(
+                partial(several, at.held, *batches.take(n), n=n), writer.wait
             )
         watch.add(range(at.step + 1, at.step + 1 + n), losses, metrics)
         at.step, at.drawn = at.step + n, at.drawn + n
