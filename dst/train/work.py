@@ -1,4 +1,4 @@
-"""The training loop as a generator: it yields optimizer updates and receives their results.
+"""The training loop as a generator: it yields what is to be done and receives the results.
 
 So whoever drives a loop decides how updates are computed, and where the state lies between them.
 :func:`drive` calls the compiled step of the run. The vectorised engine of sweeps drives several
@@ -34,20 +34,30 @@ class Alone(NamedTuple):
 Result = tuple[Held, Metrics] | tuple[Held, Metrics, Array]
 
 
-class Work(NamedTuple):
-    """What the training loop wants next.
+class Update(NamedTuple):
+    """One update, or several.
 
     Attributes:
       call: of ``Setup.step`` or ``Setup.steps`` as :func:`update` has it; returns a
         :data:`Result`. Positional: the held state, inputs, labels. By keyword: ``topology`` of
         ``step``, or ``n`` of ``steps``.
-      settle: returns when no checkpoint of the run is being written. Orbax can write one checkpoint
-        per process at a time, so a driver of several loops calls it before it continues another.
     """
 
     call: partial[Any]
-    settle: Callable[[], None]
 
+
+class Wait(NamedTuple):
+    """Something that takes time and changes no state: a driver of several loops continues the
+    others first.
+
+    Attributes:
+      call: returns when it is done; its result is sent.
+    """
+
+    call: Callable[[], Any]
+
+
+Work = Update | Wait
 
 # Receives the result of each call, and returns the figures of the run.
 Loop = Generator[Work, Any, dict[str, Any] | None]

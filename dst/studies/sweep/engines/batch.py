@@ -22,7 +22,7 @@ from dst.train.data.stream import Placed
 from dst.train.setup import Setup
 from dst.train.state import TrainState
 from dst.train.step import Metrics
-from dst.train.work import Held, Result, Work
+from dst.train.work import Held, Result, Update, Work
 
 Shapes = tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]  # of inputs and labels
 Arguments = tuple[Held, Placed, Placed]
@@ -121,17 +121,26 @@ class Program:
         self._one = jax.jit(self._together, static_argnames="topology", donate_argnames="state")
         self._several = jax.jit(self._together_several, donate_argnames="state")
 
-    def results(self, work: Mapping[int, Work]) -> dict[int, Result | Exception]:
-        """The results of the calls that trials want; together for those that want the same.
+    def results(self, work: Mapping[int, Work]) -> dict[int, Any]:
+        """The results of what trials want; updates together for those that want the same.
 
-        Where the program fails, the result is its exception.
+        Where a call fails, the result is its exception.
         """
-        results: dict[int, Result | Exception] = {}
-        keywords = {i: x.call.keywords for i, x in work.items()}
-        for key in {tuple(x.items()): x for x in keywords.values()}.values():
-            trials = sorted(i for i in work if keywords[i] == key)
+        updates = {i: x.call for i, x in work.items() if isinstance(x, Update)}
+        results = self._updated(updates)
+        for i in work.keys() - updates:
+            try:
+                results[i] = work[i].call()
+            except Exception as error:
+                results[i] = error
+        return results
+
+    def _updated(self, updates: Mapping[int, partial[Any]]) -> dict[int, Any]:
+        results: dict[int, Any] = {}
+        for key in {tuple(x.keywords.items()): x.keywords for x in updates.values()}.values():
+            trials = sorted(i for i, x in updates.items() if x.keywords == key)
             program = self._one if "topology" in key else self._several
-            calls = [work[i].call.args for i in trials]
+            calls = [updates[i].args for i in trials]
             try:
                 values = self._call(partial(program, **key), trials, calls)
                 results |= zip(trials, values, strict=True)

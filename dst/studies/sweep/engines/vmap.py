@@ -177,10 +177,10 @@ class BatchedTrial:
         self._ended = False
 
     def advance(self, result: Result | Exception | None) -> Work | None:
-        """Continues the training loop until it wants an update.
+        """Continues the training loop until it wants something.
 
         Args:
-          result: of the last update, or the exception that it raised; None: there was none.
+          result: of what it wanted, or the exception that it raised; None: there was none.
 
         Returns:
           What the loop wants. None: the trial has ended, and the storage knows how.
@@ -194,9 +194,7 @@ class BatchedTrial:
                     self._loop.close()
                     end = self._trial.assignment.pruned
                 else:
-                    work = self._send(result)
-                    work.settle()
-                    return work
+                    return self._send(result)
         except StopIteration as stop:
             end = stop.value
         except OSError as error:  # of the log
@@ -238,10 +236,12 @@ def _loop(candidate: Candidate) -> Generator[Work, Any, Callable[[], None]]:
         if (trial.run / run_dir.SUMMARY).is_file():
             return trial.conclude
         if trial.started:
-            yield from loop.resuming(trial.run, make=make, report=write_report)
+            yield from loop.resuming(trial.run, make=make, report=write_report, donated=False)
         else:
             settings = candidate.pieces.config
-            yield from loop.training(settings, trial.run, make=make, report=write_report)
+            yield from loop.training(
+                settings, trial.run, make=make, report=write_report, donated=False
+            )
     except signals.Stopped as reason:
         print(reason)
         return trial.assignment.release
