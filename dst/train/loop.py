@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import dst
@@ -263,7 +262,6 @@ def _steps(
         scheduled = any(step % n == 0 for n in every) or pieces.fires(step)
         return scheduled or step == stop or step in snapshots
 
-    forward_cost = jax.jit(costs.costs.metrics)
     one, several = update(pieces.step), update(pieces.steps)
 
     watch = Watch(settings.on_nonfinite, at.state)
@@ -299,7 +297,7 @@ def _steps(
         if at.step % eval_every == 0 or at.step == settings.steps or (saves and settings.keep_best):
             scores = pieces.evaluate(at.state)
             watch.check({at.step: scores["loss"]})
-            cost = forward_cost(at.state.opt_state)
+            cost = costs.forward(at.state.opt_state)
             loggers.log(at.step, "eval", scores | observe(at.state) | cost)
             rank = score(scores)
         if at.step in snapshots:  # before the checkpoint: a resumed run starts after this step

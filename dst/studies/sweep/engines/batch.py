@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -36,11 +37,13 @@ class Trace(NamedTuple):
 
     Attributes:
       state: shapes of the training state.
+      batch: shapes of inputs and labels.
       steps: by whether it is a topology step; no entry for True where a run has none.
       out: structure of the results.
     """
 
     state: TrainState
+    batch: Shapes
     steps: dict[bool, ClosedJaxpr]
     out: PyTreeDef
 
@@ -62,11 +65,13 @@ def trace(pieces: Setup, state: TrainState, batch: Shapes, rows: int) -> Trace:
         for topology in (False, True)[: 1 + has_topology_steps]
     }
     steps = {topology: x.jaxpr for topology, x in traced.items()}
-    return Trace(shapes, steps, jax.tree.structure(traced[False].out_info))
+    return Trace(shapes, batch, steps, jax.tree.structure(traced[False].out_info))
 
 
 def compare(one: Trace, other: Trace) -> None:
     """Raises Different unless the runs can share a program."""
+    if one is other:
+        return
     if one.steps.keys() != other.steps.keys():
         raise Different("one has topology steps, the other has none")
     if one.state != other.state:
@@ -112,14 +117,16 @@ class Program:
     def __init__(self, traces: Sequence[Trace]):
         first = traces[0]
         self._count, self._rows, self._out = len(traces), rows(first.state), first.out
-        self._merged = {t: merge.merged([x.steps[t] for x in traces]) for t in first.steps}
-        for other in traces[1:]:
+        for other in {id(x): x for x in traces}.values():
             compare(first, other)
+        self._merged = {t: merge.merged([x.steps[t] for x in traces]) for t in first.steps}
         self._state: TrainState | None = None  # of all trials
         self._held: dict[int, Row] = {}  # what their loops got
         self._hyper: dict[int, Hyper] = {}  # theirs, with tables of their own length
         self._one = jax.jit(self._together, static_argnames="topology", donate_argnames="state")
         self._several = jax.jit(self._together_several, donate_argnames="state")
+        self._batch = first.batch
+        self._ahead: Future[Any] | None = None  # the compiled topology step
 
     def results(self, work: Mapping[int, Work]) -> dict[int, Any]:
         """The results of what trials want; updates together for those that want the same.
@@ -149,7 +156,7 @@ class Program:
         return results
 
     def _call(
-        self, program: Callable[..., Any], trials: Sequence[int], calls: Sequence[Arguments]
+        self, program: Any, trials: Sequence[int], calls: Sequence[Arguments]
     ) -> list[Result]:
         for trial, (held, *_) in zip(trials, calls, strict=True):
             if held is not self._held.get(trial):  # it begins, resumes or has rolled back
@@ -157,10 +164,30 @@ class Program:
         padded = self._padded(trials)
         batches = [x[1:] for x in calls] + [calls[0][1:]] * (len(padded) - len(trials))
         places = None if len(trials) == self._count else self._places(trials, padded)
-        self._state, figures = program(self._columns(padded), self._state, places, batches)
+        columns = self._columns(padded)
+        if self._ahead is None and places is None and self._at_once:
+            self._ahead = self._compiling(columns)
+        if places is None and self._ahead is not None and program.keywords.get("topology"):
+            program = self._ahead.result()
+        self._state, figures = program(columns, self._state, places, batches)
         for trial in trials:
             self._held[trial] = Row(partial(self._row, trial))
         return [(self._held[i], *own) for i, own in zip(trials, figures, strict=False)]
+
+    @cached_property
+    def _at_once(self) -> bool:
+        """Whether there are topology steps, at the same steps in all trials."""
+        times = {(int(x.first), int(x.every), int(x.last)) for x in self._hyper.values()}
+        return True in self._merged and len(times) == 1
+
+    def _compiling(self, columns: Rows) -> Future[Any]:
+        """The topology step of all trials, compiled while the first program compiles and runs."""
+        batches = [self._batch] * self._count
+        lowered = self._one.lower(columns, self._state, None, batches, topology=True)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="compile")
+        future = thread.submit(lowered.compile)
+        thread.shutdown(wait=False)
+        return future
 
     def _enter(self, trial: int, state: TrainState) -> None:
         """Writes the state of a trial into its row."""
@@ -237,7 +264,7 @@ def _with_hyper(state: TrainState, hyper: Hyper) -> TrainState:
     return state._replace(opt_state=state.opt_state._replace(hyper=hyper))
 
 
-def _at(tree: PyTree, i: Array | int) -> PyTree:
+def _at(tree: PyTree, i: Array | np.ndarray | int) -> PyTree:
     return jax.tree.map(lambda x: x[i], tree)
 
 

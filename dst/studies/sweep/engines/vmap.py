@@ -117,7 +117,8 @@ class Vectorised:
     ) -> tuple[list[list[Candidate]], list[Assignment]]:
         """Batches of trials that share a program, and the trials that are in none."""
         alone: list[tuple[str, Assignment]] = []
-        candidates = []
+        candidates: list[Candidate] = []
+        made: dict[str, Setup] = {}
 
         def alive() -> None:
             show()
@@ -127,7 +128,7 @@ class Vectorised:
         for trial in trials:
             alive()
             try:
-                candidates.append(groups.candidate(trial, self._command))
+                candidates.append(groups.candidate(trial, self._command, made))
             except (Different, ConfigError) as error:  # of an error, processes say more
                 alone.append((str(error), trial.assignment))
         compatible = groups.grouped(candidates, alive)
