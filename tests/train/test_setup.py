@@ -28,7 +28,9 @@ def test_pieces_of_another_seed_share_what_is_compiled_and_begin_as_their_own(me
 
 
 def test_what_recalibrates_follows_the_seed(tmp_path):
-    settings = small(tmp_path, "train.recalibrate=2", "model={name: convnet, channels: [4], norm: batch}")
+    settings = small(
+        tmp_path, "train.recalibrate=2", "model={name: convnet, channels: [4], norm: batch}"
+    )
     one = setup.make(settings)
     other = replace(settings, seed=7)
     shared, own = one.seeded(other), setup.make(other)

@@ -28,7 +28,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from dst.core.files import flush, write_json
+from dst.core.files import check_space, flush, write_json
 from dst.core.text import short
 from dst.core.typing import PyTree
 from dst.train.distributed import processes
@@ -147,19 +147,8 @@ class Writer:
     def _prepare(self) -> None:
         for left_over in self.where.glob("*.part"):  # of saves that failed or were killed
             shutil.rmtree(left_over, ignore_errors=True)
-        self._check_space()
-
-    def _check_space(self) -> None:
-        """Raises OSError if the disk has no space for another checkpoint like the newest."""
-        if not (there := steps(self.where)):
-            return
-        files = list(directory(self.where, there[-1]).rglob("*"))
-        size, disk = sum(512 * p.stat().st_blocks for p in files), os.statvfs(self.where)
-        if size > (free := disk.f_bavail * disk.f_frsize):
-            raise OSError(f"no space left: {size} bytes needed, {free} free")
-        # Some file systems have no limit, and say that they have no inodes.
-        if disk.f_files and len(files) > disk.f_favail:
-            raise OSError(f"no inodes left: {len(files)} files needed, {disk.f_favail} free")
+        if there := steps(self.where):
+            check_space(directory(self.where, there[-1]))
 
     def _finish(
         self,

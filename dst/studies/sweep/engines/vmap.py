@@ -2,7 +2,8 @@
 
 The training loop of each trial is a generator (:mod:`dst.train.work`). The engine continues one
 after the other until each wants an update, computes all these updates together, and sends each
-trial its own result. All else is the trial's own: input, records, evaluation, checkpoints, its end.
+trial its own result. The states lie together between updates. All else is the trial's own: input,
+records, evaluation, checkpoints, its end.
 """
 
 from __future__ import annotations
