@@ -11,11 +11,12 @@ from dst.train import setup
 from tests.training import assert_same, batch, small
 
 
-@pytest.mark.parametrize("method", ["rigl", "sr-ste"])
-def test_pieces_of_another_seed_share_what_is_compiled_and_begin_as_their_own(method, tmp_path):
-    changes = [] if method == "rigl" else ["method={name: sr-ste, n: 2, m: 4}"]
-    one = setup.make(small(tmp_path, *changes))
-    other = replace(small(tmp_path, *changes), seed=7, name="other")
+@pytest.mark.parametrize(
+    "change", ["method.name=rigl", "method={name: sr-ste, n: 2, m: 4}", "sparsify.form=packed"]
+)
+def test_pieces_of_another_seed_share_what_is_compiled_and_begin_as_their_own(change, tmp_path):
+    one = setup.make(small(tmp_path, change))
+    other = replace(small(tmp_path, change), seed=7, name="other")
     shared, own = one.seeded(other), setup.make(other)
     assert shared.config == own.config and shared.config.seed == 7
     assert shared.step is one.step and shared.evaluate is one.evaluate
