@@ -78,3 +78,14 @@ def flush(*paths: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
+
+
+def check_space(path: Path) -> None:
+    """Raises OSError unless the disk has space for another directory like this one, beside it."""
+    files, disk = list(path.rglob("*")), os.statvfs(path.parent)
+    size = sum(512 * p.stat().st_blocks for p in files)
+    if size > (free := disk.f_bavail * disk.f_frsize):
+        raise OSError(f"no space left: {size} bytes needed, {free} free")
+    # Some file systems have no limit, and say that they have no inodes.
+    if disk.f_files and len(files) > disk.f_favail:
+        raise OSError(f"no inodes left: {len(files)} files needed, {disk.f_favail} free")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from dst.report.words import count, percent, shape
 
 def fill(template: str, **values: Any) -> str:
     """A template's HTML. Every name in it needs a value; values are escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    """Where templates are, compiled once."""
     environment = Environment(
         loader=PackageLoader("dst.report", "."),
         autoescape=True,
@@ -21,7 +28,7 @@ def fill(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "count": count, "shape": shape}
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def write(path: Path, text: str) -> None:

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 import dst
@@ -33,7 +32,7 @@ from dst.train.records.costs import RunCosts
 from dst.train.records.loggers import Loggers
 from dst.train.setup import Setup
 from dst.train.step import missed_topology_step, observe
-from dst.train.work import Loop, Work, drive
+from dst.train.work import Alone, Loop, Update, Wait, Work, drive, update
 
 __all__ = ["Diverged", "Stopped", "finish", "resume", "resuming", "train", "training"]
 
@@ -79,15 +78,21 @@ def training(
     until: int | None = None,
     make: Make | None = None,
     report: Report | None = None,
+    donated: bool = True,
 ) -> Loop:
-    """:func:`train` as a generator, for a driver of several runs."""
+    """:func:`train` as a generator, for a driver of several runs.
+
+    Args:
+      config, where, overwrite, until, make, report: as in :func:`train`.
+      donated: whether an update takes the buffers of the state that the loop holds.
+    """
     processes.join(config.hosts)
     processes.decided(lambda: run_dir.check_free(where, overwrite))
     pieces = (make or setup.make)(config)
     kept, files = enclosed(pieces.config)
     new = partial(run_dir.create, where, dump(kept), overwrite, files)
     with processes.held(new), signals.caught() as request:
-        return (yield from _run(pieces, where, None, until, request, report))
+        return (yield from _run(pieces, where, None, until, request, report, donated))
 
 
 def resume(
@@ -118,8 +123,9 @@ def resuming(
     until: int | None = None,
     make: Make | None = None,
     report: Report | None = None,
+    donated: bool = True,
 ) -> Loop:
-    """:func:`resume` as a generator, for a driver of several runs."""
+    """:func:`resume` as a generator, for a driver of several runs; see :func:`training`."""
     run_dir.check_run(where)
     processes.join(load(where / run_dir.CONFIG, overrides).hosts)
     with processes.held(partial(run_dir.lock, where)), signals.caught() as request:
@@ -139,7 +145,7 @@ def resuming(
         if overrides:  # they are saved only once the checkpoint is known to fit them
             text = dump(enclosed(pieces.config)[0])
             processes.decided(lambda: write(where / run_dir.CONFIG, text))
-        return (yield from _run(pieces, where, point, until, request, report))
+        return (yield from _run(pieces, where, point, until, request, report, donated))
 
 
 def finish(config: Config, where: Path) -> dict[str, Any]:
@@ -167,6 +173,7 @@ def _run(
     until: int | None,
     request: signals.Request,
     report: Report | None,
+    donated: bool,
 ) -> Loop:
     """Trains until the end, a signal, or a divergence that no rollback can undo."""
     start_time, settings = time.perf_counter(), pieces.config.train
@@ -177,7 +184,7 @@ def _run(
     rollback = Rollback(settings.on_nonfinite, checkpoints)
     with (
         CompileTime() as compiling,
-        checkpoint.Writer(checkpoints, settings.keep, settings.keep_best) as writer,
+        checkpoint.Writer(checkpoints, settings.keep, settings.keep_best, donated) as writer,
     ):
         if new := at is None:
             at = first(pieces, where)
@@ -195,10 +202,11 @@ def _run(
                 except Diverged as error:
                     writer.wait()
                     before = at.step
-                    at.step, at.state = rollback.to(error, at.state)
+                    at.step, state = rollback.to(error, at.state)
+                    at.held = Alone(state)
                     at.drawn -= before - error.step  # the first batch after the bad one
                     loggers.rewind(at.step)
-            writer.finish()
+            yield Wait(writer.finish)
             if at.step < stop:
                 raise Stopped(f"stopped by {request.name} after step {at.step} of {stop}")
             if stop < settings.steps:
@@ -254,7 +262,7 @@ def _steps(
         scheduled = any(step % n == 0 for n in every) or pieces.fires(step)
         return scheduled or step == stop or step in snapshots
 
-    forward_cost = jax.jit(costs.costs.metrics)
+    one, several = update(pieces.step), update(pieces.steps)
 
     watch = Watch(settings.on_nonfinite, at.state)
     scheduled = sum(map(pieces.fires, range(at.step)))  # topology steps, skipped ones included
@@ -266,15 +274,12 @@ def _steps(
         topology, scheduled = fires or missed, scheduled + fires
         if topology or most == 1:
             n, batch = 1, next(batches)
-            at.state, metrics = yield Work(
-                partial(pieces.step, at.state, *batch, topology=topology), writer.wait
-            )
+            at.held, metrics = yield Update(partial(one, at.held, *batch, topology=topology))
             losses = metrics["loss"]
         else:
             n = _uninterrupted(at.step, most, pauses)
-            at.state, metrics, losses = yield Work(
-                partial(pieces.steps, at.state, *batches.take(n), n=n), writer.wait
-            )
+            taken = batches.take(n)
+            at.held, metrics, losses = yield Update(partial(several, at.held, *taken, n=n))
         watch.add(range(at.step + 1, at.step + 1 + n), losses, metrics)
         at.step, at.drawn = at.step + n, at.drawn + n
 
@@ -292,7 +297,7 @@ def _steps(
         if at.step % eval_every == 0 or at.step == settings.steps or (saves and settings.keep_best):
             scores = pieces.evaluate(at.state)
             watch.check({at.step: scores["loss"]})
-            cost = forward_cost(at.state.opt_state)
+            cost = costs.forward(at.state.opt_state)
             loggers.log(at.step, "eval", scores | observe(at.state) | cost)
             rank = score(scores)
         if at.step in snapshots:  # before the checkpoint: a resumed run starts after this step

@@ -24,6 +24,7 @@ from dst.train.step import Metrics, finite, kept
 
 ROLLBACKS = 3  # from one checkpoint, without reaching the next
 SKIPS = 20  # in a row: the run does not learn any more
+_finite = jax.jit(finite)  # one call, instead of several for every array
 
 
 class Diverged(RuntimeError):
@@ -88,9 +89,9 @@ class Watch:
 
     def check_weights(self, step: int, state: TrainState) -> None:
         """Raises Diverged unless all weights are finite, and what the optimizer keeps of them."""
-        if not finite((state.params, state.variables)):
+        if not _finite((state.params, state.variables)):
             raise Diverged(step, f"weights are not finite after step {step}.")
-        if not finite((kept(state.opt_state), state.ema)):
+        if not _finite((kept(state.opt_state), state.ema)):
             raise Diverged(
                 step,
                 f"moments, latent weights or averages are not finite after step {step}, although "

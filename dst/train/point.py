@@ -17,6 +17,7 @@ from dst.train.distributed import processes
 from dst.train.records import checkpoint, fallback, run_dir, summary
 from dst.train.setup import Setup
 from dst.train.state import TrainState
+from dst.train.work import Alone, Held
 
 
 @dataclass
@@ -25,15 +26,20 @@ class Point:
 
     Attributes:
       step: optimizer updates done.
-      state: after them. Nothing else may hold it: the next step donates its buffers.
+      held: the training state after them.
       drawn: batches drawn so far; more than ``step`` after a rollback, which skips batches.
       config: that the run is trained with, as plain data.
     """
 
     step: int
-    state: TrainState
+    held: Held
     drawn: int
     config: Mapping[str, Any]
+
+    @property
+    def state(self) -> TrainState:
+        """The training state, to look at; see :class:`dst.train.work.Held`."""
+        return self.held.state
 
     @property
     def position(self) -> dict[str, Any]:
@@ -53,7 +59,7 @@ def first(pieces: Setup, where: Path) -> Point:
     save_arrays(where / run_dir.MASKS_INITIAL, dst.save_masks, dst.masks(state.opt_state))
     if start in pieces.config.train.snapshot_steps():
         save_arrays(where / run_dir.weights(start), dst.save_weights, state.weights)
-    return Point(start, state, start, to_dict(enclosed(pieces.config)[0]))
+    return Point(start, Alone(state), start, to_dict(enclosed(pieces.config)[0]))
 
 
 class Saved(NamedTuple):
@@ -126,7 +132,7 @@ def restored(pieces: Setup, where: Path, step: int) -> Point:
         raise setup.SetupError(_OTHER_SCHEDULE)
     print(f"resuming at step {step} of {steps}")
     drawn = checkpoint.position(checkpoints, step)["drawn"]
-    return Point(step, state, drawn, to_dict(enclosed(pieces.config)[0]))
+    return Point(step, Alone(state), drawn, to_dict(enclosed(pieces.config)[0]))
 
 
 _OTHER_SCHEDULE = (

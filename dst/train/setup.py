@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import cache, partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -50,6 +51,8 @@ class Setup(NamedTuple):
         the other to judge by.
       costs: what the run costs beside a dense one; from a trace of the network.
       test_labels: how many labels the test set has; scores are means over them.
+      seeded: the pieces for a config that differs in seed and name only. Data, network and compiled
+        functions are shared: to them, the seed is data.
     """
 
     config: Config
@@ -65,6 +68,7 @@ class Setup(NamedTuple):
     evaluate_halves: Callable[[TrainState], tuple[Scores, ...]]
     costs: Callable[[], costs.RunCosts]
     test_labels: int
+    seeded: Callable[[Config], Setup]
 
 
 def make(config: Config) -> Setup:
@@ -94,16 +98,16 @@ def _make(config: Config) -> Setup:
     pinned = replace(config.data.value, **dataset.identity)
     objective = objectives.chosen(config.objective, dataset)
 
-    def build() -> nnx.Module:
-        return state.network(config.model, dataset.shape, dataset.classes, config.seed)
+    def build(seed: int) -> nnx.Module:
+        return state.network(config.model, dataset.shape, dataset.classes, seed)
 
-    def initial() -> nnx.Module:
-        model = build()
+    def initial(seed: int) -> nnx.Module:
+        model = build(seed)
         if weights is not None:
             nnx.update(model, safetensors.replaced(nnx.state(model, nnx.Param), weights))
         return model
 
-    model = nnx.eval_shape(build)
+    model = nnx.eval_shape(partial(build, config.seed))
     parts = config.optimizer.value.accumulate
     placement = mesh.placement(config.mesh, size, parts, model)
     shapes = state.parameters(model)
@@ -112,19 +116,23 @@ def _make(config: Config) -> Setup:
     weights = dst.load_weights(start.weights) if start.weights else None
     if weights is not None:
         safetensors.replaced(shapes, weights)  # refused before anything is written
-    tx = dst.sparsify(
-        optimizer.make(config.optimizer, steps, stacked, start.step),
-        config.rule(),
-        seed=config.seed,
-        select=config.sparsify.select,
-        overrides={k: {"sparsity": v.sparsity} for k, v in config.sparsify.overrides.items()},
-        stacked={**stacked, **config.sparsify.stacked},
-        axes=config.sparsify.axes,
-        roles=dst.roles(model),
-        initial=dst.load_masks(start.masks) if start.masks else config.sparsify.initial,
-        scale=config.sparsify.scale,
-        form=config.sparsify.form,
-    )
+
+    def transformation(seed: int) -> dst.SparseTransformation:
+        return dst.sparsify(
+            optimizer.make(config.optimizer, steps, stacked, start.step),
+            config.rule(),
+            seed=seed,
+            select=config.sparsify.select,
+            overrides={k: {"sparsity": v.sparsity} for k, v in config.sparsify.overrides.items()},
+            stacked={**stacked, **config.sparsify.stacked},
+            axes=config.sparsify.axes,
+            roles=dst.roles(model),
+            initial=dst.load_masks(start.masks) if start.masks else config.sparsify.initial,
+            scale=config.sparsify.scale,
+            form=config.sparsify.form,
+        )
+
+    tx = transformation(config.seed)
     if tx.packed is not None and ema is not None:
         raise ValueError(
             "optimizer.ema must be null where sparsify.form is packed: an average over several "
@@ -132,9 +140,10 @@ def _make(config: Config) -> Setup:
         )
     rate = optimizer.learning_rate(config.optimizer.value, steps, start.step)
 
-    def begin() -> TrainState:
+    def begin(seed: int) -> TrainState:
+        tx = transformation(seed)
         with mesh.host():
-            model = initial()
+            model = initial(seed)
             params = state.parameters(model)
             if weights is None:
                 params = dst.scale_init(params, tx)
@@ -146,33 +155,37 @@ def _make(config: Config) -> Setup:
 
     shape = (parts, size // parts)
 
-    def batches(count: int) -> stream.Batches:
-        return stream.Batches(
-            dataset, config.seed, shape, placement.batch, count, config.train.most_per_call()
-        )
+    def batches(seed: int, count: int) -> stream.Batches:
+        most = config.train.most_per_call()
+        return stream.Batches(dataset, seed, shape, placement.batch, count, most)
 
     plan = tx.plan(shapes)
     memory.check(jax.eval_shape(sized, shapes, state.variables(model)))
     one = jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype)
 
-    def calibration() -> Iterator[Array]:
-        with closing(batches(0)) as reader:
+    def calibration(seed: int) -> Iterator[Array]:
+        with closing(batches(seed, 0)) as reader:
             for inputs, _ in islice(reader, config.train.recalibrate):
                 yield from inputs
 
     normalised = bool(jax.tree.leaves(nnx.state(model, nnx.BatchStat)))
-    recalibrate = calibration if normalised and config.train.recalibrate else None
 
-    def judged(first: int = 0, every: int = 1) -> Callable[[TrainState], Scores]:
+    def judge(first: int = 0, every: int = 1) -> Callable[[int], Callable[[TrainState], Scores]]:
+        """The evaluation of some test examples, by seed: it chooses what recalibrates."""
+
         def test() -> Iterator[tuple[Array, Array]]:
             for inputs, labels in stream.testing(dataset):
                 yield placement.spread((inputs[first::every], labels[first::every]))
 
         # What fits into memory is put on the devices once.
         kept = None if dataset.threads else list(test())
-        return evaluation.make(
-            network, objective, test if kept is None else lambda: kept, recalibrate
-        )
+        read = test if kept is None else lambda: kept
+        if normalised and config.train.recalibrate:
+            return lambda seed: evaluation.make(
+                network, objective, read, partial(calibration, seed)
+            )
+        evaluate = evaluation.make(network, objective, read)
+        return lambda seed: evaluate
 
     one_update = step.make(
         network,
@@ -183,23 +196,28 @@ def _make(config: Config) -> Setup:
         placement,
         skip=config.train.on_nonfinite == "skip",
     )
-    each = [judged(i, 2) for i in (0, 1)]
+    several_updates = step.several(one_update)
+    whole, each = judge(), [judge(i, 2) for i in (0, 1)]
+    measured = cache(partial(costs.measure, model, one, plan, steps))
+    test_labels = len(dataset.test) * dataset.test.take(np.zeros(1, int))[1].size
 
-    def halves(now: TrainState) -> tuple[Scores, ...]:
-        return tuple(evaluate(now) for evaluate in each)
+    def seeded(config: Config) -> Setup:
+        halves = [evaluate(config.seed) for evaluate in each]
+        return Setup(
+            config=replace(config, data=replace(config.data, value=pinned)),
+            labels=objectives.learned(config.objective, dataset.objective),
+            plan=plan,
+            notes=placement.notes,
+            fires=tx.fires,
+            begin=partial(begin, config.seed),
+            batches=partial(batches, config.seed),
+            step=one_update,
+            steps=several_updates,
+            evaluate=whole(config.seed),
+            evaluate_halves=lambda now: tuple(evaluate(now) for evaluate in halves),
+            costs=measured,
+            test_labels=test_labels,
+            seeded=seeded,
+        )
 
-    return Setup(
-        config=replace(config, data=replace(config.data, value=pinned)),
-        labels=objectives.learned(config.objective, dataset.objective),
-        plan=plan,
-        notes=placement.notes,
-        fires=tx.fires,
-        begin=begin,
-        batches=batches,
-        step=one_update,
-        steps=step.several(one_update),
-        evaluate=judged(),
-        evaluate_halves=halves,
-        costs=lambda: costs.measure(model, one, plan, steps),
-        test_labels=len(dataset.test) * dataset.test.take(np.zeros(1, int))[1].size,
-    )
+    return seeded(config)

@@ -26,7 +26,7 @@ def test_an_error_of_an_update_closes_the_loop():
 
     def run():
         try:
-            yield work.Work(partial(fail), lambda: None)
+            yield work.Update(partial(fail))
         finally:
             closed.append(True)
 

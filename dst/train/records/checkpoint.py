@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from dst.core.files import flush, write_json
+from dst.core.files import check_space, flush, write_json
 from dst.core.text import short
 from dst.core.typing import PyTree
 from dst.train.distributed import processes
@@ -37,6 +38,7 @@ from dst.train.records.quiet import Quiet, first_line
 _POSITION, _STATE = "position.json", "state"
 # Otherwise threads wait ten minutes for a directory that could not be made.
 _HERE = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+_one_at_a_time = threading.Lock()
 _NAME = re.compile(r"[0-9]{9,}")  # of a checkpoint: its step
 
 
@@ -62,14 +64,18 @@ class Writer:
       where: the directory of all checkpoints.
       keep: how many of the newest stay.
       keep_best: how many stay beside them for their score.
+      donated: whether the caller donates a state that it has saved to its next step. If it does
+        not, several writers of a process may save at the same time, and none waits for another.
     """
 
-    def __init__(self, where: Path, keep: int, keep_best: int = 0):
+    def __init__(self, where: Path, keep: int, keep_best: int = 0, donated: bool = True):
         self.where, self._keep, self._keep_best = where.absolute(), keep, keep_best
+        self._donated = donated
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future | None = None
         self._failure: str | None = None
         self._saves = 0
+        self._warnings = sys.stderr
         self._quiet = Quiet()
 
     def __enter__(self) -> Writer:
@@ -84,10 +90,10 @@ class Writer:
     def save(
         self, step: int, state: PyTree, position: Mapping[str, Any], score: float | None = None
     ) -> None:
-        """Copies a state from the devices and returns; the copy is written in the background.
+        """Writes a state in the background. If the caller donates it to its next step, it is copied
+        from the devices before this returns.
 
-        The caller may donate the state to its next step. If the save before this one is still
-        being written, this one waits for it.
+        If the save before this one is still being written, this one waits for it.
 
         Args:
           step: optimizer updates done.
@@ -97,8 +103,22 @@ class Writer:
             only while it is among the newest.
         """
         self.wait()
-        self._failure = None
-        part = self.where / f"{step:09d}.part"
+        self._failure, self._warnings = None, sys.stderr
+        about = (position, step, score, manifest.leaves(state))
+        if self._donated:
+            orbax = self._begin(step, state)
+            self._pending = orbax and self._thread.submit(self._finish, orbax, *about)
+        else:
+            self._pending = self._thread.submit(self._write, state, *about)
+
+    def _write(self, state: PyTree, position: Mapping[str, Any], step: int, *about: Any) -> None:
+        """A whole checkpoint. Those of other writers wait: Orbax writes one per process."""
+        with _one_at_a_time:
+            if (orbax := self._begin(step, state)) is not None:
+                self._finish(orbax, position, step, *about)
+
+    def _begin(self, step: int, state: PyTree) -> ocp.StandardCheckpointer | None:
+        """Copies a state from the devices. None: it cannot be written."""
         try:
             processes.decided(self._prepare)
             # A new checkpointer for every save: it would raise a failure again at the next one.
@@ -106,12 +126,11 @@ class Writer:
             self._saves += 1
             prefix = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=f"{self._saves}")
             orbax = ocp.StandardCheckpointer(async_options=_HERE, multiprocessing_options=prefix)
-            orbax.save(part / _STATE, state)
+            orbax.save(self.where / f"{step:09d}.part" / _STATE, state)
         except Exception as error:
             self._failed(step, error)
-        else:
-            about = (step, score, manifest.leaves(state))
-            self._pending = self._thread.submit(self._finish, orbax, position, *about)
+            return None
+        return orbax
 
     def wait(self) -> None:
         """Returns when nothing is being written."""
@@ -128,19 +147,8 @@ class Writer:
     def _prepare(self) -> None:
         for left_over in self.where.glob("*.part"):  # of saves that failed or were killed
             shutil.rmtree(left_over, ignore_errors=True)
-        self._check_space()
-
-    def _check_space(self) -> None:
-        """Raises OSError if the disk has no space for another checkpoint like the newest."""
-        if not (there := steps(self.where)):
-            return
-        files = list(directory(self.where, there[-1]).rglob("*"))
-        size, disk = sum(512 * p.stat().st_blocks for p in files), os.statvfs(self.where)
-        if size > (free := disk.f_bavail * disk.f_frsize):
-            raise OSError(f"no space left: {size} bytes needed, {free} free")
-        # Some file systems have no limit, and say that they have no inodes.
-        if disk.f_files and len(files) > disk.f_favail:
-            raise OSError(f"no inodes left: {len(files)} files needed, {disk.f_favail} free")
+        if there := steps(self.where):
+            check_space(directory(self.where, there[-1]))
 
     def _finish(
         self,
@@ -174,7 +182,7 @@ class Writer:
         newest = f"the newest is that of step {there[-1]}" if there else "there is none before it"
         reason, self._quiet.failed = first_line(error), True
         self._failure = f"the checkpoint of step {step} was not written, {newest}: {reason}"
-        print(f"warning: {self._failure}", file=sys.stderr, flush=True)
+        print(f"warning: {self._failure}", file=self._warnings, flush=True)
 
     def _clean(self, step: int) -> None:
         # Later ones are damaged: otherwise this run would have resumed from them.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 from jax import monitoring
 
 _EVENTS = "/jax/core/compile/"  # tracing, lowering, and XLA's compilation
@@ -22,6 +24,7 @@ class CompileTime:
 
     def __init__(self) -> None:
         self._spans: list[tuple[float, float]] = []
+        self._lock = Lock()  # several threads may compile
 
     def __enter__(self) -> CompileTime:
         monitoring.register_event_time_span_listener(self._add)
@@ -39,9 +42,10 @@ class CompileTime:
         if not event.startswith(_EVENTS):
             return
         begin, end = start_time, end_time
-        # A function that is traced inside of another has ended before: its time counts once.
-        while self._spans and self._spans[-1][0] >= begin:
-            self._spans.pop()
-        begin = max(begin, self._spans[-1][1]) if self._spans else begin
-        if end > begin:
-            self._spans.append((begin, end))
+        with self._lock:
+            # A function that is traced inside of another has ended before: its time counts once.
+            while self._spans and self._spans[-1][0] >= begin:
+                self._spans.pop()
+            begin = max(begin, self._spans[-1][1]) if self._spans else begin
+            if end > begin:
+                self._spans.append((begin, end))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from flax import nnx
 
 import dst.nnx
 from dst.core.text import aligned
+from dst.core.typing import Array, OptState
 from dst.engine.plan import Plan
 from dst.flops import Costs, Training, sparsity_at_end
 
@@ -28,6 +30,11 @@ class RunCosts:
     plan: Plan
     costs: Costs
     training: Training
+
+    @cached_property
+    def forward(self) -> Callable[[OptState], dict[str, Array]]:
+        """:meth:`dst.flops.Costs.metrics`, compiled."""
+        return jax.jit(self.costs.metrics)
 
     def figures(self, sparsity: Mapping[str, float] | None = None) -> dict[str, float]:
         """The figures of ``summary.json``.

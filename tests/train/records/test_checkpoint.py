@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,24 @@ def test_a_checkpoint_holds_the_state_of_its_step_while_later_steps_reuse_the_bu
         assert checkpoint.position(tmp_path, n) == {"at": n}
         assert {float(restored["a"].min()), float(restored["a"].max())} == {10 * n - 9}
         assert int(restored["b"]) == 10 * n - 9
+
+
+def test_several_writers_of_a_process_save_at_the_same_time(tmp_path):
+    paths, states = [tmp_path / str(i) for i in range(4)], [{"a": jnp.full(9, i)} for i in range(4)]
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(checkpoint.Writer(path, keep=2, donated=False)) for path in paths
+        ]
+        for step in (1, 2):
+            for writer, state in zip(writers, states, strict=True):
+                writer.save(step, state, {"at": step})
+        for writer in writers:
+            writer.finish()
+    for path, state in zip(paths, states, strict=True):
+        assert checkpoint.steps(path) == [1, 2] and len(list(path.iterdir())) == 2
+        for step in (1, 2):
+            assert checkpoint.damage(path, step) is None
+            assert_same(checkpoint.restore(path, step, state), state)
 
 
 def test_the_best_stay_beside_the_newest(tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,10 +23,12 @@ from dst.train.data.stream import Placed
 from dst.train.setup import Setup
 from dst.train.state import TrainState
 from dst.train.step import Metrics
-from dst.train.work import Result, Work
+from dst.train.work import Held, Result, Update, Work
 
 Shapes = tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]  # of inputs and labels
-Arguments = tuple[TrainState, Placed, Placed]
+Arguments = tuple[Held, Placed, Placed]
+Places = tuple[Array | np.ndarray, Array | np.ndarray] | None  # None: all rows, in order
+Batches = Sequence[tuple[Placed, Placed]]  # inputs and labels of each trial
 Rows = Mapping[bool, Sequence[Array | np.ndarray]]  # by whether it is a topology step
 
 
@@ -34,11 +37,13 @@ class Trace(NamedTuple):
 
     Attributes:
       state: shapes of the training state.
+      batch: shapes of inputs and labels.
       steps: by whether it is a topology step; no entry for True where a run has none.
       out: structure of the results.
     """
 
     state: TrainState
+    batch: Shapes
     steps: dict[bool, ClosedJaxpr]
     out: PyTreeDef
 
@@ -60,11 +65,13 @@ def trace(pieces: Setup, state: TrainState, batch: Shapes, rows: int) -> Trace:
         for topology in (False, True)[: 1 + has_topology_steps]
     }
     steps = {topology: x.jaxpr for topology, x in traced.items()}
-    return Trace(shapes, steps, jax.tree.structure(traced[False].out_info))
+    return Trace(shapes, batch, steps, jax.tree.structure(traced[False].out_info))
 
 
 def compare(one: Trace, other: Trace) -> None:
     """Raises Different unless the runs can share a program."""
+    if one is other:
+        return
     if one.steps.keys() != other.steps.keys():
         raise Different("one has topology steps, the other has none")
     if one.state != other.state:
@@ -79,8 +86,26 @@ def rows(state: TrainState) -> int:
     return max(len(x) for x in (*jax.tree.leaves(hyper.counts), hyper.shares))
 
 
+class Row:
+    """The state of one trial, as a row of the state of its batch.
+
+    Attributes:
+      state: copied out of the batch when it is first asked for, and before the next update.
+    """
+
+    def __init__(self, copy: Callable[[], TrainState]):
+        self._copy = copy
+
+    @cached_property
+    def state(self) -> TrainState:
+        return self._copy()
+
+
 class Program:
     """One update of the trials of a batch. Trials are named by their place in the batch.
+
+    Between two updates their states stay stacked, one row per trial. So the program has as many
+    arguments for sixteen trials as for one, and takes as long to compile.
 
     Args:
       traces: of the trials.
@@ -92,24 +117,37 @@ class Program:
     def __init__(self, traces: Sequence[Trace]):
         first = traces[0]
         self._count, self._rows, self._out = len(traces), rows(first.state), first.out
-        for other in traces[1:]:
+        for other in {id(x): x for x in traces}.values():
             compare(first, other)
         self._merged = {t: merge.merged([x.steps[t] for x in traces]) for t in first.steps}
-        self._hyper: dict[int, Hyper] = {}
-        self._one = jax.jit(self._together, static_argnames="topology")
-        self._several = jax.jit(self._together_several)
+        self._state: TrainState | None = None  # of all trials
+        self._held: dict[int, Row] = {}  # what their loops got
+        self._hyper: dict[int, Hyper] = {}  # theirs, with tables of their own length
+        self._one = jax.jit(self._together, static_argnames="topology", donate_argnames="state")
+        self._several = jax.jit(self._together_several, donate_argnames="state")
+        self._batch = first.batch
+        self._ahead: Future[Any] | None = None  # the compiled topology step
 
-    def results(self, work: Mapping[int, Work]) -> dict[int, Result | Exception]:
-        """The results of the calls that trials want; together for those that want the same.
+    def results(self, work: Mapping[int, Work]) -> dict[int, Any]:
+        """The results of what trials want; updates together for those that want the same.
 
-        Where the program fails, the result is its exception.
+        Where a call fails, the result is its exception.
         """
-        results: dict[int, Result | Exception] = {}
-        keywords = {i: x.call.keywords for i, x in work.items()}
-        for key in {tuple(x.items()): x for x in keywords.values()}.values():
-            trials = sorted(i for i in work if keywords[i] == key)
+        updates = {i: x.call for i, x in work.items() if isinstance(x, Update)}
+        results = self._updated(updates)
+        for i in work.keys() - updates:
+            try:
+                results[i] = work[i].call()
+            except Exception as error:
+                results[i] = error
+        return results
+
+    def _updated(self, updates: Mapping[int, partial[Any]]) -> dict[int, Any]:
+        results: dict[int, Any] = {}
+        for key in {tuple(x.keywords.items()): x.keywords for x in updates.values()}.values():
+            trials = sorted(i for i, x in updates.items() if x.keywords == key)
             program = self._one if "topology" in key else self._several
-            calls = [work[i].call.args for i in trials]
+            calls = [updates[i].args for i in trials]
             try:
                 values = self._call(partial(program, **key), trials, calls)
                 results |= zip(trials, values, strict=True)
@@ -118,36 +156,65 @@ class Program:
         return results
 
     def _call(
-        self,
-        program: Callable[..., list[Result]],
-        trials: Sequence[int],
-        calls: Sequence[Arguments],
+        self, program: Any, trials: Sequence[int], calls: Sequence[Arguments]
     ) -> list[Result]:
-        own = [state.opt_state.hyper for state, *_ in calls]
-        for trial, hyper in zip(trials, own, strict=True):
-            if trial not in self._hyper:  # no update changes it
-                self._hyper[trial] = schedule_lookup.longer(hyper, self._rows)
-        equal = [
-            (_with_hyper(state, self._hyper[trial]), inputs, labels)
-            for trial, (state, inputs, labels) in zip(trials, calls, strict=True)
-        ]
-        padded, equal = self._padded(trials, equal)
-        results = program(self._columns(padded), equal)
-        return [
-            (_with_hyper(state, hyper), *figures)
-            for hyper, (state, *figures) in zip(own, results, strict=False)
-        ]
+        for trial, (held, *_) in zip(trials, calls, strict=True):
+            if held is not self._held.get(trial):  # it begins, resumes or has rolled back
+                self._enter(trial, held.state)
+        padded = self._padded(trials)
+        batches = [x[1:] for x in calls] + [calls[0][1:]] * (len(padded) - len(trials))
+        places = None if len(trials) == self._count else self._places(trials, padded)
+        columns = self._columns(padded)
+        if self._ahead is None and places is None and self._at_once:
+            self._ahead = self._compiling(columns)
+        if places is None and self._ahead is not None and program.keywords.get("topology"):
+            program = self._ahead.result()
+        self._state, figures = program(columns, self._state, places, batches)
+        for trial in trials:
+            self._held[trial] = Row(partial(self._row, trial))
+        return [(self._held[i], *own) for i, own in zip(trials, figures, strict=False)]
 
-    def _padded(
-        self, trials: Sequence[int], calls: Sequence[Arguments]
-    ) -> tuple[list[int], list[Arguments]]:
-        """Repeats the first call up to a number for which few programs are compiled: all trials,
+    @cached_property
+    def _at_once(self) -> bool:
+        """Whether there are topology steps, at the same steps in all trials."""
+        times = {(int(x.first), int(x.every), int(x.last)) for x in self._hyper.values()}
+        return True in self._merged and len(times) == 1
+
+    def _compiling(self, columns: Rows) -> Future[Any]:
+        """The topology step of all trials, compiled while the first program compiles and runs."""
+        batches = [self._batch] * self._count
+        lowered = self._one.lower(columns, self._state, None, batches, topology=True)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="compile")
+        future = thread.submit(lowered.compile)
+        thread.shutdown(wait=False)
+        return future
+
+    def _enter(self, trial: int, state: TrainState) -> None:
+        """Writes the state of a trial into its row."""
+        self._hyper[trial] = state.opt_state.hyper  # no update changes it
+        equal = _with_rows(state, self._rows)
+        if self._state is None:
+            self._state = _repeated(equal, self._count)
+        self._state = _written(self._state, trial, equal)
+
+    def _row(self, trial: int) -> TrainState:
+        """The state of a trial, out of its row."""
+        return _with_hyper(_read(self._state, trial), self._hyper[trial])
+
+    def _padded(self, trials: Sequence[int]) -> list[int]:
+        """Repeats the first trial up to a number for which few programs are compiled: all trials,
         a half, a quarter, ..."""
         size = self._count
         while (size + 1) // 2 >= len(trials) and size > 1:
             size = (size + 1) // 2
-        more = size - len(trials)
-        return [*trials, *[trials[0]] * more], [*calls, *[calls[0]] * more]
+        return [*trials, *[trials[0]] * (size - len(trials))]
+
+    def _places(
+        self, trials: Sequence[int], padded: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows that a call reads, and those that it writes; repeated trials write none."""
+        none = [self._count] * (len(padded) - len(trials))
+        return np.asarray(padded, np.int32), np.asarray([*trials, *none], np.int32)
 
     def _columns(self, trials: Sequence[int]) -> dict[bool, list[np.ndarray]]:
         """The numbers in which the programs of these trials differ."""
@@ -157,26 +224,24 @@ class Program:
         }
 
     def _together(
-        self, columns: Rows, calls: Sequence[Arguments], topology: bool
-    ) -> list[tuple[TrainState, Metrics]]:
-        states, inputs, labels = zip(*calls, strict=True)
-        batches = jnp.stack(inputs), jnp.stack(labels)
-        new, metrics = self._mapped(columns, _stacked(states), *batches, topology)
-        return [(_row(_with_hyper(new, None), i), _row(metrics, i)) for i in range(len(calls))]
+        self, columns: Rows, state: TrainState, places: Places, batches: Batches, topology: bool
+    ) -> tuple[TrainState, list[tuple[Metrics]]]:
+        inputs, labels = (jnp.stack(x) for x in zip(*batches, strict=True))
+        new, metrics = self._mapped(columns, _taken(state, places), inputs, labels, topology)
+        return _merged(state, places, new), [(_at(metrics, i),) for i in range(len(batches))]
 
     def _together_several(
-        self, columns: Rows, calls: Sequence[Arguments], n: Array
-    ) -> list[tuple[TrainState, Metrics, Array]]:
+        self, columns: Rows, state: TrainState, places: Places, batches: Batches, n: Array
+    ) -> tuple[TrainState, list[tuple[Metrics, Array]]]:
         def one(
             state: TrainState, inputs: Array, labels: Array, *, topology: bool
         ) -> tuple[TrainState, Metrics]:
             return self._mapped(columns, state, inputs, labels, topology)
 
-        states, inputs, labels = zip(*calls, strict=True)
-        batches = jnp.stack(inputs, axis=1), jnp.stack(labels, axis=1)
-        new, metrics, losses = step.several(one)(_stacked(states), *batches, n)
-        new = _with_hyper(new, None)
-        return [(_row(new, i), _row(metrics, i), losses[:, i]) for i in range(len(calls))]
+        inputs, labels = (jnp.stack(x, axis=1) for x in zip(*batches, strict=True))
+        new, metrics, losses = step.several(one)(_taken(state, places), inputs, labels, n)
+        figures = [(_at(metrics, i), losses[:, i]) for i in range(len(batches))]
+        return _merged(state, places, new), figures
 
     def _mapped(
         self, columns: Rows, state: TrainState, inputs: Array, labels: Array, topology: bool
@@ -194,15 +259,36 @@ def _with_rows(state: TrainState, rows: int) -> TrainState:
     return _with_hyper(state, schedule_lookup.longer(state.opt_state.hyper, rows))
 
 
-def _with_hyper(state: TrainState, hyper: Hyper | None) -> TrainState:
-    """With another schedule; None leaves it out of what is batched."""
-    kept = state.opt_state._replace(hyper=hyper)  # type: ignore[arg-type]
-    return state._replace(opt_state=kept)
+def _with_hyper(state: TrainState, hyper: Hyper) -> TrainState:
+    """With another schedule."""
+    return state._replace(opt_state=state.opt_state._replace(hyper=hyper))
 
 
-def _stacked(states: Sequence[TrainState]) -> TrainState:
-    return jax.tree.map(lambda *x: jnp.stack(x), *states)
-
-
-def _row(tree: PyTree, i: int) -> PyTree:
+def _at(tree: PyTree, i: Array | np.ndarray | int) -> PyTree:
     return jax.tree.map(lambda x: x[i], tree)
+
+
+@partial(jax.jit, static_argnames="count")
+def _repeated(state: TrainState, count: int) -> TrainState:
+    """So many rows, which all are this state."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), state)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _written(stacked: TrainState, i: Array | int, state: TrainState) -> TrainState:
+    return jax.tree.map(lambda x, own: x.at[i].set(own), stacked, state)
+
+
+_read = jax.jit(_at)
+
+
+def _taken(stacked: TrainState, places: Places) -> TrainState:
+    """The rows that a call reads."""
+    return stacked if places is None else _at(stacked, places[0])
+
+
+def _merged(stacked: TrainState, places: Places, new: TrainState) -> TrainState:
+    """With the rows that a call writes."""
+    if places is None:
+        return new
+    return jax.tree.map(lambda x, y: x.at[places[1]].set(y, mode="drop"), stacked, new)

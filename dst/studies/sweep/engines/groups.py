@@ -42,8 +42,13 @@ class Candidate:
     trace: Trace | None = None
 
 
-def candidate(trial: Trial, command: Train) -> Candidate:
+def candidate(trial: Trial, command: Train, made: dict[str, Setup] | None = None) -> Candidate:
     """Builds the pieces of a trial.
+
+    Args:
+      trial: of which the pieces are.
+      command: that trials run.
+      made: pieces by what configs are but for their seeds; those that are missing are added.
 
     Raises:
       Different: the trial cannot share a program with any other.
@@ -53,7 +58,9 @@ def candidate(trial: Trial, command: Train) -> Candidate:
         raise Different("another process still uses its directory")
     if settings.hosts.coordinator is not None:
         raise Different("it runs in several processes")
-    pieces = setup.make(settings)
+    made, key = {} if made is None else made, _but_for_seed(settings)
+    made[key] = made[key].seeded(settings) if key in made else setup.make(settings)
+    pieces = made[key]
     state = pieces.begin()
     if len(jax.tree.leaves(state.params)[0].sharding.device_set) > 1:
         raise Different("it lies on several devices")
@@ -78,8 +85,7 @@ def grouped(
     traces: dict[str, Trace] = {}
     for one in candidates:
         alive()
-        # The seed is data: it chooses weights, masks and batches, and lies in the state.
-        key = config.dump(replace(one.pieces.config, seed=0, name="any"))
+        key = _but_for_seed(one.pieces.config)
         if key not in traces:
             assert one.state is not None
             traces[key] = batch.trace(one.pieces, one.state, one.batch, most)
@@ -97,6 +103,11 @@ def grouped(
         else:
             groups.append((why, [one]))
     return groups
+
+
+def _but_for_seed(settings: Config) -> str:
+    """A config without its seed, which is data: it chooses weights, masks and batches."""
+    return config.dump(replace(settings, seed=0, name="any"))
 
 
 def by_topology_steps(group: list[Candidate]) -> list[list[Candidate]]:

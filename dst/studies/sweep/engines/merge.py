@@ -54,12 +54,13 @@ def merged(programs: Sequence[ClosedJaxpr]) -> Merged:
     Raises:
       Different: as :func:`compare`.
     """
-    first = programs[0]
-    for other in programs[1:]:
+    first, *others = different = {id(x): x for x in programs}.values()
+    for other in others:
         compare(first, other)
-    numbers = [list(_numbers(x)) for x in programs]
-    places = tuple(i for i, x in enumerate(zip(*numbers, strict=True)) if not _all_equal(x))
-    rows = tuple(tuple(x[i] for i in places) for x in numbers)
+    numbers = {id(x): list(_numbers(x)) for x in different}
+    each = enumerate(zip(*numbers.values(), strict=True))
+    places = tuple(i for i, x in each if not _all_equal(x))
+    rows = tuple(tuple(numbers[id(x)][i] for i in places) for x in programs)
     return Merged(first, places, rows)
 
 

@@ -2,7 +2,8 @@
 
 The training loop of each trial is a generator (:mod:`dst.train.work`). The engine continues one
 after the other until each wants an update, computes all these updates together, and sends each
-trial its own result. All else is the trial's own: input, records, evaluation, checkpoints, its end.
+trial its own result. The states lie together between updates. All else is the trial's own: input,
+records, evaluation, checkpoints, its end.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ class Vectorised:
     ) -> tuple[list[list[Candidate]], list[Assignment]]:
         """Batches of trials that share a program, and the trials that are in none."""
         alone: list[tuple[str, Assignment]] = []
-        candidates = []
+        candidates: list[Candidate] = []
+        made: dict[str, Setup] = {}
 
         def alive() -> None:
             show()
@@ -127,7 +129,7 @@ class Vectorised:
         for trial in trials:
             alive()
             try:
-                candidates.append(groups.candidate(trial, self._command))
+                candidates.append(groups.candidate(trial, self._command, made))
             except (Different, ConfigError) as error:  # of an error, processes say more
                 alone.append((str(error), trial.assignment))
         compatible = groups.grouped(candidates, alive)
@@ -177,10 +179,10 @@ class BatchedTrial:
         self._ended = False
 
     def advance(self, result: Result | Exception | None) -> Work | None:
-        """Continues the training loop until it wants an update.
+        """Continues the training loop until it wants something.
 
         Args:
-          result: of the last update, or the exception that it raised; None: there was none.
+          result: of what it wanted, or the exception that it raised; None: there was none.
 
         Returns:
           What the loop wants. None: the trial has ended, and the storage knows how.
@@ -194,9 +196,7 @@ class BatchedTrial:
                     self._loop.close()
                     end = self._trial.assignment.pruned
                 else:
-                    work = self._send(result)
-                    work.settle()
-                    return work
+                    return self._send(result)
         except StopIteration as stop:
             end = stop.value
         except OSError as error:  # of the log
@@ -238,10 +238,12 @@ def _loop(candidate: Candidate) -> Generator[Work, Any, Callable[[], None]]:
         if (trial.run / run_dir.SUMMARY).is_file():
             return trial.conclude
         if trial.started:
-            yield from loop.resuming(trial.run, make=make, report=write_report)
+            yield from loop.resuming(trial.run, make=make, report=write_report, donated=False)
         else:
             settings = candidate.pieces.config
-            yield from loop.training(settings, trial.run, make=make, report=write_report)
+            yield from loop.training(
+                settings, trial.run, make=make, report=write_report, donated=False
+            )
     except signals.Stopped as reason:
         print(reason)
         return trial.assignment.release

@@ -7,23 +7,27 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import closing
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import lax, monitoring
 
 import dst
 from dst import cli
 from dst.studies import sweep
 from dst.studies.sweep.driver import FILE as KEPT
-from dst.studies.sweep.engines import groups, merge
-from dst.train import loop
+from dst.studies.sweep.engines import batch, groups, merge
+from dst.train import loop, setup, work
 from dst.train.config import run as config
+from dst.train.work import Alone, Update
 from tests.faults import records
 from tests.studies.sweep.test_spec import write
-from tests.training import states_in
+from tests.training import assert_same, states_in, write_small
 
 
 def programs(function, numbers, *args):
@@ -166,6 +170,62 @@ def test_trials_in_one_program_are_the_runs_that_they_are_alone(count, values, t
             if one["kind"] == "train":
                 np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-2)
                 assert one["learning_rate"] == pytest.approx(other["learning_rate"], rel=1e-6)
+
+
+def compiled(tmp_path, seeds):
+    """How often a sweep of so many seeds compiles each of the programs that trials share."""
+    names: list[str] = []
+
+    def heard(event, duration, **more):
+        if event.endswith("backend_compile_duration"):
+            names.append(str(more.get("fun_name")))
+
+    text = GRID[: GRID.index("  seed")] + f"  seed: {{values: {list(range(seeds))}}}\n"
+    write(tmp_path, text)
+    monitoring.register_event_duration_secs_listener(heard)
+    try:
+        arguments = ["--engine", "vectorised", "--dir", f"runs/{seeds}"]
+        assert cli.main(["sweep", "toy.yaml", *arguments]) == 0
+    finally:
+        monitoring.unregister_event_duration_listener(heard)
+    shared = ("together", "score", "metrics", "observe")
+    return Counter(name for name in names if any(x in name for x in shared))
+
+
+def test_what_is_compiled_does_not_grow_with_the_number_of_trials(tmp_path):
+    jax.clear_caches()
+    few = compiled(tmp_path, 2)
+    jax.clear_caches()
+    assert few == compiled(tmp_path, 4)
+    assert few["jit(_together)"] == 1 and few["jit(_together_several)"] == 1
+    assert few["jit(score)"] == 1
+
+
+def test_a_trial_that_waits_for_others_keeps_its_state(tmp_path):
+    pieces = setup.make(config.load(write_small(tmp_path)))
+    with closing(pieces.batches(0)) as batches:
+        drawn = next(batches)
+    state, shapes = pieces.begin(), jax.eval_shape(lambda *x: x, *drawn)
+    program = batch.Program([batch.trace(pieces, state, shapes, batch.rows(state))] * 3)
+
+    def after(held):
+        """What each trial holds after an update."""
+        update = work.update(pieces.step)
+        wanted = {i: Update(partial(update, x, *drawn, topology=True)) for i, x in held.items()}
+        return {i: result[0] for i, result in program.results(wanted).items()}
+
+    one = after({i: Alone(state) for i in range(3)})
+    ahead = after({i: one[i] for i in (0, 2)})
+    assert_same(ahead[0].state, ahead[2].state)
+    assert int(one[1].state.opt_state.count) == 1 and int(ahead[0].state.opt_state.count) == 2
+    behind = after({1: one[1]})[1].state
+    for x, y in zip(jax.tree.leaves(behind), jax.tree.leaves(ahead[0].state), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    alone = pieces.begin()
+    for _ in range(2):
+        alone, _ = pieces.step(alone, *drawn, topology=True)
+    for path, mask in dst.masks(behind.opt_state).items():
+        np.testing.assert_array_equal(mask, dst.masks(alone.opt_state)[path])
 
 
 @pytest.mark.evidence
