@@ -22,8 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from decoder import bench_decoder
-from deploy import bench_deploy
-from packed import bench_packed
 from pruning import bench_pruning
 from timing import heading, interleaved, ratio, show
 
@@ -343,14 +341,11 @@ def main() -> None:
     rounds = 10 if options.quick else options.rounds
     exponents = [16, 20] if options.quick else [16, 20, 24]
     print(heading(rounds))
-    plain = Trainer(optax.adam(1e-3))
     rows = (
         bench_steps(rounds)
-        + bench_packed(loss, initial_params, (plain.x, plain.y), plain, max(rounds // 2, 10))
         + bench_methods(rounds)
         + bench_decoder(rounds)
         + bench_pruning()
-        + bench_deploy(rounds)
         + bench_checkpoints(max(rounds // 3, 5))
         + bench_input(rounds)
         + bench_memory()
