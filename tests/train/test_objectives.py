@@ -5,15 +5,18 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from sklearn import metrics
 
+import dst
 from dst.train import data, evaluation, objectives
 from dst.train.config import run as config
 from dst.train.data import stream
 from dst.train.objectives import figures
 from dst.train.objectives.multi_label import MultiLabel
 from dst.train.objectives.regression import Regression
+from dst.train.state import TrainState
 from tests.training import small
 
 RANDOM = np.random.default_rng(0)
@@ -29,13 +32,11 @@ def measured(objective, outputs, labels, size):
         def merge(self, graph, params, carried):
             return lambda inputs: inputs
 
-    class State:
-        params = variables = {}
-        ema = None
-
+    masks = dst.sparsify(optax.identity(), dst.Dense()).init({})
+    state = TrainState({}, masks, None, {}, jnp.int32(0))
     split = data.from_arrays((outputs, labels), (outputs, labels))
     object.__setattr__(split, "at_once", size)
-    return evaluation.make(Network(), objective, lambda: stream.testing(split))(State())
+    return evaluation.make(Network(), objective, lambda: stream.testing(split))(state)
 
 
 @pytest.mark.parametrize("size", [7, N])

@@ -10,9 +10,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
+import dst
 from dst.train import evaluation, loop, optimizer, setup
 from dst.train import state as states
 from dst.train.config import run as config
@@ -137,7 +139,9 @@ class Constant(nnx.Module):
 
 def test_evaluation_in_parts_is_the_mean_over_all_of_them():
     model = Constant()
-    state = states.TrainState(states.parameters(model), (), None, {}, 0)
+    params = states.parameters(model)
+    masks = dst.sparsify(optax.identity(), dst.Dense()).init(params)
+    state = states.TrainState(params, masks, None, {}, jnp.int32(0))
     here = jax.tree.map(lambda x: x.sharding, state.params)
     network = states.modes(model, here, "float32")
     parts = [jax.device_put(list(stream.testing(_dataset(at_once=n)))) for n in (10, 1024)]
