@@ -9,6 +9,7 @@ column rise. A slot that is not in use holds ``inputs / h`` and zeros.
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from functools import cache, partial
 from typing import Any
@@ -42,7 +43,7 @@ def block_matmul(
       x: ``[..., inputs]``, or ``[inputs, ...]`` with ``features_first``.
       kernel: ``[columns, slots * h, w]``.
       index: int32 ``[columns, slots]``, each in ``[0, inputs / h]``; where it is ``inputs / h`` the
-        kernel must be zero.
+        kernel must be zero, and so is its derivative.
       features_first: features stand in the first axis of ``x`` and of the result. Layers in a row
         are faster so on a CPU, where whole rows are read.
       backend: ``xla``, ``pallas_gpu`` or ``pallas_tpu``. None: the fastest on this device, which
@@ -104,8 +105,11 @@ def _forward(x: Array, kernel: Array, index: Array, backend: str) -> Any:
 
 
 def _backward(backend: str, saved: Any, dy: Array) -> tuple[Array, Array, Any]:
-    dx, dkernel = _module(backend).backward(*saved, dy)
-    return dx, dkernel, np.zeros(saved[2].shape, jax.dtypes.float0)
+    x, kernel, index = saved
+    dx, dkernel = _module(backend).backward(x, kernel, index, dy)
+    h = kernel.shape[1] // index.shape[1]
+    used = jnp.repeat(index < len(x) // h, h, axis=1)[..., None]
+    return dx, jnp.where(used, dkernel, 0), np.zeros(index.shape, jax.dtypes.float0)
 
 
 _product.defvjp(_forward, _backward)
@@ -129,7 +133,8 @@ def _fastest(candidates: tuple[str, ...], shapes: Any, dtype: str) -> str:
     seconds = {}
     with jax.ensure_compile_time_eval():
         x, kernel = (jnp.ones(s, dtype) for s in shapes[:2])
-        index = jnp.zeros(shapes[2], jnp.int32)
+        rows = shapes[0][0] * shapes[2][1] // shapes[1][1]
+        index = jnp.arange(math.prod(shapes[2]), dtype=jnp.int32).reshape(shapes[2]) % rows
         for backend in candidates:
 
             def total(x: Array, kernel: Array, backend: str = backend) -> Array:

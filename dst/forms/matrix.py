@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import numpy as np
 from dst.core.typing import Array, ArrayLike
 
 
-class Matrix:
+class Matrix(ABC):
     """A matrix ``[inputs, outputs]`` that multiplies, in one of the forms of :func:`dst.deploy`.
 
     ``matrix(x)`` and ``x @ matrix`` are the product of ``x [..., inputs]``, so a forward function
@@ -24,28 +25,28 @@ class Matrix:
     __array_ufunc__: ClassVar[None] = None
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, int]:
         """Inputs and outputs."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def dtype(self) -> Any:
         """The type of the weights."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def nbytes(self) -> int:
         """Bytes of all arrays that are stored."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dense(self) -> ArrayLike:
         """The matrix with its zeros, on the host or the device: equal in every bit but for the
         signs of zeros."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __call__(self, x: ArrayLike) -> ArrayLike:
         """The product ``[..., outputs]`` of ``x [..., inputs]``."""
-        raise NotImplementedError
 
     def __rmatmul__(self, x: ArrayLike) -> ArrayLike:
         return self(x)

@@ -16,8 +16,8 @@ from dst.forms import blocks, packed
 Layer = nnx.Linear | nnx.LinearGeneral
 
 _SUFFIX = "_index"
-# What a layer has beside its kernel, and how a call treats it.
-_OPTIONS = ("dtype", "param_dtype", "precision", "dot_general", "promote_dtype")
+# What the layer with its zeros is made with again.
+_OPTIONS = ("param_dtype", "precision", "dot_general", "promote_dtype", "preferred_element_type")
 
 
 class Index(nnx.Variable):
@@ -36,7 +36,8 @@ class BlockLinear(nnx.Module):
       bias: parameter of the shape of the outputs, or None.
       in_features, out_features: tuples; several axes are taken as one, the last running fastest.
 
-    Layers that were stacked by ``nnx.vmap`` have the stacked axis in front.
+    Layers that were stacked by ``nnx.vmap`` have the stacked axis in front. ``precision``,
+    ``dot_general`` and ``preferred_element_type`` of the layer have no effect on blocks.
 
     Args:
       layer: an ``nnx.Linear``, or an ``nnx.LinearGeneral`` over the last axes.
@@ -64,13 +65,14 @@ class BlockLinear(nnx.Module):
         self.kernel_index = Index(index, dense_shape=(*stacked, *sides))
         self.bias = nnx.data(None if layer.bias is None else nnx.Param(layer.bias.get_value()))
         self.general = isinstance(layer, nnx.LinearGeneral)
+        self.dtype = layer.dtype
         self.options = {name: getattr(layer, name) for name in _OPTIONS}
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
         """``[..., *out_features]`` from ``[..., *in_features]``; ``out_sharding`` has no effect."""
         bias = None if self.bias is None else self.bias.get_value()
         inputs, kernel, bias = self.options["promote_dtype"](
-            (inputs, self.kernel.get_value(), bias), dtype=self.options["dtype"]
+            (inputs, self.kernel.get_value(), bias), dtype=self.dtype
         )
         around = inputs.shape[: inputs.ndim - len(self.in_features)]
         if inputs.shape[len(around) :] != self.in_features:
@@ -86,6 +88,7 @@ class BlockLinear(nnx.Module):
     def dense(self) -> Layer:
         """The layer with its zeros."""
         options = self.options | {
+            "dtype": self.dtype,
             "use_bias": self.bias is not None,
             "kernel_init": nnx.initializers.zeros,
             "rngs": nnx.Rngs(0),
