@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from sklearn.datasets import load_digits
 
 import dst
 from dst.forms import packed
@@ -226,3 +227,67 @@ def test_calls_of_the_other_form_say_what_to_do():
     static = dst.sparsify(ADAM, dst.Static(0.5), form="packed")
     with pytest.raises(ValueError, match="without topology steps"):
         static.retopologise(params(), state, values)
+
+
+@pytest.mark.evidence
+def test_packed_and_masked_training_stay_together_over_500_steps():
+    """Eight layers, real data, programs compiled as users compile them. Sums in another order part
+    weights in the last bit; a topology step then exchanges the same connections but for ties."""
+    digits = load_digits()
+    x = jnp.asarray(digits.data / 16, jnp.float32)
+    y = jnp.asarray(digits.target)
+    sides = [64, *[128] * 7, 10]
+    keys = jax.random.split(jax.random.key(0), 8)
+    start = {
+        f"layer_{i}": jax.random.normal(keys[i], sides[i : i + 2]) * np.sqrt(2 / sides[i])
+        for i in range(8)
+    }
+
+    def objective(p, count):
+        rows = (count * 128 + jnp.arange(128)) % len(x)
+        h = x[rows]
+        for i in range(8):
+            h = h @ p[f"layer_{i}"]
+            h = jax.nn.relu(h) if i < 7 else h
+        return optax.softmax_cross_entropy_with_integer_labels(h, y[rows]).mean()
+
+    method = dst.RigL(0.9, every=100, stop=375)
+    masked = dst.sparsify(optax.adam(1e-3), method)
+    tx = dst.sparsify(optax.adam(1e-3), method, form="packed")
+    state = masked.init(start)
+    dense = dst.apply_masks(start, state)
+    values, packed_state = dst.pack(start, tx)
+
+    @partial(jax.jit, static_argnums=2)
+    def of_masked(p, state, topology):
+        value, grads = jax.value_and_grad(objective)(p, state.count)
+        updates, state = masked.update(grads, state, p, topology=topology)
+        return optax.apply_updates(p, updates), state, value
+
+    @jax.jit
+    def hot(values, state):
+        def of_values(v):
+            return objective(dst.unpack(v, state), state.count)
+
+        value, grads = jax.value_and_grad(of_values)(values)
+        updates, state = tx.update(grads, state, values, topology=False)
+        return optax.apply_updates(values, updates), state, value
+
+    @jax.jit
+    def topology_step(values, state):
+        value, grads = jax.value_and_grad(objective)(dst.unpack(values, state), state.count)
+        return *tx.retopologise(grads, state, values), value
+
+    ours, theirs = [], []
+    for count in range(500):
+        fires = masked.fires(count)
+        dense, state, value = of_masked(dense, state, fires)
+        theirs.append(float(value))
+        values, packed_state, value = (topology_step if fires else hot)(values, packed_state)
+        ours.append(float(value))
+        if fires:
+            pairs = [(dst.masks(packed_state)[path], m) for path, m in dst.masks(state).items()]
+            common = sum(int((a & b).sum()) for a, b in pairs) / sum(int(b.sum()) for _, b in pairs)
+            assert common >= 0.999, count
+    assert dst.metrics(state, dense)["topology_steps"] == 3
+    assert np.mean(ours[-50:]) == pytest.approx(np.mean(theirs[-50:]), rel=0.01)
