@@ -53,5 +53,6 @@ def check_entries(inner: optax.GradientTransformationExtraArgs, values: PyTree, 
             raise ValueError(
                 f'form="packed": the inner optimizer updates the weights of {path} otherwise when '
                 "they stand in a row, so it looks at more than single entries. Use one that does "
-                'not, such as Adam, or form="masked".'
+                'not, such as Adam, or form="masked". A mask of weight decay that looks at ranks: '
+                "give a tree of bool."
             )

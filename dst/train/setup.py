@@ -119,7 +119,7 @@ def _make(config: Config) -> Setup:
 
     def transformation(seed: int) -> dst.SparseTransformation:
         return dst.sparsify(
-            optimizer.make(config.optimizer, steps, stacked, start.step),
+            optimizer.make(config.optimizer, steps, stacked, start.step, shapes),
             config.rule(),
             seed=seed,
             select=config.sparsify.select,

@@ -13,14 +13,15 @@ from dst.train import Run, loop, setup
 from tests.faults import records
 from tests.training import assert_same, small, states_in
 
-PACKED = ("sparsify.form=packed", "optimizer.accumulate=2")
+SHARED = ("optimizer.accumulate=2", "optimizer.weight_decay=0.3")
+PACKED = ("sparsify.form=packed", *SHARED)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The directories of a masked and of a packed run of one config."""
     folder = tmp_path_factory.mktemp("packed")
-    loop.train(small(folder, PACKED[1]), folder / "masked")
+    loop.train(small(folder, *SHARED), folder / "masked")
     loop.train(small(folder, *PACKED), folder / "packed")
     return folder / "masked", folder / "packed"
 

@@ -20,7 +20,7 @@ import optax
 from dst.core.patterns import lookup
 from dst.core.registry import Registry
 from dst.core.tree import flatten
-from dst.core.typing import Array, PyTree
+from dst.core.typing import Array, Params, PyTree
 from dst.rules.fields import AboveZero, BelowOne, LearningRate, NotNegative, Positive
 from dst.rules.schedule import Duration, Schedule, constant, cosine, linear, resolve
 from dst.train.config.schema import Section
@@ -79,7 +79,11 @@ def learning_rate(config: Optimizer, steps: int, first: int = 0) -> Schedule:
 
 
 def make(
-    section: Section, steps: int, stacked: Mapping[str, int] | None = None, first: int = 0
+    section: Section,
+    steps: int,
+    stacked: Mapping[str, int] | None = None,
+    first: int = 0,
+    params: Params | None = None,
 ) -> optax.GradientTransformation:
     """The Optax optimizer that :func:`dst.sparsify` wraps.
 
@@ -91,15 +95,20 @@ def make(
       stacked: number of leading axes that enumerate layers, by leaf pattern. They do not count as
         dimensions: a stacked scale is no matrix.
       first: as in :func:`learning_rate`.
+      params: arrays or shapes, whose ranks say what is a matrix: in the packed form matrices stand
+        in a row. None: those that the optimizer is given.
 
     Raises:
       ValueError: an import that gives something else than an Optax transformation.
     """
 
+    known = {} if params is None else dict(zip(*flatten(params)[:2], strict=True))
+
     def matrices(params: PyTree) -> PyTree:
         """bool for each leaf: biases and scales do not decay."""
         paths, leaves, treedef = flatten(params)
-        ranks = (x.ndim - (lookup(stacked, p) or 0) for p, x in zip(paths, leaves, strict=True))
+        of_path = [known.get(p, x) for p, x in zip(paths, leaves, strict=True)]
+        ranks = (x.ndim - (lookup(stacked, p) or 0) for p, x in zip(paths, of_path, strict=True))
         return jax.tree.unflatten(treedef, [rank > 1 for rank in ranks])
 
     config = section.value
