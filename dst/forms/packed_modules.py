@@ -170,6 +170,8 @@ def to_blocks(model: nnx.Module, masks: Mapping[str, ArrayLike], block: tuple[in
 def store(model: nnx.Module, indices: Mapping[str, tuple[Array, tuple[int, ...]]]) -> None:
     """Writes where packed values stand into the variables beside them.
 
+    Indices are copied: an array that stands in two places cannot be donated.
+
     Args:
       model: an NNX module whose parameters hold the values; changed in place.
       indices: by leaf path, the index and the shape of the parameter with its zeros.
@@ -178,6 +180,7 @@ def store(model: nnx.Module, indices: Mapping[str, tuple[Array, tuple[int, ...]]
       ValueError: a parameter that is no attribute of a module.
     """
     for path, (index, shape) in indices.items():
+        index = jnp.copy(index)
         module, name = owner(model, path)
         if not isinstance(module, nnx.Module) or isinstance(module, (nnx.Dict, nnx.List)):
             raise ValueError(

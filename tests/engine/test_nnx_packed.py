@@ -44,21 +44,21 @@ def loss(model):
     return ((model(X) - Y) ** 2).mean()
 
 
-@nnx.jit
+@partial(nnx.jit, donate_argnums=(0, 1))
 def hot(model, optimizer):
     value, grads = nnx.value_and_grad(loss)(model)
     optimizer.update(model, grads, topology=False)
     return value
 
 
-@nnx.jit
+@partial(nnx.jit, donate_argnums=(0, 1))
 def hot_in_a_row(model, optimizer):
     value, grads = nnx.value_and_grad(lambda m: loss(dst.nnx.unpack(m)))(model)
     optimizer.update(model, grads, topology=False)
     return value
 
 
-@nnx.jit
+@partial(nnx.jit, donate_argnums=(0, 1))
 def topology_step(model, optimizer):
     value, grads = nnx.value_and_grad(loss)(dst.nnx.unpack(model))
     optimizer.retopologise(model, grads)
@@ -81,6 +81,7 @@ def trained_together(packed, method, step):
     options = {"stacked": stacked} if step is hot_in_a_row else {}
     optimizer = dst.nnx.Optimizer(packed, inner, method, form="packed", **options)
     masked = dst.nnx.unpack(packed)
+    nnx.update(masked, jax.tree.map(jnp.copy, nnx.state(masked)))  # the packed steps donate
     masks = dst.masks(nnx.as_pure(optimizer.opt_state))
     reference = dst.nnx.Optimizer(masked, inner, method, initial=masks, stacked=stacked)
     for count in range(10):
