@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from runpy import run_path
 
 import jax
 import jax.numpy as jnp
@@ -337,3 +338,18 @@ def test_growth_by_the_gradient_through_the_mask():
     np.testing.assert_allclose(grads["w"], [[-0.7, 0.5], [-1.4, 1], [0.7, -0.5]], rtol=1e-6)
     _, state = partial(tx.update, topology=True)(grads, state, params)
     assert dst.masks(state)["w"].tolist() == [[True, False], [True, True], [True, False]]
+
+
+# The benchmark beside JaxPruner, whose source has to be had first
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_benchmark_says_where_the_source_of_jaxpruner_is(given, tmp_path, monkeypatch):
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    main = run_path(str(folder / "jaxpruner.py"))["main"]
+    with pytest.raises(SystemExit, match="--source: expected a checkout of JaxPruner") as ended:
+        main(["--source", str(tmp_path)] if given else [])
+    found = f"no jaxpruner/__init__.py in {tmp_path}" if given else "no --source"
+    assert f"found {found}. " in ended.value.code
+    assert "git clone https://github.com/google-research/jaxpruner" in ended.value.code
