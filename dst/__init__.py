@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dst.core import lazy
 from dst.core.roles import roles
 from dst.core.selection import top_k_mask
-from dst.engine.packed import pack, unpack
+from dst.engine.pack import pack, unpack, unpack_state
 from dst.engine.projection import apply_masks
 from dst.engine.scaling import scale_init
 from dst.engine.sparsify import sparsify
@@ -199,6 +199,7 @@ __all__ = [
     "table",
     "top_k_mask",
     "unpack",
+    "unpack_state",
 ]
 
 

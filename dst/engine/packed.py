@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import optax
 
 from dst.core import checks
 from dst.core.tree import flatten
-from dst.core.typing import Array, OptState, Params, PyTree
+from dst.core.typing import Array, Params, PyTree
 from dst.engine import cold_start, initial_masks, masks, schedule_lookup
 from dst.engine.decisions import Decision, Step, decide, unchanged
 from dst.engine.entries import check_entries
@@ -22,74 +22,12 @@ from dst.engine.frozen import check_moving
 from dst.engine.hard import HardMasks, take
 from dst.engine.places import Move, Places, Slots, is_places, places_of
 from dst.engine.plan import LeafPlan, Planner
-from dst.engine.state import SparsifyState, initial_state, raw_states
-from dst.engine.transformation import SparseTransformation
+from dst.engine.state import SparsifyState, as_masked, initial_state
 from dst.rules.allocation import Global, allocator
 from dst.rules.structure import BalancedBlock
 
 # Entries of the log with a number for every leaf.
 _OF_LEAVES = ("scheduled", "dropped", "grown", "unscored")
-
-
-def pack(params: Params, tx: SparseTransformation) -> tuple[PyTree, OptState]:
-    """Values and state to begin a run in the packed form.
-
-    Args:
-      params: the parameters of the dense network.
-      tx: ``dst.sparsify(inner, method, form="packed")``.
-
-    Returns:
-      A tree like ``params`` with an array ``[capacity]`` for every sparse leaf: its active weights
-      in the order of their places, then zeros in spare slots. The capacity is the largest number of
-      active weights of the schedule. Matrices of the structure ``BalancedBlock(h, w)`` become
-      ``[columns, slots * h, w]``, which :func:`dst.block_matmul` reads. And the state of ``tx``.
-
-    Raises:
-      ValueError: another form; an optimizer that looks at more than single entries of a leaf; as
-        ``tx.init`` of the masked form.
-
-    Example:
-      >>> import dst, optax, jax.numpy as jnp
-      >>> tx = dst.sparsify(optax.adam(1e-3), dst.Static(sparsity=0.75), form="packed")
-      >>> values, opt_state = dst.pack({"w": jnp.ones((8, 8)), "b": jnp.zeros(8)}, tx)
-      >>> values["w"].shape, dst.unpack(values, opt_state)["w"].shape
-      ((16,), (8, 8))
-    """
-    if tx.packed is None:
-        raise ValueError(
-            'pack: expected dst.sparsify(inner, method, form="packed"), got the masked form: its '
-            "state comes from tx.init(params)."
-        )
-    return tx.packed.pack(params)
-
-
-def unpack(values: PyTree, opt_state: OptState) -> Params:
-    """The parameters with their zeros, from packed values; differentiable in the values.
-
-    Args:
-      values: of :func:`pack`, or of the steps after it.
-      opt_state: the state at the same step; its places are what is read.
-
-    Raises:
-      ValueError: a state without packed leaves, or of other values.
-    """
-    _, flat, treedef = flatten(values)
-    for state in raw_states(opt_state):
-        places = treedef.flatten_up_to(state.masks)
-        if any(map(is_places, places)):
-            return treedef.unflatten(
-                [_dense(p, v) if is_places(p) else v for p, v in zip(places, flat, strict=True)]
-            )
-    raise ValueError("unpack: expected the state of dst.pack, found no packed leaf in it.")
-
-
-def _dense(places: Places, values: Array) -> Array:
-    if values.shape != places.marks.shape:
-        raise ValueError(
-            f"unpack: expected values of shape {places.marks.shape}, got {values.shape}. Give the "
-            "state of the same step."
-        )
-    return places.scatter(values)
 
 
 class _PackedFlat(Flat):
@@ -145,16 +83,9 @@ class PackedMasks:
     def pack(self, params: Params) -> tuple[PyTree, SparsifyState]:
         """Values and state before the first step."""
         masked, flat = self.masked, Flat(params, self.plan)
-        for path, leaf in zip(flat.sparse_paths, flat.sparse, strict=True):
-            _check_leaf(path, leaf)
         starts = initial_masks.chosen(flat, self.rule, masked.seed, masked.initial, masked.masks)
         first = list(map(masks.first_masks, starts))
-        places = [places_of(m, _slots(p)) for m, p in zip(first, flat.plans, strict=True)]
-        values = flat.rebuild(
-            flat.leaves,
-            [p.gather(jnp.asarray(x)) for p, x in zip(places, flat.sparse, strict=True)],
-        )
-        check_entries(self.inner, values, flat)
+        places, values = self._placed(flat, first)
         inner_state = self.inner.init(values)
         if self.rule.when is not None and flat.plans:
             shapes = [jax.ShapeDtypeStruct(p.marks.shape, jnp.bool) for p in places]
@@ -171,6 +102,49 @@ class PackedMasks:
             inner_state=inner_state,
         )
         return values, state._replace(masks=flat.tree(places))
+
+    def packed(self, params: Params, state: SparsifyState) -> tuple[PyTree, SparsifyState]:
+        """Values and state, from those of the masked form at the same step."""
+        flat = Flat(params, self.plan)
+        places, values = self._placed(flat, flat.of(state.masks))
+        at = flat.tree(places)
+        inner_state = cold_start.at_slots(
+            self.inner, state.inner_state, at, lambda slot, place: place.gather(slot)
+        )
+        return values, state._replace(masks=at, inner_state=inner_state)
+
+    def masked_state(self, state: SparsifyState) -> SparsifyState:
+        """The state of the masked form at the same step."""
+
+        def at(place: Any) -> Any:
+            return Move(place, place) if is_places(place) else place
+
+        inner_state = cold_start.at_slots(
+            self.inner,
+            state.inner_state,
+            jax.tree.map(at, state.masks, is_leaf=is_places),
+            lambda slot, move: move.old.scatter(slot),
+        )
+        return as_masked(state)._replace(inner_state=inner_state)
+
+    def _placed(self, flat: Flat, mask_bytes: Sequence[Array]) -> tuple[list[Places], PyTree]:
+        """Where active weights stand, and the values."""
+        for path, leaf in zip(flat.sparse_paths, flat.sparse, strict=True):
+            _check_leaf(path, leaf)
+        places = [places_of(m, _slots(p)) for m, p in zip(mask_bytes, flat.plans, strict=True)]
+        for path, place, mask in zip(flat.sparse_paths, places, mask_bytes, strict=True):
+            lost = masks.active(mask) & ~masks.active(place.mask_bytes())
+            if lost.any():
+                raise ValueError(
+                    f"{path}: {int(lost.sum())} active weights do not fit into the slots that the "
+                    "schedule and the structure of the method have. Give the method of the masks."
+                )
+        values = flat.rebuild(
+            flat.leaves,
+            [p.gather(jnp.asarray(x)) for p, x in zip(places, flat.sparse, strict=True)],
+        )
+        check_entries(self.inner, values, flat)
+        return places, values
 
     def update(
         self,

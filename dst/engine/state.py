@@ -150,7 +150,7 @@ def sparse_states(opt_state: OptState) -> list[SparsifyState]:
     Raises:
       ValueError: there is none.
     """
-    return list(map(_masked, raw_states(opt_state)))
+    return list(map(as_masked, raw_states(opt_state)))
 
 
 def raw_states(opt_state: OptState) -> list[SparsifyState]:
@@ -164,7 +164,9 @@ def raw_states(opt_state: OptState) -> list[SparsifyState]:
     return states
 
 
-def _masked(state: SparsifyState) -> SparsifyState:
+def as_masked(state: SparsifyState) -> SparsifyState:
+    """With masks of the shapes of the leaves; the inner state stays packed."""
+
     def bytes_of(node: Any) -> Any:
         return node.mask_bytes() if is_places(node) else node
 

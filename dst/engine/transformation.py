@@ -20,6 +20,12 @@ class Packed(Protocol):
     def pack(self, params: Params) -> tuple[PyTree, OptState]:
         """Values and state before the first step."""
 
+    def packed(self, params: Params, state: Any) -> tuple[PyTree, OptState]:
+        """Values and state, from those of the masked form at the same step."""
+
+    def masked_state(self, state: Any) -> OptState:
+        """The state of the masked form at the same step."""
+
     def retopologise(
         self, grads: PyTree, state: Any, values: PyTree, extra: dict[str, Any]
     ) -> tuple[PyTree, OptState]:

@@ -114,6 +114,58 @@ def test_the_packed_form_trains_what_the_masked_form_trains(name, inner):
             assert float(ours[key]) == float(theirs[key])
 
 
+@pytest.mark.parametrize("name", ["RigL", "SET", "RigL, blocks per column", "AC/DC"])
+def test_a_run_goes_on_in_the_other_form_and_back(name):
+    """The reference stays masked all the time."""
+    masked, tx = both(METHODS[name], INNER["adamw"], {})
+
+    def dense_step(p, state, topology):
+        updates, state = masked.update(jax.grad(loss)(p), state, p, topology=topology)
+        return optax.apply_updates(p, updates), state
+
+    def packed_step(values, state, topology):
+        grads = jax.grad(loss)(dst.unpack(values, state))
+        if topology:
+            return tx.retopologise(grads, state, values)
+        chosen = jax.grad(lambda v: loss(dst.unpack(v, state)))(values)
+        updates, state = tx.update(chosen, state, values, topology=False)
+        return optax.apply_updates(values, updates), state
+
+    step, other = (quick(f, static_argnums=2) for f in (dense_step, packed_step))
+    reference = dst.apply_masks(params(), masked.init(params())), masked.init(params())
+    run = reference
+    for count in range(12):
+        reference = step(*reference, masked.fires(count))
+        if count % 4 < 2:
+            run = step(*run, masked.fires(count))
+            continue
+        values, state = other(*dst.pack(run[0], tx, run[1]), masked.fires(count))
+        run = dst.unpack(values, state), dst.unpack_state(state, tx)
+        assert jax.tree.structure(run[1]) == jax.tree.structure(reference[1])
+        dst.check_invariants(run[1], run[0])
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+            (run[0], run[1].inner_state),
+            (reference[0], reference[1].inner_state),
+        )
+        for path, mask in dst.masks(reference[1]).items():
+            np.testing.assert_array_equal(dst.masks(run[1])[path], mask, path)
+
+
+def test_what_does_not_fit_the_packed_form_is_refused():
+    masked, tx = both(METHODS["RigL"], INNER["adamw"], {})
+    state = masked.init(params())
+    with pytest.raises(ValueError, match="expected the packed form, got the other one"):
+        dst.unpack_state(state, tx)
+    with pytest.raises(ValueError, match="got tuple. Chain other"):
+        dst.pack(params(), tx, (state,))
+    with pytest.raises(ValueError, match="unpack_state: expected dst.sparsify"):
+        dst.unpack_state(state, masked)
+    denser = dst.sparsify(INNER["adamw"], dst.Static(0.5), stacked=STACKED).init(params())
+    with pytest.raises(ValueError, match="active weights do not fit into the slots"):
+        dst.pack(params(), tx, denser)
+
+
 def test_values_stand_in_the_order_of_their_places_and_spare_slots_are_zero():
     method = dst.GMP(0.75, every=3, start=3, stop=18, allocation="uniform")
     _, tx = both(method, INNER["adamw"], {})
