@@ -22,6 +22,7 @@ from jax._src.lru_cache import LRUCache
 from jaxtyping import install_import_hook
 
 import tests.typecheck  # the hook below finds it by name
+from tests.quick import QUICK
 
 COMPILED = ".pytest_cache/compiled"
 
@@ -51,13 +52,15 @@ settings.load_profile("laws")
 
 
 def pytest_configure(config):
-    """Compilation is what tests cost here, and most of it is LLVM's optimisation.
+    """Compilation is what tests cost here, and most of it is optimisation.
 
-    The slow proofs (`make evidence`) run what users run. XLA reads the flag with its first program.
+    The slow proofs (`make evidence`) run what users run. XLA reads flags with its first program.
     """
-    flag = "--xla_backend_optimization_level"
-    if flag not in os.environ["XLA_FLAGS"] and config.getoption("markexpr") != "evidence":
-        os.environ["XLA_FLAGS"] += f" {flag}=0"
+    if config.getoption("markexpr") == "evidence":
+        return
+    for name, value in QUICK.items():
+        if f"--{name}" not in os.environ["XLA_FLAGS"]:
+            os.environ["XLA_FLAGS"] += f" --{name}={str(value).lower()}"
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ import dst
 import dst.nnx
 from dst.core.tree import flatten
 from dst.engine.state import sparse_states
+from tests.quick import QUICK
 
 SHAPES = {"hidden/kernel": (8, 16), "out/kernel": (16, 4)}
 SPARSITY = 0.75
@@ -102,14 +103,6 @@ def look(params: Any, opt_state: Any) -> dict[str, Any]:
         "active": {p: m.sum(dtype=jnp.int32) for p, m in dst.masks(opt_state).items()},
         "done": sum(state.topology.done for state in sparse_states(opt_state)),
     }
-
-
-# Compilation is what small runs cost: five times less of it where speed does not matter.
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
 
 
 def quick(tx: Any) -> optax.GradientTransformationExtraArgs:

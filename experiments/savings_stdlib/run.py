@@ -217,26 +217,30 @@ def main() -> None:
         parser.error(f"--seeds must be at least 2, got {options.seeds}: a spread needs two runs.")
     settings = config.load(HERE / "base.yaml")
     rows, points = [], {}
-    records = {
-        (form, rate, seed): trained(
-            settings, form, rate, seed, options.dir / f"{form} {rate:g} {seed}.json"
-        )
-        for seed in range(options.seeds)
-        for rate in RATES
-        for form in FORMS
-    }
-    costs = measured(settings)
+    chosen, found = {}, {}
     for form in FORMS:
-        found = {r: [records[form, r, s] for s in range(options.seeds)] for r in RATES}
-        chosen = min(RATES, key=lambda r: np.mean([x["curve"][-1][2] for x in found[r]]))
-        points[form] = [x["curve"] for x in found[chosen]]
+        firsts = {
+            r: trained(settings, form, r, 0, options.dir / f"{form} {r:g} 0.json") for r in RATES
+        }
+        rate = chosen[form] = min(RATES, key=lambda r, firsts=firsts: firsts[r]["curve"][-1][2])
+        others = range(1, options.seeds)
+        found[form] = [
+            firsts[rate],
+            *(
+                trained(settings, form, rate, s, options.dir / f"{form} {rate:g} {s}.json")
+                for s in others
+            ),
+        ]
+    costs = measured(settings)
+    for form, records in found.items():
+        points[form] = [x["curve"] for x in records]
         cost, (steps, topology, *_) = costs[form], points[form][0][-1]
         total = (steps - topology) * cost["hot"] + topology * cost.get("topology", 0.0)
         rows.append(
             [
                 form,
-                f"{np.mean([x['sparsity'] for x in found[chosen]]):.1%}",
-                f"{chosen:g}",
+                f"{np.mean([x['sparsity'] for x in records]):.1%}",
+                f"{chosen[form]:g}",
                 spread(curve[-1][-1] for curve in points[form]).words(3),
                 f"{total:.0f}",
                 f"{cost['hot']:.3f}",
