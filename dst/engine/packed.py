@@ -107,6 +107,13 @@ class PackedMasks:
         """Values and state, from those of the masked form at the same step."""
         flat = Flat(params, self.plan)
         places, values = self._placed(flat, flat.of(state.masks))
+        for path, place, mask in zip(flat.sparse_paths, places, flat.of(state.masks), strict=True):
+            lost = masks.active(mask) & ~masks.active(place.mask_bytes())
+            if not isinstance(lost, jax.core.Tracer) and lost.any():
+                raise ValueError(
+                    f"{path}: {int(lost.sum())} active weights do not fit into the slots that the "
+                    "schedule and the structure of the method have. Give the method of the masks."
+                )
         at = flat.tree(places)
         inner_state = cold_start.at_slots(
             self.inner, state.inner_state, at, lambda slot, place: place.gather(slot)
@@ -132,13 +139,6 @@ class PackedMasks:
         for path, leaf in zip(flat.sparse_paths, flat.sparse, strict=True):
             _check_leaf(path, leaf)
         places = [places_of(m, _slots(p)) for m, p in zip(mask_bytes, flat.plans, strict=True)]
-        for path, place, mask in zip(flat.sparse_paths, places, mask_bytes, strict=True):
-            lost = masks.active(mask) & ~masks.active(place.mask_bytes())
-            if lost.any():
-                raise ValueError(
-                    f"{path}: {int(lost.sum())} active weights do not fit into the slots that the "
-                    "schedule and the structure of the method have. Give the method of the masks."
-                )
         values = flat.rebuild(
             flat.leaves,
             [p.gather(jnp.asarray(x)) for p, x in zip(places, flat.sparse, strict=True)],
