@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import optax
 from dst import flops
 from dst.core import extras
 from dst.core.tree import Select
-from dst.core.typing import Array, Batch, Params, PyTree
+from dst.core.typing import Array, ArrayLike, Batch, Params, PyTree
 from dst.engine.sparsify import sparsify
 from dst.inspect import invariants, metrics
 from dst.methods.static import Static
@@ -25,7 +25,9 @@ with extras.required():
 
     from dst.core.roles.nnx import axes, roles
     from dst.engine.nnx_optimizer import Filter, Optimizer
+    from dst.forms import carried_masks, lora
     from dst.forms.carried_masks import Mask, attach, detach, masks
+    from dst.forms.lora import SparseLoRA, merge_lora
     from dst.forms.packed_modules import (
         BlockLinear,
         Index,
@@ -40,12 +42,15 @@ __all__ = [
     "Index",
     "Mask",
     "Optimizer",
+    "SparseLoRA",
+    "add_lora",
     "attach",
     "axes",
     "check_invariants",
     "costs",
     "detach",
     "masks",
+    "merge_lora",
     "prune",
     "replace_linear",
     "unpack",
@@ -213,3 +218,66 @@ def replace_linear(
         )
     to_blocks(model, found, sides)
     return list(found)
+
+
+def add_lora(
+    model: nnx.Module,
+    pattern: Select | None = None,
+    *,
+    kind: lora.Kind = "mask",
+    rank: int = 16,
+    alpha: float = 32.0,
+    masks: Mapping[str, ArrayLike] | None = None,
+    rngs: nnx.Rngs,
+) -> list[str]:
+    """Lets sparse linear layers change by low-rank products; the model changes, its outputs do not.
+
+    Train the leaves ``**/lora_a`` and ``**/lora_b`` alone. :func:`merge_lora` then has the changes
+    in the kernels, with the same zeros.
+
+    Args:
+      model: an NNX module that holds ``nnx.Linear``; changed in place.
+      pattern: which kernels, as ``select`` of :func:`dst.sparsify`; None: as it chooses.
+      kind: see :class:`SparseLoRA`.
+      rank: at least 1, at most the smaller side of each kernel.
+      alpha: > 0.
+      masks: bool by leaf path; None: those that the model carries, else which weights are not zero.
+      rngs: of the changes.
+
+    Returns:
+      The leaf paths of the kernels.
+
+    Raises:
+      ValueError: no such layer, a pattern that chooses other leaves, a rank above a side.
+
+    Example:
+      >>> from flax import nnx
+      >>> model = nnx.Sequential(nnx.Linear(8, 8, rngs=nnx.Rngs(0)))
+      >>> _ = prune(model, 0.5)
+      >>> add_lora(model, rank=2, rngs=nnx.Rngs(0))
+      ['layers/0/kernel']
+      >>> int((merge_lora(model).layers[0].kernel[...] != 0).sum())
+      32
+    """
+    tx = sparsify(
+        optax.identity(),
+        Static(0.5, allocation="uniform"),
+        select=pattern,
+        stacked=stacked_axes(linear_layers(model)),
+        roles=roles(model),
+    )
+    chosen = list(tx.plan(nnx.state(model, nnx.Param)).sparse)
+    layers = {k: x for k, x in linear_layers(model).items() if isinstance(x, nnx.Linear)}
+    wrong = sorted(set(chosen) - (layers.keys() - {"kernel"}))  # a model that is itself the layer
+    if not chosen or wrong:
+        what = f"{', '.join(wrong)} belongs to none" if wrong else "none is chosen"
+        raise ValueError(
+            f"add_lora: expected kernels of nnx.Linear inside of the model, {what}. They are "
+            f"{', '.join(layers) or 'none'}."
+        )
+    if masks is None:
+        carries = jax.tree.leaves(nnx.state(model, Mask))
+        masks = carried_masks.masks(model) if carries else {}
+    settings = {"kind": kind, "rank": rank, "alpha": alpha}
+    lora.add_lora(model, {k: layers[k] for k in chosen}, masks, rngs, **settings)
+    return chosen

@@ -38,6 +38,18 @@ def lookup(patterns: Mapping[str, Any] | None, path: str) -> Any | None:
     return result
 
 
+def chosen(patterns: Sequence[str], path: str) -> bool:
+    """What the last pattern that matches says: yes, or no where it begins with ``!``.
+
+    A path that none matches is chosen where all patterns begin with ``!``.
+    """
+    verdict = all(pattern.startswith("!") for pattern in patterns)
+    for pattern in patterns:
+        if matches(pattern.removeprefix("!"), path):
+            verdict = not pattern.startswith("!")
+    return verdict
+
+
 def require_matches(argument: str, patterns: Iterable[str], paths: Sequence[str]) -> None:
     """Raises when a pattern matches no path, and lists the paths."""
     for pattern in patterns:

@@ -13,7 +13,7 @@ import optax
 from jax.tree_util import PyTreeDef
 
 from dst.core import checks, names
-from dst.core.patterns import lookup, matches, require_matches
+from dst.core.patterns import chosen, lookup, matches, require_matches
 from dst.core.roles import Role, in_tree
 from dst.core.text import shown
 from dst.core.typing import Array, Params, PyTree
@@ -294,16 +294,10 @@ def _choose(
         return False, f"{leaf.dtype}, not floating-point"
     if callable(select):
         return (True, "selected") if select(path, leaf) else (False, "not selected")
-    excluded = select is not None and all(pattern.startswith("!") for pattern in select)
-    if select is not None and excluded:
-        if any(matches(pattern.removeprefix("!"), path) for pattern in select):
-            return False, "not selected"
-    elif select is not None:
-        verdict = False
-        for pattern in select:
-            if matches(pattern.removeprefix("!"), path):
-                verdict = not pattern.startswith("!")
-        return verdict, "selected" if verdict else "not selected"
+    if select is not None:
+        verdict = chosen(select, path)
+        if not verdict or not all(pattern.startswith("!") for pattern in select):
+            return verdict, "selected" if verdict else "not selected"
     if role is not None and (not role.sparse or rank > 1):
         return role.sparse, f"{path.rpartition('/')[2]} of {role.kind}"
     if (kind := names.dense_kind(path)) is not None:

@@ -164,7 +164,7 @@ def to_blocks(model: nnx.Module, masks: Mapping[str, ArrayLike], block: tuple[in
     """
     layers = linear_layers(model)
     new = {id(layers[path]): BlockLinear(layers[path], masks[path], block) for path in masks}
-    _replace(model, lambda module: new.get(id(module)))
+    replace_modules(model, lambda module: new.get(id(module)))
 
 
 def store(model: nnx.Module, indices: Mapping[str, tuple[Array, tuple[int, ...]]]) -> None:
@@ -194,7 +194,7 @@ def store(model: nnx.Module, indices: Mapping[str, tuple[Array, tuple[int, ...]]
             setattr(module, name + _SUFFIX, Index(index, dense_shape=shape))
 
 
-def _replace(model: nnx.Module, other: Callable[[Any], nnx.Module | None]) -> None:
+def replace_modules(model: nnx.Module, other: Callable[[Any], nnx.Module | None]) -> None:
     """Replaces modules inside a model; a module that it holds several times stays one."""
     for _, parent in list(nnx.iter_modules(model)):
         for name, child in list(vars(parent).items()):
@@ -231,7 +231,7 @@ def unpack(model: nnx.Module) -> Any:
             return None
         return known.setdefault(id(module), module.dense())
 
-    _replace(copy, dense)
+    replace_modules(copy, dense)
     for _, module in nnx.iter_modules(copy):
         for name, index in list(vars(module).items()):
             if not isinstance(index, Index):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import normal, variance_scaling
 
@@ -55,7 +56,7 @@ class Decoder(nnx.Module):
 
     Example:
       >>> model = Decoder((16,), 256, width=32, layers=2, heads=4, hidden=64, rngs=nnx.Rngs(0))
-      >>> model(jax.numpy.zeros((2, 16), int)).shape
+      >>> model(jnp.zeros((2, 16), int)).shape
       (2, 16, 256)
 
     References:
@@ -134,10 +135,7 @@ class Decoder(nnx.Module):
         Raises:
           ValueError: a sequence longer than the context.
         """
-        length = tokens.shape[1]
-        if length > self.context:
-            raise ValueError(f"sequences must be at most {self.context} tokens long, got {length}.")
-        x = self.embedding(tokens)
+        x = self._embedded(tokens)
         if self.scan:
             over_layers = nnx.scan(
                 _apply, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry, transform_metadata=_LAYERS
@@ -146,8 +144,42 @@ class Decoder(nnx.Module):
         else:
             for block in self.blocks:
                 x = block(x)
+        return self.logits(x)
+
+    def hidden_states(
+        self, tokens: Int[Array, "batch length"]
+    ) -> Float[Array, "layers batch length width"]:
+        """The residual stream after each block.
+
+        Raises:
+          ValueError: a sequence longer than the context.
+        """
+        x = self._embedded(tokens)
+        if self.scan:
+            over_layers = nnx.scan(
+                _apply_and_keep,
+                in_axes=(nnx.Carry, 0),
+                out_axes=(nnx.Carry, 0),
+                transform_metadata=_LAYERS,
+            )
+            states: Array = over_layers(x, self.blocks)[1]
+            return states
+        found = []
+        for block in self.blocks:
+            x = block(x)
+            found.append(x)
+        return jnp.stack(found)
+
+    def logits(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length classes"]:
+        """Logits from the residual stream after the last block."""
         x = self.final_norm(x)
         return self.embedding.attend(x) if self.unembedding is None else self.unembedding(x)
+
+    def _embedded(self, tokens: Array) -> Array:
+        length = tokens.shape[1]
+        if length > self.context:
+            raise ValueError(f"sequences must be at most {self.context} tokens long, got {length}.")
+        return self.embedding(tokens)
 
 
 class Block(nnx.Module):
@@ -175,6 +207,11 @@ class Block(nnx.Module):
 
 def _apply(x: Array, block: Block) -> Array:
     return block(x)
+
+
+def _apply_and_keep(x: Array, block: Block) -> tuple[Array, Array]:
+    x = block(x)
+    return x, x
 
 
 class Attention(nnx.Module):

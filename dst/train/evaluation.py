@@ -41,10 +41,12 @@ def make(
     """
 
     @jax.jit
-    def score(params: Params, carried: PyTree, inputs: Array, labels: Array) -> Metrics:
+    def score(
+        params: Params, carried: PyTree, inputs: Array, labels: Array, more: tuple[PyTree, ...]
+    ) -> Metrics:
         model = network.merge(network.test, params, carried)
         key = jax.random.key(0, impl="threefry2x32")
-        loss, metrics = objective.loss(model, (inputs, labels), key)
+        loss, metrics = objective.loss(model, (inputs, labels), key, *more)
         return {"loss": loss, **metrics}
 
     @jax.jit
@@ -60,11 +62,13 @@ def make(
         mean = jax.tree.map(lambda *x: jnp.mean(jnp.stack(x), axis=0), *parts)
         return _replaced(carried, mean)
 
+    more = objectives.arrays(objective)
+
     def mean_scores(params: Params, carried: PyTree) -> Scores:
         carried = calibrated(params, carried)
         parts, sizes = [], []
         for inputs, labels in batches():
-            parts.append(score(params, carried, inputs, labels))
+            parts.append(score(params, carried, inputs, labels, more))
             sizes.append(labels.size)
         parts = jax.device_get(parts)
         means = {

@@ -53,18 +53,23 @@ def make(
       False contains no selection.
     """
 
-    def loss(
-        params: Params, opt_state: PyTree, carried: PyTree, batch: Batch, key: Array
-    ) -> tuple[Array, PyTree]:
-        if opt_state is not None:
-            params = weights(params, opt_state)
-        model = network.merge(network.train, params, carried)
-        value, metrics = objective.loss(model, batch, key)
-        return value, ({"loss": value, **metrics}, variables(model))
-
     def step(
-        state: TrainState, inputs: Array, labels: Array, *, topology: bool
+        state: TrainState,
+        inputs: Array,
+        labels: Array,
+        more: tuple[PyTree, ...] = (),
+        *,
+        topology: bool,
     ) -> tuple[TrainState, Metrics]:
+        def loss(
+            params: Params, opt_state: PyTree, carried: PyTree, batch: Batch, key: Array
+        ) -> tuple[Array, PyTree]:
+            if opt_state is not None:
+                params = weights(params, opt_state)
+            model = network.merge(network.train, params, carried)
+            value, metrics = objective.loss(model, batch, key, *more)
+            return value, ({"loss": value, **metrics}, variables(model))
+
         seed = jax.random.key(state.opt_state.hyper.seed, impl="threefry2x32")
         keys = jax.random.split(jax.random.fold_in(seed, state.opt_state.count), len(inputs))
 
@@ -115,7 +120,9 @@ def make(
             metrics["skipped"] = new.skipped
         return placement.keep(new), metrics
 
-    return jax.jit(step, static_argnames="topology", donate_argnames="state")
+    program = jax.jit(step, static_argnames="topology", donate_argnames="state")
+    more = objectives.arrays(objective)
+    return partial(program, more=placement.put(more)) if more else program
 
 
 def several(
@@ -134,20 +141,25 @@ def several(
       another, ``[most, parts, batch, ...]``; 1 <= ``n`` <= ``most``. ``state`` is donated.
     """
 
+    program, given = (step.func, step.keywords) if isinstance(step, partial) else (step, {})
+
     def steps(
-        state: TrainState, inputs: Array, labels: Array, n: Array
+        state: TrainState, inputs: Array, labels: Array, n: Array, more: tuple[PyTree, ...] = ()
     ) -> tuple[TrainState, Metrics, Array]:
+        update = partial(program, topology=False)
+
         def one(i: Array, so_far: PyTree) -> PyTree:
             state, _, losses = so_far
-            state, metrics = step(state, inputs[i], labels[i], topology=False)
+            state, metrics = update(state, inputs[i], labels[i], more)
             return state, metrics, losses.at[i].set(metrics["loss"])
 
-        shapes = jax.eval_shape(partial(step, topology=False), state, inputs[0], labels[0])[1]
+        shapes = jax.eval_shape(update, state, inputs[0], labels[0], more)[1]
         metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         losses = jnp.zeros((len(inputs), *shapes["loss"].shape))
         return lax.fori_loop(0, n, one, (state, metrics, losses))
 
-    return jax.jit(steps, donate_argnames="state")
+    compiled = jax.jit(steps, donate_argnames="state")
+    return partial(compiled, **given) if given else compiled
 
 
 @jax.jit

@@ -20,6 +20,7 @@ from dst.rules.rule import Rule
 from dst.train import data as data_sets
 from dst.train import objectives, optimizer
 from dst.train.config import doors, plain_data, recipes, schema, signatures, suggestions
+from dst.train.config.locations import located
 from dst.train.config.schema import Choice, Option, Section
 from dst.train.config.sections import Mesh, Sparsify, Train, Wandb
 from dst.train.config.warm_start import FixedMasks, Start
@@ -284,10 +285,13 @@ def parse(data: Mapping[str, Any], path: str | Path) -> Config:
             )
     with doors.beside(Path(path)), suggestions.added(Config, data):
         config = schema.read(Config, recipes.filled(data, METHOD), "")
+    path, objective = Path(path), config.objective
     return replace(
         config,
-        data=data_sets.located(config.data, Path(path)),
-        start=config.start.located(Path(path)),
+        model=located(config.model, models.REGISTRY, path),
+        data=located(config.data, data_sets.REGISTRY, path),
+        objective=None if objective is None else located(objective, objectives.REGISTRY, path),
+        start=config.start.located(path),
     )
 
 

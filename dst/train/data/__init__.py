@@ -13,14 +13,12 @@ The config may always say ``batch_size``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from dst.core.registry import Entry, Registry
 from dst.rules.fields import Positive
 from dst.train.config.schema import Section
-from dst.train.data import files
 from dst.train.data.dataset import Batch, Dataset, from_arrays, from_sources, indices
 
 __all__ = [
@@ -31,7 +29,6 @@ __all__ = [
     "from_sources",
     "indices",
     "load",
-    "located",
 ]
 
 REGISTRY = Registry("data set", "dst.train.data")
@@ -46,25 +43,6 @@ class Shared:
     """
 
     batch_size: Positive = 128
-
-
-def located(section: Section, config: Path) -> Section:
-    """The same with the absolute paths of its files, where it names some.
-
-    Args:
-      section: of a config.
-      config: the file that it stands in.
-    """
-    facts = {} if section.imported else _entry(section.name).facts
-    if not facts.get("path"):
-        return section
-    prefix, _, path = section.name.partition(":")
-    fields = {k: x for k in facts.get("files", ()) if (x := getattr(section.value, k)) is not None}
-    return replace(
-        section,
-        name=f"{prefix}:{files.located(path, config)}",
-        value=replace(section.value, **{k: files.located(x, config) for k, x in fields.items()}),
-    )
 
 
 def _entry(name: str) -> Entry:

@@ -35,7 +35,9 @@ class Objective(Protocol):
 
         An objective may have two more methods. ``figures(means) -> metrics`` computes scalars from
         the means over all examples, where a metric is no mean itself; then the metrics of ``loss``
-        may be arrays. ``of(units) -> objective`` adapts it to the units of a data set's labels.
+        may be arrays. ``of(units) -> objective`` adapts it to the units of a data set's labels. And
+        where it has ``arrays``, a pytree that is not None, such as the weights of a teacher, they
+        are the last argument of ``loss``: what a compiled program reads should not be part of it.
 
         Args:
           model: the network, to be called on inputs.
@@ -56,6 +58,12 @@ class Function(NamedTuple):
     def loss(self, model: Any, batch: PyTree, key: Array) -> tuple[Array, dict[str, Array]]:
         """The loss of a batch, and metrics."""
         return self.call(model, batch, key)
+
+
+def arrays(objective: Objective) -> tuple[PyTree, ...]:
+    """What the loss takes beside model, batch and key: nothing, or the arrays of the objective."""
+    found = getattr(objective, "arrays", None)
+    return () if found is None else (found,)
 
 
 def label_kind(section: Any) -> str | None:

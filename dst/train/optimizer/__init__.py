@@ -9,7 +9,7 @@ decay); its other arguments are keys of the config::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dst.core.patterns import lookup
+from dst.core.patterns import chosen, lookup, require_matches
 from dst.core.registry import Registry
 from dst.core.tree import flatten
 from dst.core.typing import Array, Params, PyTree
@@ -44,6 +44,8 @@ class Optimizer:
       accumulate: micro-batches per batch, >= 1; there is one optimizer update for all of them.
       ema: decay of an exponential moving average of the parameters, for evaluation, in [0, 1);
         null: no average.
+      trainable: pattern or patterns of the weights that are trained (`!pattern` takes out again);
+        others keep their values and have no moments. null: all.
     """
 
     learning_rate: LearningRate
@@ -53,6 +55,7 @@ class Optimizer:
     clip: AboveZero | None = None
     accumulate: Positive = 1
     ema: BelowOne | None = None
+    trainable: str | tuple[str, ...] | None = None
 
 
 def learning_rate(config: Optimizer, steps: int, first: int = 0) -> Schedule:
@@ -126,4 +129,19 @@ def make(
     parts = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
     if config.weight_decay and not section.takes("weight_decay"):
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=matrices))
-    return optax.chain(*parts, update)
+    whole = optax.chain(*parts, update)
+    return whole if config.trainable is None else _only(whole, config.trainable)
+
+
+def _only(
+    inner: optax.GradientTransformation, patterns: str | Sequence[str]
+) -> optax.GradientTransformation:
+    """An optimizer that sees the weights of some patterns, and leaves all others as they are."""
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+
+    def labels(params: PyTree) -> PyTree:
+        paths, _, treedef = flatten(params)
+        require_matches("optimizer.trainable", [p.removeprefix("!") for p in patterns], paths)
+        return treedef.unflatten(["trained" if chosen(patterns, p) else "kept" for p in paths])
+
+    return optax.partition({"trained": inner, "kept": optax.set_to_zero()}, labels)

@@ -81,7 +81,10 @@ BAD = {
     "negative clipping": (["optimizer.clip=-1"], ["optimizer.clip", "> 0", "-1"]),
     "batch and micro-batches": (["optimizer.accumulate=7"], ["data.batch_size", "accumulate=7"]),
     "a model of text for images": (["model=decoder"], ["model.name", "'mlp'", "'digits'"]),
-    "a model of images for text": (["data=stdlib"], ["model.name", "['decoder']", "'stdlib'"]),
+    "a model of images for text": (
+        ["data=stdlib"],
+        ["model.name", "['decoder', 'pretrained']", "'stdlib'"],
+    ),
     "heads that do not divide": (
         ["model={'name': 'decoder', 'heads': 3, 'hidden': 8}", "data=stdlib"],
         ["heads must divide width", "width 128, heads 3"],

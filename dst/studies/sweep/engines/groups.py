@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 
@@ -66,6 +67,8 @@ def candidate(trial: Trial, command: Train, made: dict[str, Setup] | None = None
         raise Different("it lies on several devices")
     if settings.sparsify.form == "packed":
         raise Different("its weights are packed")
+    if isinstance(pieces.step, partial):
+        raise Different("its objective reads arrays of its own")
     with closing(pieces.batches(settings.start.step)) as batches:
         shapes = jax.eval_shape(lambda *x: x, *next(batches))
     return Candidate(trial, pieces, state, shapes)
