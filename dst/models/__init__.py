@@ -31,13 +31,13 @@ if TYPE_CHECKING:  # for editors; at run time the marks are what counts
     from dst.models.convnet1d import ConvNet1d as ConvNet1d
     from dst.models.decoder import Decoder as Decoder
     from dst.models.encoder import Encoder as Encoder
-    from dst.models.from_directory import from_directory as from_directory
     from dst.models.lenet5 import LeNet5 as LeNet5
     from dst.models.mlp import MLP as MLP
     from dst.models.mobilenet import MobileNetV1 as MobileNetV1
     from dst.models.pretrained import load as load
     from dst.models.pretrained import save as save
     from dst.models.pretrained import tokenizer as tokenizer
+    from dst.models.pretrained_network import pretrained_decoder as pretrained_decoder
     from dst.models.residual_mlp import ResidualMLP as ResidualMLP
     from dst.models.resnet import ResNet20 as ResNet20
     from dst.models.resnet import ResNet50 as ResNet50

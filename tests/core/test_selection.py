@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dst.core.selection import top_k_mask, top_k_masks
+from dst.core.selection import top_k_mask, top_k_masks, top_k_masks_and_short
 from tests.reference import selection as twin
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -201,7 +201,7 @@ def test_one_device_counts_as_many_do():
     where counts in float32 are wrong."""
     run_on_one_device("""
         import jax, jax.numpy as jnp, numpy as np
-        from dst.core.selection import top_k_mask, top_k_masks
+        from dst.core.selection import top_k_mask, top_k_masks, top_k_masks_and_short
         from tests.reference import selection as twin
 
         assert jax.device_count() == 1
@@ -224,3 +224,17 @@ def test_one_device_counts_as_many_do():
         tied = choose(jnp.zeros(n), 2**24 + 1)
         assert bool(tied[: 2**24 + 1].all()) and not bool(tied[2**24 + 1 :].any())
     """)
+
+
+@pytest.mark.parametrize("size", [SIZE, 5000])
+@pytest.mark.parametrize("missing", [0, 3])
+def test_groups_with_too_few_candidates_are_told_apart(size, missing):
+    """Also where all are asked for: then the search has an end before its first digit."""
+    scores = np.random.default_rng(0).normal(size=(2, size)).astype(np.float32)
+    scores[1, :missing] = np.nan
+    for k in (0, 1, size - missing - 1, size - missing, size - missing + 1, size):
+        for axes in ((0,), ()):
+            masks, short = top_k_masks_and_short([jnp.asarray(scores)], [k], [None], [axes])
+            found = [size, size - missing] if axes else [2 * size - missing]
+            np.testing.assert_array_equal(short[0].ravel(), np.array(found) < k)
+            assert int(masks[0].sum()) == sum(min(k, n) for n in found)

@@ -207,6 +207,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(folder, case, t
     assert not (tmp_path / "run").exists()
 
 
+def test_a_pretrained_network_is_one_of_text(folder):
+    with pytest.raises(ValueError, match=r"pretrained needs inputs \[.*\], got \[2, 3\]"):
+        models.pretrained_decoder((2, 3), 10, path=str(folder / "dense"), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="knows 256. Use the tokenizer of the model"):
+        models.pretrained_decoder((16,), 257, path=str(folder / "dense"), rngs=nnx.Rngs(0))
+
+
 def test_a_teacher_of_another_shape_is_refused(folder):
     models.save(folder / "wide", decoder(0, width=32))
     objective = distillation.Distillation(str(folder / "wide"))

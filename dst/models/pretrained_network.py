@@ -12,10 +12,11 @@ import dst.nnx
 from dst.core.registry import named
 from dst.io.safetensors import load_masks
 from dst.models.pretrained import load
+from dst.models.shapes import axes
 
 
 @named("pretrained", inputs="tokens", files=("path",))
-def from_directory(
+def pretrained_decoder(
     shape: Sequence[int],
     classes: int,
     *,
@@ -48,8 +49,9 @@ def from_directory(
         text beyond the context of the model; a tokenizer with more tokens than the model knows.
 
     Example:
-      >>> from_directory((256,), 49152, path="SmolLM2-135M")  # doctest: +SKIP
+      >>> pretrained_decoder((256,), 49152, path="SmolLM2-135M")  # doctest: +SKIP
     """
+    (length,) = axes("pretrained", shape, "length")
     try:
         model: Any = load(path, dtype=dtype, scan=scan)
     except FileNotFoundError as error:
@@ -59,10 +61,10 @@ def from_directory(
         raise ValueError(
             f"model.path: a run of text needs a decoder, got the {type(model).__name__} in {path}."
         )
-    if shape[0] > context:
+    if length > context:
         raise ValueError(
             f"data.context must be at most {context}, the context of the model in {path}, got "
-            f"{shape[0]}."
+            f"{length}."
         )
     known = model.embedding.num_embeddings
     if classes > known:
