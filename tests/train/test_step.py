@@ -118,7 +118,7 @@ def test_the_logged_learning_rate_is_the_one_of_the_inner_optimizer(tmp_path):
 SHORT = ("sgd", "adamw", "muon")
 OPTIMIZERS = [
     pytest.param(name, marks=[] if name in SHORT else pytest.mark.evidence)
-    for name in ("sgd", "momentum", "adam", "adamw", "lion", "adafactor", "muon")
+    for name in ("sgd", "momentum", "adam", "adamw", "lion", "adafactor", "muon", "frugal")
 ]
 
 
