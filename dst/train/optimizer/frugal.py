@@ -12,7 +12,7 @@ import optax
 
 from dst.core.patterns import chosen
 from dst.core.registry import named
-from dst.core.tree import flatten
+from dst.core.tree import flatten, is_dense_marker
 from dst.core.typing import Array, Params, PyTree
 from dst.rules.fields import AboveZero, BelowOne, NotNegative, Positive, Share
 
@@ -24,7 +24,8 @@ class FrugalState(NamedTuple):
 
     Attributes:
       updates: int32, so far.
-      chosen: tree like the parameters: int32 places of the part with moments; None: all of it.
+      chosen: tree like the parameters: int32 places of the part with moments;
+        ``optax.MaskedNode``: all of it.
       mu, nu: its moments.
     """
 
@@ -81,8 +82,11 @@ def frugal(
     def init(params: Params) -> FrugalState:
         paths, leaves, treedef = flatten(params)
         sizes = [size(path, leaf) for path, leaf in zip(paths, leaves, strict=True)]
-        places = [None if n is None else jnp.zeros(n, jnp.int32) for n in sizes]
-        parts = [x if n is None else _take(x, n, unit) for x, n in zip(leaves, places, strict=True)]
+        places = [optax.MaskedNode() if n is None else jnp.zeros(n, jnp.int32) for n in sizes]
+        parts = [
+            x if is_dense_marker(n) else _take(x, n, unit)
+            for x, n in zip(leaves, places, strict=True)
+        ]
         return FrugalState(
             jnp.zeros([], jnp.int32),
             treedef.unflatten(places),
@@ -97,10 +101,11 @@ def frugal(
         results = []
         nodes = (treedef.flatten_up_to(x) for x in (state.chosen, state.mu, state.nu))
         for i, (g, at, mu, nu) in enumerate(zip(flat, *nodes, strict=True)):
-            steps = state.updates if at is None else since
+            all_of_it = is_dense_marker(at)
+            steps = state.updates if all_of_it else since
             free = jnp.zeros_like(g)
             part = g
-            if at is not None:
+            if not all_of_it:
                 new = since == 0
                 at = jnp.where(new, _drawn(g, len(at), unit, seed, i, state.updates // every), at)
                 mu, nu = (jnp.where(new, 0, x) for x in (mu, nu))
@@ -108,7 +113,7 @@ def frugal(
             mu = b1 * mu + (1 - b1) * part
             nu = b2 * nu + (1 - b2) * part**2
             step = (mu / (1 - b1 ** (steps + 1))) / (jnp.sqrt(nu / (1 - b2 ** (steps + 1))) + eps)
-            direction = step if at is None else _put(free, at, step, unit)
+            direction = step if all_of_it else _put(free, at, step, unit)
             results.append((-rate * direction, at, mu, nu))
         updates, *parts = (treedef.unflatten(x) for x in zip(*results, strict=True))
         return updates, FrugalState(state.updates + 1, *parts)
