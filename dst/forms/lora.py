@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -12,7 +13,7 @@ from flax import nnx
 from dst.core import checks
 from dst.core.typing import Array, ArrayLike
 from dst.forms.carried_masks import Mask
-from dst.forms.packed_modules import replace_modules
+from dst.forms.packed_modules import replace_modules, replaced
 
 Kind = Literal["lora", "mask", "scale"]
 _OPTIONS = ("dtype", "param_dtype", "precision", "dot_general", "promote_dtype")
@@ -167,13 +168,4 @@ def merge_lora(model: nnx.Module, *, keep_zeros: bool = True) -> Any:
     """
     if isinstance(model, SparseLoRA):
         return model.merged(keep_zeros=keep_zeros)
-    copy = nnx.clone(model)
-    known: dict[int, nnx.Module] = {}
-
-    def merged(module: Any) -> nnx.Module | None:
-        if not isinstance(module, SparseLoRA):
-            return None
-        return known.setdefault(id(module), module.merged(keep_zeros=keep_zeros))
-
-    replace_modules(copy, merged)
-    return copy
+    return replaced(model, SparseLoRA, partial(SparseLoRA.merged, keep_zeros=keep_zeros))

@@ -202,6 +202,19 @@ def replace_modules(model: nnx.Module, other: Callable[[Any], nnx.Module | None]
                 setattr(parent, name, new)
 
 
+def replaced(model: nnx.Module, kind: type, other: Callable[[Any], nnx.Module]) -> nnx.Module:
+    """A copy of a model with other modules in the place of those of a kind."""
+    copy, known = nnx.clone(model), {}
+
+    def new(module: Any) -> nnx.Module | None:
+        if isinstance(module, kind) and id(module) not in known:
+            known[id(module)] = other(module)
+        return known.get(id(module))
+
+    replace_modules(copy, new)
+    return copy
+
+
 def unpack(model: nnx.Module) -> Any:
     """A copy of a model in which all kernels are dense arrays with their zeros.
 
@@ -223,15 +236,7 @@ def unpack(model: nnx.Module) -> Any:
     """
     if isinstance(model, BlockLinear):
         return model.dense()
-    copy = nnx.clone(model)
-    known: dict[int, nnx.Module] = {}
-
-    def dense(module: Any) -> nnx.Module | None:
-        if not isinstance(module, BlockLinear):
-            return None
-        return known.setdefault(id(module), module.dense())
-
-    replace_modules(copy, dense)
+    copy = replaced(model, BlockLinear, BlockLinear.dense)
     for _, module in nnx.iter_modules(copy):
         for name, index in list(vars(module).items()):
             if not isinstance(index, Index):
