@@ -144,16 +144,16 @@ def several(
     program, given = (step.func, step.keywords) if isinstance(step, partial) else (step, {})
 
     def steps(
-        state: TrainState, inputs: Array, labels: Array, n: Array, more: tuple[PyTree, ...] = ()
+        state: TrainState, inputs: Array, labels: Array, n: Array, **given: PyTree
     ) -> tuple[TrainState, Metrics, Array]:
-        update = partial(program, topology=False)
+        update = partial(program, topology=False, **given)
 
         def one(i: Array, so_far: PyTree) -> PyTree:
             state, _, losses = so_far
-            state, metrics = update(state, inputs[i], labels[i], more)
+            state, metrics = update(state, inputs[i], labels[i])
             return state, metrics, losses.at[i].set(metrics["loss"])
 
-        shapes = jax.eval_shape(update, state, inputs[0], labels[0], more)[1]
+        shapes = jax.eval_shape(update, state, inputs[0], labels[0])[1]
         metrics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         losses = jnp.zeros((len(inputs), *shapes["loss"].shape))
         return lax.fori_loop(0, n, one, (state, metrics, losses))

@@ -36,7 +36,7 @@ HERE = Path(__file__).parent
 SPARSITY, BLOCK = 0.9, 64
 EVERY = 20  # steps between topology steps
 RATES = (1e-3, 3e-3)
-EVAL_EVERY = 50
+EVAL_EVERY = 100
 ROUNDS = 7  # of timing
 FORMS = {
     "dense": "black",

@@ -137,7 +137,9 @@ def test_a_run_on_text_pins_it_and_its_pattern(corpus, monkeypatch):
 
 
 def test_networks_of_images_are_refused_for_text(tmp_path):
-    with pytest.raises(config.ConfigError, match=r"one of \['decoder'\] for data 'text:a.txt'"):
+    with pytest.raises(
+        config.ConfigError, match=r"one of \['decoder', 'pretrained'\] for data 'text:a.txt'"
+    ):
         small(tmp_path, "data={name: 'text:a.txt'}")
 
 
