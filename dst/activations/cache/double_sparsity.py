@@ -48,11 +48,12 @@ class DoubleSparsity:
 
     References: Yang et al. 2024, "Post-training sparse attention with double sparsity"
       (arXiv 2408.07092).
-    Checked against: andy-yang-1/DoubleSparse, evaluation/modify_llama.py and
-      config/offline_calibration.py at commit 52bfb14, by labels worked out by hand:
+    Checked against: andy-yang-1/DoubleSparse, evaluation/modify_llama.py at commit 52bfb14 and
+      config/offline_calibration.py at commit 33be72e, by labels worked out by hand:
       tests/activations/cache/test_double_sparsity.py.
-    Differs from its code: equal labels go to the earliest entry; channels are ranked by means over
-      all windows, where the code keeps those of the last window.
+    Differs from its code: of equal labels the earliest entry is read; labels are read from the
+      keys and not stored again; ``qk`` channels are ranked by means over all windows, where the
+      code has those of the last one. That file is sparse in every layer (``dense_layers=0``).
     """
 
     budget: int

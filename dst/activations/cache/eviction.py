@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from dst.core import checks
 from dst.core.typing import Array
 
-# What the functions of a rule are given beside their arrays.
+# Arguments and results are described where a rule has them.
 Scores = Callable[[Array, Array, Array, Array], Array]
 Priority = Callable[[Array, Array, Array], Array]
 Places = Callable[[Array, Array], Array]
@@ -53,8 +53,8 @@ class Eviction:
     """The rule of a policy. After every step each key-value head has at most ``budget`` entries.
 
     A step adds the entry of the new token, attends, updates scores, and evicts the entry of lowest
-    priority if there are more than ``budget``; among equals the latest goes. After a prompt the
-    ``budget`` entries of highest priority stay. What is evicted never returns.
+    priority if there are more than ``budget``; among equals the latest goes, and NaN is lowest.
+    After a prompt the ``budget`` entries of highest priority stay. What is evicted never returns.
 
     Attributes:
       budget: entries per head; None: all stay.

@@ -32,7 +32,7 @@ class H2O:
 
     References: Zhang et al. 2023, "H2O: heavy-hitter oracle for efficient generative inference of
       large language models" (arXiv 2306.14048), algorithm 1.
-    Checked against: FMInference/H2O, h2o_hf/utils_real_drop/modify_llama.py at commit bffd1fc, by
+    Checked against: FMInference/H2O, h2o_hf/utils_real_drop/modify_llama.py at commit 0ee6a85, by
       positions and scores worked out by hand: tests/activations/cache/test_policies.py
       ::test_h2o_keeps_heavy_and_recent_entries_as_worked_out_by_hand.
     Differs from its code: scores are those of each sequence, not sums over a batch; heads of

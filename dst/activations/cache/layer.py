@@ -149,14 +149,14 @@ def highest(
     priority: Float[Array, "batch kv_heads entries"], budget: int
 ) -> Int[Array, "batch kv_heads budget"]:
     """The entries that stay after a prompt, in order: of equal priorities, the earliest."""
-    return jnp.sort(lax.top_k(priority, budget)[1])
+    return jnp.sort(lax.top_k(_without_nan(priority), budget)[1])
 
 
 def lowest(
     priority: Float[Array, "batch kv_heads slots"], position: Int[Array, "batch kv_heads slots"]
 ) -> Bool[Array, "batch kv_heads slots"]:
     """The entry that is evicted: that of lowest priority, the latest among equals."""
-    alive = position >= 0
+    alive, priority = position >= 0, _without_nan(priority)
     least = jnp.where(alive, priority, jnp.inf).min(axis=-1, keepdims=True)
     chosen = jnp.where(alive & (priority == least), position, -1)
     return alive & (position == chosen.max(axis=-1, keepdims=True))
@@ -181,6 +181,10 @@ def attend(
         alive &= rule.reading.choose(query, key, alive, number)
     weights = jax.nn.softmax(jnp.where(alive, logits, -jnp.inf))
     return jnp.einsum("bhgqe,bhed->bhgqd", weights.astype(value.dtype), value), weights
+
+
+def _without_nan(priority: Array) -> Array:
+    return jnp.where(jnp.isnan(priority), -jnp.inf, priority)
 
 
 def _heads_first(x: Array) -> Array:

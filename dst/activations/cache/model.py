@@ -67,7 +67,7 @@ def prefill(
 ) -> tuple[Float[Array, "batch classes"], Cache]:
     """Reads a prompt at once, then evicts: logits of the token after it, and the cache.
 
-    Within the prompt attention is full, as in the code of H2O, SnapKV and TOVA; so memory grows
+    Within the prompt nothing is evicted, as in the code of H2O, SnapKV and TOVA; so memory grows
     with the square of its length. A prompt of another length compiles another program.
 
     Args:

@@ -16,7 +16,8 @@ class Strided:
     """Keeps the last ``recent`` tokens, and the latest of the earlier ones whose position is
     ``stride - 1`` modulo ``stride``.
 
-    If there are too few of these, the latest of the others stay, too. Positions are those of the text.
+    If there are too few of these, the latest of the others stay, too. Positions are those of the
+    text.
 
     Args:
       budget: entries per head, >= 2.

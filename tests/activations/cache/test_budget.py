@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dst.activations.cache import Full, decode, perplexity, prefill, start
+from dst.activations.cache import Eviction, Full, decode, perplexity, prefill, start
 from tests.activations.cache.models import BUDGET, CONTEXT, POLICIES, READERS, TEXTS, decoder
 
 LENGTH = TEXTS.shape[1]
@@ -43,6 +45,33 @@ def test_every_head_has_as_many_entries_as_the_budget_allows(kind, scan, models)
             assert len(set(tokens)) == len(tokens)  # no token twice
         if read < LENGTH:
             _, cache = decode(model, jnp.asarray(TEXTS[:, read]), cache)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A policy to which all entries are the same."""
+
+    budget: int
+    value: float
+
+    def rule(self):
+        return Eviction(self.budget, lambda scores, *_: jnp.full_like(scores, self.value))
+
+
+@pytest.mark.parametrize("value", [0.0, np.inf, -np.inf, np.nan])
+def test_the_budget_is_exact_whatever_a_policy_returns(value, models):
+    texts, policy = jnp.asarray(TEXTS), Constant(BUDGET, value)
+    for prompt in (3, 8):
+        _, cache = prefill(models[False], texts[:, :prompt], policy, LENGTH)
+        for read in range(prompt, LENGTH):
+            _, cache = decode(models[False], texts[:, read], cache)
+            alive = (entries(cache) >= 0).sum(-1)
+            np.testing.assert_array_equal(alive, min(read + 1, BUDGET))
+        # Of equals the earliest stay.
+        np.testing.assert_array_equal(
+            np.sort(entries(cache))[..., 1:],
+            np.broadcast_to(np.arange(BUDGET), (*alive.shape, BUDGET)),
+        )
 
 
 @pytest.mark.parametrize("kind", POLICIES)
