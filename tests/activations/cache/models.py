@@ -21,7 +21,7 @@ from dst.activations.cache import (
 WORDS, CONTEXT, LAYERS, HEADS = 23, 24, 2, 4
 TEXTS = np.random.default_rng(0).integers(0, WORDS, (3, 16)).astype(np.int32)
 BUDGET = 6
-CHANNELS = tuple(tuple((h % 3, 3) for h in range(HEADS)) for _ in range(LAYERS))
+CHANNELS = tuple(tuple(((h + n) % 3, 3) for h in range(HEADS)) for n in range(LAYERS))
 # One of every kind, by name; each has a budget of six entries, which its texts exceed.
 POLICIES = {
     "local": Local(BUDGET),
