@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,13 +11,17 @@ from flax import nnx
 from jax.nn.initializers import normal, variance_scaling
 
 from dst.core.registry import named
-from dst.core.typing import Array, Float, Int
+from dst.core.typing import Array, Float, Int, PyTree
 from dst.models.axes import axis_names
 from dst.models.rotary import Rotary
 from dst.models.shapes import axes
 from dst.rules.fields import AboveZero, Depth, Positive
 
 _LAYERS = {nnx.PARTITION_NAME: "layers"}  # the name of the axis of stacked blocks
+
+# How queries, keys and values of a layer mix, all before rotation and ``[batch, length, heads,
+# size]``, and what the layer keeps: ``(rotary, query, key, value, kept) -> (mixed, kept)``.
+Attend = Callable[[Rotary, Array, Array, Array, PyTree], tuple[Array, PyTree]]
 
 
 @named("decoder", inputs="tokens")
@@ -135,16 +139,44 @@ class Decoder(nnx.Module):
         Raises:
           ValueError: a sequence longer than the context.
         """
-        x = self._embedded(tokens)
+        self._check(tokens)
+        return self.logits(self.hidden(tokens, causal, None)[0])
+
+    def hidden(
+        self, tokens: Int[Array, "batch length"], attend: Attend, kept: PyTree
+    ) -> tuple[Float[Array, "batch length width"], PyTree]:
+        """The residual stream after the last block, with attention of another kind.
+
+        Args:
+          tokens: of any length.
+          attend: ``attend(rotary, query, key, value, kept) -> (mixed, kept)`` of one layer, before
+            rotation; :func:`causal` is that of the model.
+          kept: what the layers have: a list of one tree per layer, or, under ``scan``, one tree
+            with a leading axis of layers. None: nothing.
+
+        Returns:
+          the stream, and what the layers have now.
+        """
+        x = self.embedding(tokens)
         if self.scan:
+
+            def apply(x: Array, block: Block, kept: PyTree) -> tuple[Array, PyTree]:
+                return block.attending(x, attend, kept)
+
             over_layers = nnx.scan(
-                _apply, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry, transform_metadata=_LAYERS
+                apply,
+                in_axes=(nnx.Carry, 0, 0),
+                out_axes=(nnx.Carry, 0),
+                transform_metadata=_LAYERS,
             )
-            x = over_layers(x, self.blocks)
+            x, kept = over_layers(x, self.blocks, kept)
         else:
-            for block in self.blocks:
-                x = block(x)
-        return self.logits(x)
+            trees = []
+            for block, tree in zip(self.blocks, kept or [None] * self.layers, strict=True):
+                x, tree = block.attending(x, attend, tree)
+                trees.append(tree)
+            kept = trees
+        return x, kept
 
     def hidden_states(
         self, tokens: Int[Array, "batch length"]
@@ -154,7 +186,8 @@ class Decoder(nnx.Module):
         Raises:
           ValueError: a sequence longer than the context.
         """
-        x = self._embedded(tokens)
+        self._check(tokens)
+        x = self.embedding(tokens)
         if self.scan:
             over_layers = nnx.scan(
                 _apply_and_keep,
@@ -171,15 +204,13 @@ class Decoder(nnx.Module):
         return jnp.stack(found)
 
     def logits(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length classes"]:
-        """Logits from the residual stream after the last block."""
+        """Of the token that follows, from the residual stream after the last block."""
         x = self.final_norm(x)
         return self.embedding.attend(x) if self.unembedding is None else self.unembedding(x)
 
-    def _embedded(self, tokens: Array) -> Array:
-        length = tokens.shape[1]
-        if length > self.context:
+    def _check(self, tokens: Array) -> None:
+        if (length := tokens.shape[1]) > self.context:
             raise ValueError(f"sequences must be at most {self.context} tokens long, got {length}.")
-        return self.embedding(tokens)
 
 
 class Block(nnx.Module):
@@ -201,12 +232,23 @@ class Block(nnx.Module):
         self.feed_forward = SwiGLU(width, hidden, depth=depth, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        return self.attending(x, causal, None)[0]
+
+    def attending(
+        self, x: Float[Array, "batch length width"], attend: Attend, kept: PyTree
+    ) -> tuple[Float[Array, "batch length width"], PyTree]:
+        """The same with attention of another kind, and what it keeps."""
+        mixed, kept = self.attention.attending(self.attention_norm(x), attend, kept)
+        x = x + mixed
+        return x + self.feed_forward(self.feed_forward_norm(x)), kept
 
 
-def _apply(x: Array, block: Block) -> Array:
-    return block(x)
+def causal(
+    rotary: Rotary, query: Array, key: Array, value: Array, kept: PyTree
+) -> tuple[Array, PyTree]:
+    """Every position attends to itself and those before it, which count from zero."""
+    query, key = rotary(query), rotary(key)
+    return jax.nn.dot_product_attention(query, key, value, is_causal=True), kept
 
 
 def _apply_and_keep(x: Array, block: Block) -> tuple[Array, Array]:
@@ -249,13 +291,19 @@ class Attention(nnx.Module):
         self.output = _linear(heads * rotary.size, width, outward, rngs, scale=1 / (2 * depth))
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
+        return self.attending(x, causal, None)[0]
+
+    def attending(
+        self, x: Float[Array, "batch length width"], attend: Attend, kept: PyTree
+    ) -> tuple[Float[Array, "batch length width"], PyTree]:
+        """The same with attention of another kind, and what it keeps."""
+
         def heads(y: Array) -> Array:
             return y.reshape(*y.shape[:2], -1, self.rotary.size)
 
         query, key, value = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
-        query, key = self.rotary(query), self.rotary(key)
-        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=True)
-        return self.output(mixed.reshape(*x.shape[:2], -1))
+        mixed, kept = attend(self.rotary, query, key, value, kept)
+        return self.output(mixed.reshape(*x.shape[:2], -1)), kept
 
 
 class SwiGLU(nnx.Module):

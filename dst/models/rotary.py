@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from dst.core.typing import Array, Float
+from dst.core.typing import Array, Float, Num
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,24 @@ class Rotary:
             )
 
     def __call__(
-        self, x: Float[Array, "batch length heads size"]
+        self,
+        x: Float[Array, "batch length heads size"],
+        positions: Num[Array, "_ _ _"] | None = None,
     ) -> Float[Array, "batch length heads size"]:
-        """The same array with its channels turned; positions count from zero."""
-        length, half = x.shape[1], self.size // 2
+        """The same array with its channels turned.
+
+        Args:
+          x: the array.
+          positions: of its vectors, of a shape that broadcasts against that of ``x`` without the
+            channels; None: along ``length``, from zero.
+        """
+        half = self.size // 2
+        if positions is None:
+            positions = jnp.arange(x.shape[1])[None, :, None]
         speed = self.base ** (-jnp.arange(half, dtype=jnp.float32) / half)
         if self.factors is not None:
             speed = speed / np.asarray(self.factors, np.float32)
-        angle = jnp.outer(jnp.arange(length, dtype=jnp.float32), speed)[None, :, None, :]
+        angle = positions.astype(jnp.float32)[..., None] * speed[None, None, None]
         cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
         first, second = x[..., :half], x[..., half:]
         return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)

@@ -12,7 +12,7 @@ from flax import nnx
 import dst
 import dst.nnx
 from dst.models import Decoder
-from dst.models.decoder import Attention
+from dst.models.decoder import Attention, causal
 from dst.models.rotary import Rotary
 from tests.runs import QUICK
 
@@ -74,6 +74,17 @@ def test_rotated_products_depend_on_the_distance_alone():
         np.testing.assert_allclose(same, same[0], rtol=1e-4, atol=1e-5)
 
 
+def test_vectors_turn_by_the_positions_that_are_given():
+    x = jnp.float32(np.random.default_rng(2).normal(size=(2, 7, 3, 8)))
+    places = jnp.array([3, 0, 6])
+    given = Rotary(8)(x[:, places], places[None, :, None])
+    np.testing.assert_allclose(given, Rotary(8)(x)[:, places], rtol=1e-6)
+    of_heads = Rotary(8)(x[:, :1], jnp.array([5, 5, 2])[None, None])
+    alone = Rotary(8)(jnp.tile(x[:, :1], (1, 7, 1, 1)))
+    expected = np.stack([alone[:, 5, 0], alone[:, 5, 1], alone[:, 2, 2]], axis=1)[:, None]
+    np.testing.assert_allclose(of_heads, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("kv_heads", "size"), [(4, 4), (2, 4), (1, 4), (2, 6)])
 def test_attention_is_what_the_loops_compute(kv_heads, size, bias):
@@ -111,6 +122,22 @@ def test_scanned_blocks_compute_what_unrolled_ones_do():
     nnx.replace_by_pure_dict(state, weights)
     nnx.update(scanned, state)
     np.testing.assert_allclose(_run(scanned, TOKENS), _run(unrolled, TOKENS), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("scan", [False, True])
+def test_attention_of_another_kind_sees_every_layer_and_keeps_what_it_returns(scan, tied):
+    model = _decoder(scan=scan, kv_heads=2, tied=tied)
+
+    def attend(rotary, query, key, value, kept):
+        mixed, _ = causal(rotary, query, key, value, None)
+        return mixed, kept + jnp.abs(key).sum()
+
+    kept = jnp.arange(2.0) if scan else list(jnp.arange(2.0))
+    x, kept = model.hidden(jnp.asarray(TOKENS), attend, kept)
+    np.testing.assert_array_equal(model.logits(x), model(jnp.asarray(TOKENS)))
+    first, second = (float(x) for x in kept)
+    assert first > 0 and second > 1 and first != second - 1
 
 
 def test_layers_of_scanned_blocks_begin_differently():
