@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 from flax import nnx
 from jax.nn.initializers import normal, variance_scaling
 
+from dst.core import checks
 from dst.core.registry import named
 from dst.core.typing import Array, Float, Int
 from dst.models.axes import axis_names
@@ -16,6 +17,7 @@ from dst.models.rotary import Rotary
 from dst.models.shapes import axes
 from dst.rules.fields import AboveZero, Depth, Positive
 
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"silu": nnx.silu, "relu": nnx.relu}
 _LAYERS = {nnx.PARTITION_NAME: "layers"}  # the name of the axis of stacked blocks
 
 
@@ -45,13 +47,14 @@ class Decoder(nnx.Module):
       rotary_factors: by which each pair of channels turns more slowly, ``head_size / 2`` numbers;
         None: one. Models for long contexts have them.
       epsilon: of the norms.
+      activation: of the feed-forward gate. ``relu`` makes many of its outputs exact zeros.
       scan: whether the blocks are one module with a leading axis of layers, which compiles one
         block instead of all; sparse training then needs :attr:`stacked`.
       rngs: of the initial weights.
 
     Raises:
       ValueError: no sequences; heads that do not divide, or that leave no pairs to rotate; another
-        number of factors.
+        number of factors; another activation.
 
     Example:
       >>> model = Decoder((16,), 256, width=32, layers=2, heads=4, hidden=64, rngs=nnx.Rngs(0))
@@ -86,10 +89,12 @@ class Decoder(nnx.Module):
         rotary_base: AboveZero = 10_000.0,
         rotary_factors: Sequence[float] | None = None,
         epsilon: AboveZero = 1e-6,
+        activation: Literal["silu", "relu"] = "silu",
         scan: bool = False,
         rngs: nnx.Rngs,
     ):
         (self.context,) = axes("decoder", shape, "context")
+        checks.one_of("activation", activation, ACTIVATIONS)
         self.scan, self.layers, self.epsilon = scan, layers, epsilon
         kv_heads = kv_heads or heads
         if not head_size and width % heads:
@@ -112,7 +117,15 @@ class Decoder(nnx.Module):
             attention = Attention(
                 width, heads, kv_heads, rotary, bias=bias, depth=layers, rngs=rngs
             )
-            return Block(width, attention, hidden, epsilon=epsilon, depth=layers, rngs=rngs)
+            return Block(
+                width,
+                attention,
+                hidden,
+                epsilon=epsilon,
+                activation=ACTIVATIONS[activation],
+                depth=layers,
+                rngs=rngs,
+            )
 
         self.blocks: Any
         if scan:
@@ -160,13 +173,14 @@ class Block(nnx.Module):
         hidden: int,
         *,
         epsilon: float,
+        activation: Callable[[Array], Array],
         depth: int,
         rngs: nnx.Rngs,
     ):
         self.attention_norm = nnx.RMSNorm(width, epsilon=epsilon, rngs=rngs)
         self.attention = attention
         self.feed_forward_norm = nnx.RMSNorm(width, epsilon=epsilon, rngs=rngs)
-        self.feed_forward = SwiGLU(width, hidden, depth=depth, rngs=rngs)
+        self.feed_forward = SwiGLU(width, hidden, activation=activation, depth=depth, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
         x = x + self.attention(self.attention_norm(x))
@@ -222,16 +236,33 @@ class Attention(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """``down(silu(gate(x)) * up(x))``."""
+    """``down(activation(gate(x)) * up(x))``; with ``silu`` SwiGLU, with ``relu`` ReGLU.
 
-    def __init__(self, width: int, hidden: int, *, depth: int, rngs: nnx.Rngs):
+    Args:
+      width: of inputs and outputs.
+      hidden: width between.
+      activation: a function, or a module such as :mod:`dst.activations` puts there.
+      depth: blocks in the network; the more, the smaller the initial output.
+      rngs: of the initial weights.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: Callable[[Array], Array] = nnx.silu,
+        depth: int,
+        rngs: nnx.Rngs,
+    ):
         inward, outward = ("embed", "mlp"), ("mlp", "embed")
+        self.activation = activation
         self.gate = _linear(width, hidden, inward, rngs)
         self.up = _linear(width, hidden, inward, rngs)
         self.down = _linear(hidden, width, outward, rngs, scale=1 / (2 * depth))
 
     def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
-        return self.down(nnx.silu(self.gate(x)) * self.up(x))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
 def _linear(
