@@ -207,7 +207,7 @@ def test_every_public_name_is_documented():
     documented = set(re.findall(r"auto\w+:: dst\.([\w.]+)", api))
     documented |= {reference.method_object(key).__name__ for key in config.METHOD.options}
     assert set(dst.__all__) | set(dst._LAZY) <= documented
-    for part in ("nnx", "flops", "rules.scores", "models"):
+    for part in ("nnx", "flops", "rules.scores", "models", "activations"):
         module = importlib.import_module(f"dst.{part}")
         whole = f"automodule:: dst.{part}" in api
         assert whole or {f"{part}.{x}" for x in module.__all__} <= documented

@@ -18,7 +18,7 @@ MODULES = [
     if _RUN.search(file.read_text())
 ]
 # Those that make networks take seconds each.
-SLOW = [x for x in MODULES if x.startswith("dst.models.")]
+SLOW = [x for x in MODULES if x.startswith(("dst.activations.", "dst.models."))]
 
 
 def run(module):

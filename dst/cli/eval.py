@@ -17,10 +17,12 @@ from dst.core.files import finite
 from dst.core.text import aligned
 
 _FOLLOWING = 20  # tokens of the sample
+_CALIBRATION, _BATCH = 32, 8  # windows by which thresholds are chosen, and how many at a time
 _ROWS = (
     ("perplexity", "perplexity", ".4g"),
     ("bits per byte", "bits_per_byte", ".4f"),
     ("sparsity of the matrices", "sparsity", ".4f"),
+    ("sparsity of their inputs", "activation_sparsity", ".4f"),
     ("agreement of the first choice", "agreement", ".4f"),
     ("KL in nats", "kl", ".4f"),
 )
@@ -49,6 +51,17 @@ Tokenizer = Annotated[
 Sample = Annotated[
     str, typer.Option(metavar="TEXT", help="What the model continues, greedily; empty: nothing.")
 ]
+Activations = Annotated[
+    str | None,
+    typer.Option(
+        metavar="cats|chess|teal|top-k",
+        help="Make activations of MODEL sparse; the other part of the text chooses thresholds.",
+    ),
+]
+Share = Annotated[
+    float | None,
+    typer.Option("--activation-sparsity", help="Target of --activations, in [0, 1); 0.5."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -60,6 +73,8 @@ def eval(
     windows: Windows = "32x256",
     tokenizer: Tokenizer = None,
     sample: Sample = "The capital of France is",
+    activations: Activations = None,
+    activation_sparsity: Share = None,
     as_json: Json = False,
 ) -> int:
     """Show how well a language model predicts text."""
@@ -67,13 +82,18 @@ def eval(
     from dst.models import load
 
     try:
+        method = _method(activations, activation_sparsity, whole)
         count, length = parsed(windows)
         read = judge.whole(text) if whole else judge.sides(text).held_out
         words = _tokenizer(tokenizer or model)
         pieces = judge.consecutive(judge.tokens(words, read), length, count)
         prompt = judge.tokens(words, sample)
-        models = [load(path) for path in (model, against) if path is not None]
+        scan = method is not None  # stacked blocks, which compile faster
+        models = [load(path, scan=scan) for path in (model, against) if path is not None]
         judge.check(pieces, *models)
+        if method is not None:
+            calibration = judge.tokens(words, judge.sides(text).calibration)
+            share = _sparse(models[0], method, calibration, pieces)
         following = _following(prompt, models[0]) if len(prompt) else 0
     except (ValueError, FileNotFoundError) as error:
         return fail(error, BAD_INPUT)
@@ -82,6 +102,8 @@ def eval(
         quality = judge.language(first, pieces, tokenizer=words, against=dense, progress=progress)
     found: dict[str, Any] = {"text": text, "whole": whole, "windows": [len(pieces), length]}
     found |= {**asdict(quality), "sparsity": judge.sparsity(first)}
+    if method is not None:
+        found |= {"activations": activations, "activation_sparsity": share}
     if dense is not None:
         found["against"]["sparsity"] = judge.sparsity(dense)
     if following:
@@ -98,6 +120,34 @@ def _tokenizer(path: Path) -> Any:
         return models.tokenizer(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} --tokenizer PATH names another place.") from error
+
+
+def _method(name: str | None, sparsity: float | None, whole: bool) -> Any:
+    """The method of sparse activations, or None."""
+    from dst.activations import REGISTRY
+
+    if name is None:
+        if sparsity is not None:
+            raise ValueError("--activation-sparsity needs a method: --activations cats.")
+        return None
+    if whole:
+        raise ValueError("--activations needs the part that --whole would judge: drop one of them.")
+    return REGISTRY[name].load()(sparsity=0.5 if sparsity is None else sparsity)
+
+
+def _sparse(model: Any, method: Any, calibration: np.ndarray, held_out: np.ndarray) -> float:
+    """Makes activations sparse; the share of zeros on held-out windows, the mean over layers."""
+    from dst import activations
+    from dst import eval as judge
+
+    def batches(windows: np.ndarray) -> list[np.ndarray]:
+        return [windows[i : i + _BATCH] for i in range(0, len(windows), _BATCH)]
+
+    length = held_out.shape[1]
+    drawn = judge.drawn(calibration, length, _CALIBRATION, seed=0)
+    activations.apply(model, method, batches(drawn))
+    found = activations.measure(model, batches(held_out))
+    return float(np.mean([found[name] for name in method.matrices]))
 
 
 def _following(prompt: np.ndarray, model: Any) -> int:
@@ -119,8 +169,8 @@ def _table(found: dict[str, Any]) -> str:
     columns = [found] + [found["against"]] * (found["against"] is not None)
     rows = [["", "model", "against"][: 1 + len(columns)]]
     for words, name, form in _ROWS:
-        if found[name] is not None:
-            rows.append([words, *(_cell(x[name], form) for x in columns)])
+        if found.get(name) is not None:
+            rows.append([words, *(_cell(x.get(name), form) for x in columns)])
     count, length = found["windows"]
     part = "all of" if found["whole"] else "held out of"
     where = f"{found['tokens']} tokens in {count} windows of {length}, {part} {found['text']}"

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn.initializers import normal, variance_scaling
+from jax.nn.initializers import normal
 
+from dst.core import checks
 from dst.core.registry import named
 from dst.core.typing import Array, Float, Int, PyTree
 from dst.models.axes import axis_names
+from dst.models.decoder_block import Attend, Attention, Block, causal, linear
 from dst.models.rotary import Rotary
 from dst.models.shapes import axes
 from dst.rules.fields import AboveZero, Depth, Positive
 
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"silu": nnx.silu, "relu": nnx.relu}
 _LAYERS = {nnx.PARTITION_NAME: "layers"}  # the name of the axis of stacked blocks
-
-# How queries, keys and values of a layer mix, all before rotation and ``[batch, length, heads,
-# size]``, and what the layer keeps: ``(rotary, query, key, value, kept) -> (mixed, kept)``.
-Attend = Callable[[Rotary, Array, Array, Array, PyTree], tuple[Array, PyTree]]
 
 
 @named("decoder", inputs="tokens")
@@ -50,13 +48,14 @@ class Decoder(nnx.Module):
       rotary_factors: by which each pair of channels turns more slowly, ``head_size / 2`` numbers;
         None: one. Models for long contexts have them.
       epsilon: of the norms.
+      activation: of the feed-forward gate. ``relu`` makes many of its outputs exact zeros.
       scan: whether the blocks are one module with a leading axis of layers, which compiles one
         block instead of all; sparse training then needs :attr:`stacked`.
       rngs: of the initial weights.
 
     Raises:
       ValueError: no sequences; heads that do not divide, or that leave no pairs to rotate; another
-        number of factors.
+        number of factors; another activation.
 
     Example:
       >>> model = Decoder((16,), 256, width=32, layers=2, heads=4, hidden=64, rngs=nnx.Rngs(0))
@@ -91,10 +90,12 @@ class Decoder(nnx.Module):
         rotary_base: AboveZero = 10_000.0,
         rotary_factors: Sequence[float] | None = None,
         epsilon: AboveZero = 1e-6,
+        activation: Literal["silu", "relu"] = "silu",
         scan: bool = False,
         rngs: nnx.Rngs,
     ):
         (self.context,) = axes("decoder", shape, "context")
+        checks.one_of("activation", activation, ACTIVATIONS)
         self.scan, self.layers, self.epsilon = scan, layers, epsilon
         kv_heads = kv_heads or heads
         if not head_size and width % heads:
@@ -117,7 +118,15 @@ class Decoder(nnx.Module):
             attention = Attention(
                 width, heads, kv_heads, rotary, bias=bias, depth=layers, rngs=rngs
             )
-            return Block(width, attention, hidden, epsilon=epsilon, depth=layers, rngs=rngs)
+            return Block(
+                width,
+                attention,
+                hidden,
+                epsilon=epsilon,
+                activation=ACTIVATIONS[activation],
+                depth=layers,
+                rngs=rngs,
+            )
 
         self.blocks: Any
         if scan:
@@ -126,7 +135,7 @@ class Decoder(nnx.Module):
         else:
             self.blocks = nnx.List([block(rngs) for _ in range(layers)])
         self.final_norm = nnx.RMSNorm(width, epsilon=epsilon, rngs=rngs)
-        self.unembedding = None if tied else _linear(width, classes, ("embed", "vocab"), rngs)
+        self.unembedding = None if tied else linear(width, classes, ("embed", "vocab"), rngs)
 
     @property
     def stacked(self) -> Mapping[str, int]:
@@ -213,130 +222,6 @@ class Decoder(nnx.Module):
             raise ValueError(f"sequences must be at most {self.context} tokens long, got {length}.")
 
 
-class Block(nnx.Module):
-    """``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``."""
-
-    def __init__(
-        self,
-        width: int,
-        attention: Attention,
-        hidden: int,
-        *,
-        epsilon: float,
-        depth: int,
-        rngs: nnx.Rngs,
-    ):
-        self.attention_norm = nnx.RMSNorm(width, epsilon=epsilon, rngs=rngs)
-        self.attention = attention
-        self.feed_forward_norm = nnx.RMSNorm(width, epsilon=epsilon, rngs=rngs)
-        self.feed_forward = SwiGLU(width, hidden, depth=depth, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
-        return self.attending(x, causal, None)[0]
-
-    def attending(
-        self, x: Float[Array, "batch length width"], attend: Attend, kept: PyTree
-    ) -> tuple[Float[Array, "batch length width"], PyTree]:
-        """The same with attention of another kind, and what it keeps."""
-        mixed, kept = self.attention.attending(self.attention_norm(x), attend, kept)
-        x = x + mixed
-        return x + self.feed_forward(self.feed_forward_norm(x)), kept
-
-
-def causal(
-    rotary: Rotary, query: Array, key: Array, value: Array, kept: PyTree
-) -> tuple[Array, PyTree]:
-    """Every position attends to itself and those before it, which count from zero."""
-    query, key = rotary(query), rotary(key)
-    return jax.nn.dot_product_attention(query, key, value, is_causal=True), kept
-
-
 def _apply_and_keep(x: Array, block: Block) -> tuple[Array, Array]:
     x = block(x)
     return x, x
-
-
-class Attention(nnx.Module):
-    """Causal attention of rotated queries and keys, several queries to one key and value.
-
-    Args:
-      width: of inputs and outputs.
-      heads: of the queries.
-      kv_heads: of keys and values; query ``h`` uses number ``h // (heads / kv_heads)``.
-      rotary: how channels of a head turn; it knows their number.
-      bias: whether queries, keys and values have one.
-      depth: blocks in the network; the more, the smaller the initial output.
-      rngs: of the initial weights.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        kv_heads: int,
-        rotary: Rotary,
-        *,
-        bias: bool = False,
-        depth: int,
-        rngs: nnx.Rngs,
-    ):
-        if heads % kv_heads:
-            raise ValueError(f"kv_heads must divide heads, got heads {heads}, kv_heads {kv_heads}.")
-        self.heads, self.kv_heads, self.rotary = heads, kv_heads, rotary
-        inward, outward = ("embed", "heads"), ("heads", "embed")
-        keys = kv_heads * rotary.size
-        self.query = _linear(width, heads * rotary.size, inward, rngs, bias=bias)
-        self.key = _linear(width, keys, inward, rngs, bias=bias)
-        self.value = _linear(width, keys, inward, rngs, bias=bias)
-        self.output = _linear(heads * rotary.size, width, outward, rngs, scale=1 / (2 * depth))
-
-    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
-        return self.attending(x, causal, None)[0]
-
-    def attending(
-        self, x: Float[Array, "batch length width"], attend: Attend, kept: PyTree
-    ) -> tuple[Float[Array, "batch length width"], PyTree]:
-        """The same with attention of another kind, and what it keeps."""
-
-        def heads(y: Array) -> Array:
-            return y.reshape(*y.shape[:2], -1, self.rotary.size)
-
-        query, key, value = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
-        mixed, kept = attend(self.rotary, query, key, value, kept)
-        return self.output(mixed.reshape(*x.shape[:2], -1)), kept
-
-
-class SwiGLU(nnx.Module):
-    """``down(silu(gate(x)) * up(x))``."""
-
-    def __init__(self, width: int, hidden: int, *, depth: int, rngs: nnx.Rngs):
-        inward, outward = ("embed", "mlp"), ("mlp", "embed")
-        self.gate = _linear(width, hidden, inward, rngs)
-        self.up = _linear(width, hidden, inward, rngs)
-        self.down = _linear(hidden, width, outward, rngs, scale=1 / (2 * depth))
-
-    def __call__(self, x: Float[Array, "batch length width"]) -> Float[Array, "batch length width"]:
-        return self.down(nnx.silu(self.gate(x)) * self.up(x))
-
-
-def _linear(
-    inputs: int,
-    outputs: int,
-    names: tuple[str, str],
-    rngs: nnx.Rngs,
-    *,
-    scale: float = 1.0,
-    bias: bool = False,
-) -> nnx.Linear:
-    # Branches that end in the residual stream begin smaller, so that its variance does not grow
-    # with depth (GPT-2).
-    initial = variance_scaling(scale, "fan_in", "truncated_normal")
-    return nnx.Linear(
-        inputs,
-        outputs,
-        use_bias=bias,
-        kernel_init=initial,
-        kernel_metadata=axis_names(*names),
-        bias_metadata=axis_names(names[1]),
-        rngs=rngs,
-    )

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as kinds
 
 import dst.nnx
-from dst import cli, eval, models
+from dst import activations, cli, eval, models
 from tests.models.pretrained.checkpoints import BERT, bert, directory
 from tests.pretrained import smollm2
 
@@ -107,9 +107,38 @@ def test_figures_that_are_no_numbers_are_null_in_json(run, folder, tmp_path):
     assert code == 0 and json.loads(out)["perplexity"] is None
 
 
+@pytest.mark.parametrize("method", ["top-k", "cats"])
+def test_activations_are_made_sparse_by_the_other_part_of_the_text(run, folder, method):
+    asked = ["--text", "fox.txt", "--windows", "3x32", "--sample", "", "--against", "dense"]
+    sparse = ["--activations", method, "--activation-sparsity", "0.75"]
+    code, out, _ = run("dense", *asked, *sparse, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["activations"] == method
+    assert found["activation_sparsity"] == pytest.approx(0.75, abs=0.02)
+    assert found["perplexity"] != found["against"]["perplexity"] and 0 < found["kl"] < 1
+    words, sides = models.tokenizer(folder / "words"), eval.sides("fox.txt")
+    windows = eval.consecutive(eval.tokens(words, sides.held_out), 32, 3)
+    drawn = eval.drawn(eval.tokens(words, sides.calibration), 32, 32, seed=0)
+    model = models.load(folder / "dense")
+    target = activations.REGISTRY[method].load()(0.75)
+    activations.apply(model, target, np.split(drawn, 4))
+    expected = eval.language(model, windows).perplexity
+    np.testing.assert_allclose(found["perplexity"], expected, rtol=1e-4)
+    code, out, _ = run("dense", *asked, *sparse)
+    (row,) = (x for x in out.splitlines() if x.startswith("sparsity of their inputs"))
+    assert code == 0 and float(row.split()[-1]) == pytest.approx(0.75, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["dense", "--activations", "cat"], "activations must be one of ['cats', 'chess', 'teal'"),
+        (["dense", "--activations", "cats", "--activation-sparsity", "1"], "sparsity of CATS must"),
+        (["dense", "--activation-sparsity", "0.5"], "needs a method: --activations cats"),
+        (
+            ["dense", "--activations", "cats", "--whole"],
+            "--activations needs the part that --whole",
+        ),
         (["nowhere"], "expected tokenizer.json in nowhere, found none. --tokenizer PATH"),
         (["nowhere", "--tokenizer", "words"], "found nothing at nowhere"),
         (["silent"], "expected tokenizer.json in silent, found none. --tokenizer PATH"),

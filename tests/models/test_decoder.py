@@ -12,7 +12,8 @@ from flax import nnx
 import dst
 import dst.nnx
 from dst.models import Decoder
-from dst.models.decoder import Attention, causal
+from dst.models.decoder import ACTIVATIONS
+from dst.models.decoder_block import Attention, SwiGLU, causal
 from dst.models.rotary import Rotary
 from tests.runs import QUICK
 
@@ -176,9 +177,31 @@ def test_scanned_and_unrolled_blocks_keep_the_same_number_of_weights():
             assert int(unrolled[path.replace("blocks", f"blocks/{layer}")].initial.item()) == active
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_the_activation_changes_what_is_computed_and_no_weight(scan):
+    silu, relu = _decoder(scan=scan), _decoder(scan=scan, activation="relu")
+    for x, y in zip(*(jax.tree.leaves(nnx.state(m)) for m in (silu, relu)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert np.abs(_run(silu, TOKENS) - _run(relu, TOKENS)).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["silu", "relu"])
+def test_a_feed_forward_layer_is_what_numpy_computes(name):
+    layer = SwiGLU(6, 10, activation=ACTIVATIONS[name], depth=1, rngs=nnx.Rngs(5))
+    x = np.random.default_rng(6).normal(size=(2, 3, 6)).astype(np.float32)
+    gate, up, down = (
+        np.asarray(part.kernel.get_value(), np.float64)
+        for part in (layer.gate, layer.up, layer.down)
+    )
+    gate = x @ gate
+    gate = np.maximum(gate, 0) if name == "relu" else gate / (1 + np.exp(-gate))
+    np.testing.assert_allclose(_run(layer, x), gate * (x @ up) @ down, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        ({"activation": "gelu"}, r"activation must be one of \['silu', 'relu'\], got 'gelu'"),
         ({"heads": 3}, "heads must divide width, or head_size be given, got width 16, heads 3"),
         ({"heads": 16}, "even number of channels, which turn in pairs, got 1"),
         ({"head_size": 5}, "even number of channels, which turn in pairs, got 5"),

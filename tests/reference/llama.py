@@ -85,8 +85,9 @@ def forward(
         x = x + linear(np.concatenate(mixed, axis=-1), f"{at}.self_attn.o_proj")
         y = norm(x, f"{at}.post_attention_layernorm")
         gate = linear(y, f"{at}.mlp.gate_proj")
-        hidden = gate / (1 + np.exp(-gate)) * linear(y, f"{at}.mlp.up_proj")
-        x = x + linear(hidden, f"{at}.mlp.down_proj")
+        relu = config.get("hidden_act") == "relu"
+        gate = np.maximum(gate, 0) if relu else gate / (1 + np.exp(-gate))
+        x = x + linear(gate * linear(y, f"{at}.mlp.up_proj"), f"{at}.mlp.down_proj")
     x = norm(x, "model.norm")
     head = read("lm_head.weight")
     return x @ np.float64(read("model.embed_tokens.weight") if head is None else head).T

@@ -94,6 +94,6 @@ class Entries:
         if found is not None and found not in (value, *others):
             expected = " or ".join(json.dumps(x) for x in (value, *others))
             raise ValueError(
-                f"{self.source}: {key} must be {expected}, the only one that is computed here, "
+                f"{self.source}: {key} must be {expected}: nothing else is computed here, "
                 f"got {shown(found)}."
             )

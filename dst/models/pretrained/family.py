@@ -82,7 +82,10 @@ class Family:
             else:
                 pattern, layers = names.get(path), [(None, 0)]
             if pattern is None:
-                raise ValueError(f"{path} has no name among the tensors of a {self.name} model.")
+                raise ValueError(
+                    f"{path} has no name among the tensors of a {self.name} model. Layers that "
+                    "were replaced come back by dst.activations.remove and dst.nnx.unpack."
+                )
             for index, layer in layers:
                 file_shape = shape[::-1] if transposed else shape
                 place = Place(path, index, file_shape, transposed)

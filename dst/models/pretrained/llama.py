@@ -10,7 +10,7 @@ from flax import nnx
 
 from dst.core import checks
 from dst.io.checkpoints import Tensor
-from dst.models.decoder import Decoder
+from dst.models.decoder import ACTIVATIONS, Decoder
 from dst.models.pretrained.entries import Entries
 from dst.models.pretrained.family import Family
 
@@ -36,7 +36,7 @@ _NAMES = {
 
 
 def _build(entries: Entries, tensors: Mapping[str, Tensor], scan: bool) -> nnx.Module:
-    entries.demand("hidden_act", "silu")
+    entries.demand("hidden_act", *ACTIVATIONS)
     entries.demand("attention_bias", False)
     entries.demand("mlp_bias", False)
     context = entries.integer("max_position_embeddings")
@@ -64,6 +64,7 @@ def _build(entries: Entries, tensors: Mapping[str, Tensor], scan: bool) -> nnx.M
         rotary_base=base,
         rotary_factors=_factors(rope, size, base),
         epsilon=entries.number("rms_norm_eps", 1e-6),
+        activation=entries.get("hidden_act", "silu"),
         scan=scan,
         rngs=nnx.Rngs(0),
     )
@@ -119,9 +120,20 @@ def _describe(model: Decoder) -> dict[str, Any]:
         "max_position_embeddings": model.context,
         "rope_theta": rotary.base,
         "rms_norm_eps": model.epsilon,
-        "hidden_act": "silu",
+        "hidden_act": _activation(block.feed_forward.activation),
         "tie_word_embeddings": model.unembedding is None,
     }
+
+
+def _activation(function: Any) -> str:
+    names = [name for name, known in ACTIVATIONS.items() if known is function]
+    if not names:
+        found = getattr(function, "__name__", type(function).__name__)
+        raise ValueError(
+            f"hidden_act of config.json must be one of {list(ACTIVATIONS)}, the model has {found}. "
+            "Thresholds cannot be saved: dst.activations.remove(model) takes them away."
+        )
+    return names[0]
 
 
 LLAMA = Family(

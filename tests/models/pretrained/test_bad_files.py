@@ -60,7 +60,7 @@ def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path):
         ({"num_hidden_layers": 10**9}, "num_hidden_layers must be .* 1000"),
         ({"rms_norm_eps": -1}, "rms_norm_eps must be"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false"),
-        ({"hidden_act": "relu"}, 'hidden_act must be "silu", .* got'),
+        ({"hidden_act": "gelu"}, 'hidden_act must be "silu" or "relu": .* got'),
         ({"attention_bias": True}, "attention_bias must be false"),
         ({"sliding_window": 4}, "sliding_window .* 4. Lower max_position_embeddings to 4"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type must be .*default.*linear.*llama3"),

@@ -53,6 +53,7 @@ CHANGES = {
     "mistral": {"model_type": "mistral", "sliding_window": 16},
     "linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
     "llama3": {"rope_scaling": LLAMA3, "head_dim": 16},
+    "relu": {"hidden_act": "relu"},
 }
 
 
