@@ -160,7 +160,7 @@ class PPL:
       tolerance: to which the error is found, above 0.
 
     Raises:
-      ValueError: a number out of range; from ``apply``: a perplexity that is not finite.
+      ValueError: a number out of range; from ``apply``: a loss that is not finite.
 
     Example:
       >>> from flax import nnx
@@ -189,13 +189,15 @@ class PPL:
 
     def replacements(self, data: Calibration) -> dict[str, Replacement]:
         """A threshold for each channel that enters ``down``."""
-        dense = data.loss()
+        dense, allowed = data.loss(), math.log1p(self.percent / 100)
+        if not math.isfinite(dense):
+            raise ValueError(f"the loss of the model without zeros must be finite, got {dense}.")
         low, high = 0.0, 1.0
         chosen = _replacements(data, low)
         while high - low > self.tolerance:
             middle = (low + high) / 2
             tried = _replacements(data, middle)
-            if math.exp(min(data.behind(tried).loss() - dense, 700)) < 1 + self.percent / 100:
+            if data.behind(tried).loss() - dense < allowed:
                 low, chosen = middle, tried
             else:
                 high = middle

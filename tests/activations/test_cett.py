@@ -73,3 +73,6 @@ def test_perplexity_stays_within_the_percentage():
         ratio = math.exp(Calibration(model, BATCHES).loss() - dense)
         assert ratio < 1 + percent / 100
     assert 0 < shares[0] < shares[1] < 1
+    embedding.set_value(embedding.get_value() * jnp.nan)
+    with pytest.raises(ValueError, match="loss of the model without zeros must be finite, got nan"):
+        apply(model, PPL(1.0), BATCHES)
