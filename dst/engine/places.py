@@ -39,7 +39,7 @@ class Places:
 
     Attributes:
       index: int32 ``[capacity]``: flat places of the active weights, rising; in spare slots the
-        size of the leaf. For blocks ``[*layers, columns, slots]``, as in :mod:`dst.forms.blocks`.
+        size of the leaf. For blocks ``[*layers, columns, slots]``, as in ``dst/forms/blocks.py``.
       marks: uint8 of the shape of the values: bytes as in
         :class:`dst.engine.state.SparsifyState`; zero in spare slots.
       explored: uint8 ``[size / 8]``: a bit for every weight that was ever active.

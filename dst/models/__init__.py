@@ -62,3 +62,7 @@ def __getattr__(name: str) -> Any:
         if entry.attribute == name:
             return entry.load()
     return lazy.load(__name__, _OTHERS, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
