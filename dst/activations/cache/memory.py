@@ -62,11 +62,13 @@ def memory(model: nnx.Module, policy: Policy, length: int) -> Memory:
     if reading is not None:
         group = sizes.heads // sizes.kv_heads
         key_bits = 8 * sizes.dtype.itemsize
+        chosen = min(reading.entries * group, length)  # no two heads of a group share an entry
         labels = len(reading.channels[0][0]) * group
-        of_labels = (
-            length * min(labels * (reading.bits or key_bits), sizes.rotary.size * key_bits) // 8
-        )
-        of_entries = 2 * min(reading.entries * group, length) * sizes.rotary.size * key_bits // 8
+        if reading.bits is None:  # channels of the keys, of which those chosen are read anyway
+            of_labels = (length - chosen) * min(labels, sizes.rotary.size) * key_bits // 8
+        else:  # numbers of their own
+            of_labels = length * labels * reading.bits // 8
+        of_entries = 2 * chosen * sizes.rotary.size * key_bits // 8
         dense = min(reading.dense_layers, sizes.layers)
         read = entries * dense // sizes.layers
         read += (sizes.layers - dense) * sizes.kv_heads * (of_labels + of_entries)

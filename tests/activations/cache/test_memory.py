@@ -51,12 +51,16 @@ def test_reading_is_counted_by_hand():
     dense = memory(model, Full(), CONTEXT)
     assert dense.read == dense.entries == 2 * LAYERS * KV_HEADS * CONTEXT * SIZE * 4
     one_layer = dense.entries // LAYERS
-    # Two query heads share a key: 12 entries at most, and 4 labels of 24 entries.
-    entries, labels = KV_HEADS * 2 * 12 * SIZE * 4, KV_HEADS * CONTEXT * 4
+    # Two query heads share a key: 12 entries at most, and 4 labels of the 12 others.
+    entries = KV_HEADS * 2 * 12 * SIZE * 4
     found = memory(model, READERS["double_sparsity"], CONTEXT)
-    assert found.entries == dense.entries and found.read == one_layer + entries + labels * 4
+    assert found.entries == dense.entries
+    assert found.read == one_layer + entries + KV_HEADS * 12 * 4 * 4
+    # Rounded labels are stored beside the keys: 2 bits each, of all entries.
     few = memory(model, DoubleSparsity(BUDGET, CHANNELS, bits=2, dense_layers=1), CONTEXT)
-    assert few.read == one_layer + entries + labels * 2 // 8
+    assert few.read == one_layer + entries + KV_HEADS * CONTEXT * 4 * 2 // 8
+    most = memory(model, DoubleSparsity(CONTEXT, CHANNELS, dense_layers=0), CONTEXT)
+    assert most.read == dense.read
 
 
 def test_a_cache_has_the_dtype_of_the_keys():
