@@ -78,3 +78,14 @@ def test_only_scripts_are_executable():
         if (ROOT / name).is_file():
             script = (ROOT / name).read_bytes()[:2] == b"#!"
             assert mode == ("100755" if script else "100644"), name
+
+
+def test_no_file_of_the_repository_is_above_a_megabyte():
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout of git")
+    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    listed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    files = [ROOT / name for name in listed.split("\0") if name]
+    assert len(files) > 100
+    large = {f.name: f.stat().st_size for f in files if f.is_file() and f.stat().st_size > 10**6}
+    assert not large

@@ -11,12 +11,6 @@ import typer
 from dst.cli.exits import DONE, FAILED, RESUME
 from dst.cli.report import compare
 
-
-def _renamed(value: str | None) -> None:
-    if value is not None:
-        raise typer.BadParameter(f"the option is named --batch now: write --batch {value}.")
-
-
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep in the format of W&B.")]
 Directory = Annotated[
     Path | None,
@@ -36,7 +30,6 @@ Storage = Annotated[
         help="A database; a journal file in the directory unless given.",
     ),
 ]
-OldBatch = Annotated[str | None, typer.Option("--lanes", hidden=True, callback=_renamed)]
 
 
 def sweep(
@@ -46,7 +39,6 @@ def sweep(
     workers: Workers = 1,
     batch: Batch = 16,
     storage: Storage = None,
-    old_batch: OldBatch = None,
 ) -> int:
     """Run the trials of a W&B sweep file, or continue with them."""
     from dst.studies import sweep as sweeps

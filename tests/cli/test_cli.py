@@ -146,11 +146,6 @@ def test_commands_and_options_are_completed(words, expected, monkeypatch, capsys
     assert capsys.readouterr().out.split() == [expected]
 
 
-def test_lanes_is_refused_with_the_new_name(capsys):
-    assert cli.main(["sweep", "x.yaml", "--lanes", "4"]) == 2
-    assert "write --batch 4" in capsys.readouterr().err
-
-
 def test_sweep_passes_on_its_options(monkeypatch, tmp_path, capsys):
     from dst.studies import sweep
     from dst.train.distributed.signals import Stopped
