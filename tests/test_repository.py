@@ -68,24 +68,21 @@ def test_the_citation_has_version_and_license_of_the_package():
     assert citation["keywords"] == project["keywords"]
 
 
-def test_only_scripts_are_executable():
+def tracked():
+    """The files of the repository with their modes, as git has them."""
     command = ["git", "ls-files", "-s", "-z"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this is no git repository")
-    for line in listed.stdout.split("\0")[:-1]:
-        mode, name = line.split()[0], line.partition("\t")[2]
-        if (ROOT / name).is_file():
-            script = (ROOT / name).read_bytes()[:2] == b"#!"
-            assert mode == ("100755" if script else "100644"), name
+    lines = (line.partition("\t") for line in listed.stdout.split("\0")[:-1])
+    return {name: mode.split()[0] for mode, _, name in lines if (ROOT / name).is_file()}
 
 
-def test_no_file_of_the_repository_is_above_a_megabyte():
-    if not (ROOT / ".git").exists():
-        pytest.skip("no checkout of git")
-    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
-    listed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-    files = [ROOT / name for name in listed.split("\0") if name]
-    assert len(files) > 100
-    large = {f.name: f.stat().st_size for f in files if f.is_file() and f.stat().st_size > 10**6}
-    assert not large
+def test_only_scripts_are_executable():
+    for name, mode in tracked().items():
+        script = (ROOT / name).read_bytes()[:2] == b"#!"
+        assert mode == ("100755" if script else "100644"), name
+
+
+def test_no_file_is_above_a_megabyte():
+    assert not [name for name in tracked() if (ROOT / name).stat().st_size > 10**6]

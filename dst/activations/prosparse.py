@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dst.activations.calibration import Calibration, Call, probe, totals
-from dst.activations.sites import ACTIVATION, Replacement, Sparse, check
-from dst.activations.threshold import Threshold
+from dst.activations.sites import ACTIVATION, Replacement, check
+from dst.activations.threshold import WithThreshold
 from dst.core import checks
 from dst.core.typing import Array, ArrayLike, Float, Int
 
@@ -113,17 +113,13 @@ def _norm(call: Call) -> Array:
     return jnp.abs(call.inputs.astype(jnp.float32)).sum(axis=-1).mean()
 
 
-class FATReLUActivation(Sparse):
+class FATReLUActivation(WithThreshold):
     """``x`` where ``x >= threshold``, else 0, in the place of an activation.
 
     Args:
       former: the activation that was there; it is not computed.
       threshold: ``[]``; of stacked blocks ``[layers]``.
     """
-
-    def __init__(self, former: Any, threshold: ArrayLike):
-        super().__init__(former)
-        self.threshold = Threshold(jnp.asarray(threshold, jnp.float32))
 
     def __call__(self, x: Array) -> Array:
         return fat_relu(x, self.threshold.get_value())

@@ -35,33 +35,28 @@ def over(x: Array, values: ArrayLike) -> Array:
     return jnp.expand_dims(values, range(x.ndim - values.ndim))
 
 
-class Thresholded(Sparse):
-    """``zero_small(former(x))``: small outputs of an activation are zero.
+class WithThreshold(Sparse):
+    """What stands in the place of an activation or a layer, with a threshold beside it.
 
     Args:
-      former: the activation.
+      former: the activation or the layer.
       threshold: ``[]`` or ``[channels]``; of stacked blocks with an axis of layers in front.
     """
 
     def __init__(self, former: Any, threshold: ArrayLike):
         super().__init__(former)
         self.threshold = Threshold(jnp.asarray(threshold, jnp.float32))
+
+
+class Thresholded(WithThreshold):
+    """``zero_small(former(x))``: small outputs of an activation are zero."""
 
     def __call__(self, x: Array) -> Array:
         return zero_small(self.former(x), self.threshold.get_value())
 
 
-class ThresholdedInput(Sparse):
-    """``former(zero_small(x))``: small inputs of a layer are zero.
-
-    Args:
-      former: the layer.
-      threshold: ``[]`` or ``[channels]``; of stacked blocks with an axis of layers in front.
-    """
-
-    def __init__(self, former: Any, threshold: ArrayLike):
-        super().__init__(former)
-        self.threshold = Threshold(jnp.asarray(threshold, jnp.float32))
+class ThresholdedInput(WithThreshold):
+    """``former(zero_small(x))``: small inputs of a layer are zero."""
 
     def __call__(self, x: Array) -> Array:
         return self.former(zero_small(x, self.threshold.get_value()))

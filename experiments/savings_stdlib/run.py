@@ -199,7 +199,7 @@ def picture(points: dict[str, Any], costs: dict[str, Any], path: Path) -> None:
     left.set_xlabel("seconds of steps")
     left.set_ylabel("bits per byte, held-out text")
     left.legend(frameon=False)
-    right.set_xlabel("peak memory of a step, MB: most steps (dot), topology steps (line)")
+    right.set_xlabel("peak MB: most steps (dot), topology steps (bar)")
     right.set_xlim(left=0)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
