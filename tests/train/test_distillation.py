@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from dst.train.config import run as config
 from dst.train.config.run import ConfigError
 from dst.train.objectives import distillation
 from tests.faults import records
-from tests.training import states_in
+from tests.training import batch, states_in
 
 SIZES = {"width": 16, "layers": 2, "heads": 2, "hidden": 24}
 
@@ -120,6 +121,15 @@ def test_the_loss_is_that_of_numpy(folder):
     expected = 0.5 * cross_entropy + 2 * kl + 3 * square_head
     assert float(total) == pytest.approx(expected, rel=1e-4)
     assert float(scores["loss"]) == float(total)
+
+
+def test_the_teacher_is_an_argument_of_the_programs_and_no_constant_in_them(folder):
+    """As a constant, its 8,528 weights alone would have twice as many hexadecimal digits."""
+    pieces = setup.make(recovery(folder))
+    state, data = pieces.begin(), batch(pieces, 0)
+    text = pieces.step.func.lower(state, *data, topology=False, **pieces.step.keywords).as_text()
+    constants = re.findall(r'dense<"0x([0-9A-F]*)"', text)
+    assert max(map(len, constants), default=0) < 2000
 
 
 def test_a_teacher_gets_no_gradient_and_is_its_own_best_student(folder):
