@@ -14,6 +14,7 @@ import numpy as np
 
 from dst.core import checks
 from dst.core.registry import named
+from dst.train.data import splits
 from dst.train.data.dataset import Dataset, windows
 
 # Tests; tables and prose, which nobody wrote as programs; what only some installations have.
@@ -21,6 +22,7 @@ _LEFT_OUT = {"test", "tests", "encodings", "pydoc_data"}
 _LEFT_OUT |= {"idlelib", "lib2to3", "turtledemo", "ensurepip"}
 _OF_THIS_MACHINE = ("_sysconfigdata", "sitecustomize", "usercustomize")
 _HELD_OUT = 20  # one module in so many
+_NUMBERS = 2**256  # that a hash has
 _AT_ONCE = 8192  # bytes that are evaluated together
 
 
@@ -36,6 +38,8 @@ class Stdlib:
       batch_size: pieces of text per optimizer update, over all micro-batches and devices.
       context: bytes per piece; also the longest sequence that the model sees.
       held_out: pieces of held-out modules that every evaluation reads, evenly spread.
+      validation: fraction of the training modules, in (0, 1), that is evaluated in place of the
+        held-out ones: to choose settings. Null: the held-out modules.
       python: version of the text; null: the one that runs. The saved config has it.
       sha256: of the text; a run whose text has another one is refused. Null: any.
     """
@@ -43,12 +47,14 @@ class Stdlib:
     batch_size: int = 32
     context: int = 256
     held_out: int = 256
+    validation: float | None = None
     python: str | None = None
     sha256: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "context", "held_out"):
             checks.integer(name, getattr(self, name), at_least=1)
+        splits.check("validation", self.validation)
 
     def load(self, name: str) -> Dataset:
         """The data set."""
@@ -62,7 +68,7 @@ def load(settings: Stdlib) -> Dataset:
       ValueError: no source code on this machine, another text than the settings name, or settings
         that ask for more text than there is.
     """
-    train, test = split(modules(Path(sysconfig.get_paths()["stdlib"])))
+    train, test = split(modules(Path(sysconfig.get_paths()["stdlib"])), settings.validation)
     texts = [np.frombuffer(x, np.uint8) for x in (train, test)]
     identity = {
         "python": platform.python_version(),
@@ -124,11 +130,26 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def is_held_out(module: str) -> bool:
     """Whether a module is for evaluation; the same in every version of Python."""
-    return int(hashlib.sha256(module.encode()).hexdigest(), 16) % _HELD_OUT == 0
+    return _number(module) % _HELD_OUT == 0
 
 
-def split(sources: dict[str, bytes]) -> tuple[bytes, bytes]:
-    """Modules to train on and modules held out, each as one text."""
-    sides = (b"".join(x for p, x in sources.items() if is_held_out(p) is s) for s in (False, True))
-    train, test = sides
-    return train, test
+def split(sources: dict[str, bytes], validation: float | None = None) -> tuple[bytes, bytes]:
+    """Modules to train on and modules to evaluate on, each as one text.
+
+    Args:
+      sources: the text of every module.
+      validation: fraction of the training modules, in (0, 1), chosen by a hash of their names;
+        they are evaluated in place of the held-out modules. None: the held-out modules.
+    """
+    train = {path: text for path, text in sources.items() if not is_held_out(path)}
+    if validation is None:
+        test = sources.keys() - train.keys()
+    else:
+        test = {path for path in train if _number(f"validation {path}") < validation * _NUMBERS}
+    sides = (train.keys() - test, test)
+    kept, held = (b"".join(x for p, x in sources.items() if p in side) for side in sides)
+    return kept, held
+
+
+def _number(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16)

@@ -78,6 +78,23 @@ def test_the_split_is_disjoint_deterministic_and_about_one_in_twenty():
     assert stdlib.is_held_out("functools.py") and not stdlib.is_held_out("argparse.py")
 
 
+def test_validation_modules_come_from_the_training_side():
+    found = stdlib.modules(STDLIB)
+    train, test = map(len, stdlib.split(found))
+    kept, validation = stdlib.split(found, 0.2)
+    assert len(kept) + len(validation) == train
+    assert 0.1 < len(validation) / train < 0.3
+    for module, text in found.items():
+        if stdlib.is_held_out(module) and len(text) > 200:
+            assert text not in validation and text not in kept
+    assert stdlib.split(found, 0.2) == (kept, validation)
+    settings = stdlib.Stdlib(held_out=4, validation=0.2)
+    first, _ = settings.load("stdlib").test.take(np.arange(1))
+    assert bytes(first[0].astype(np.uint8)) in validation
+    with pytest.raises(ValueError, match=r"validation must be a fraction in \(0, 1\), got 1.5"):
+        stdlib.Stdlib(validation=1.5)
+
+
 def test_pieces_show_every_byte_once_and_its_successor():
     text = bytes(range(100, 153))
     pieces = dataset.windows(np.frombuffer(text, np.uint8), 8)
