@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
+from dst.core.roles import Role
 from dst.core.roles.nnx import owner
 from dst.core.typing import Array, ArrayLike
 from dst.forms import blocks, packed
@@ -48,6 +49,10 @@ class BlockLinear(nnx.Module):
     Raises:
       ValueError: a layer over other axes, or a block that does not divide its features.
     """
+
+    # Blocks of outputs, the inputs of their active blocks, outputs of a block. No zeros are left
+    # to choose.
+    kernel_role = Role("dst.nnx.BlockLinear", "o i o", sparse=False)
 
     def __init__(self, layer: Layer, mask: ArrayLike, block: tuple[int, int]):
         self.in_features, self.out_features = _features(layer)

@@ -52,6 +52,22 @@ def test_nnx_modules_are_asked_before_names():
     assert reasons["mixing/kernel"] == "kernel of nnx.Conv, depthwise"
 
 
+def test_block_sparse_layers_say_their_axes_and_stay_as_they_are():
+    """Stored blocks are no kernel that sparse training takes; stacked ones have an axis more."""
+    model = Vision(nnx.Rngs(0))
+    model.stack = nnx.vmap(lambda rngs: nnx.Linear(8, 8, rngs=rngs))(nnx.Rngs(0).split(3))
+    paths = ["dw/kernel", "stack/kernel", "attention/out/kernel"]
+    assert dst.nnx.replace_linear(model, paths, block=4, sparsity=0.5) == sorted(paths)
+    found = {x.path: x for x in survey(nnx.state(model, nnx.Param), roles=dst.roles(model))}
+    for path in paths:
+        assert found[path].axes == "o i o" and not found[path].sparse
+        assert found[path].why == "kernel of dst.nnx.BlockLinear"
+        assert found[path].stacked == (path == "stack/kernel")
+    assert found["dw/bias"].why == "bias of dst.nnx.BlockLinear"
+    assert found["attention/query/kernel"].sparse
+    assert dst.nnx.axes(model.dw) == "o i o"
+
+
 class Text(linen.Module):
     @linen.compact
     def __call__(self, tokens, train):

@@ -15,7 +15,10 @@ _KERNELS = (nnx.Linear, nnx.LinearGeneral, nnx.Conv, nnx.ConvTranspose, nnx.Eins
 
 
 def roles(model: nnx.Module, wrt: Any = nnx.Param) -> dict[str, Role]:
-    """The roles of the variables ``wrt`` by leaf path, as far as modules of Flax hold them."""
+    """The roles of the variables ``wrt`` by leaf path, as far as modules say them.
+
+    Modules of Flax are known. Others say it of their kernel in a class attribute ``kernel_role``.
+    """
     found = {}
     for key, _ in nnx.to_flat_state(nnx.state(model, wrt)):
         path = "/".join(map(str, key))
@@ -25,6 +28,8 @@ def roles(model: nnx.Module, wrt: Any = nnx.Param) -> dict[str, Role]:
 
 
 def _role(module: Any, name: str) -> Role | None:
+    if (said := _said(module)) is not None:
+        return said if name == "kernel" else Role(said.kind, sparse=False)
     kind = f"nnx.{type(module).__name__}"
     if isinstance(module, _DENSE) or (isinstance(module, _KERNELS) and name == "bias"):
         return Role(kind, sparse=False)
@@ -37,12 +42,19 @@ def _role(module: Any, name: str) -> Role | None:
     return Role(kind, axes(module))
 
 
+def _said(module: Any) -> Role | None:
+    role = getattr(type(module), "kernel_role", None)
+    return role if isinstance(role, Role) else None
+
+
 def axes(module: nnx.Module) -> str | None:
     """The meaning of a module's kernel axes: ``"k k i o"`` for a 2-D convolution.
 
-    Known are Linear, LinearGeneral (and so MultiHeadAttention), Conv, ConvTranspose and Einsum;
-    None for others.
+    Known are Linear, LinearGeneral (and so MultiHeadAttention), Conv, ConvTranspose, Einsum and
+    ``dst.nnx.BlockLinear``; None for others.
     """
+    if (said := _said(module)) is not None:
+        return said.axes
     if isinstance(module, nnx.Linear):
         return "i o"
     if isinstance(module, nnx.LinearGeneral):
