@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from dst.core import tree
 from dst.core.typing import Array, Params, PyTree
@@ -113,6 +114,13 @@ class Flat:
     def zip(self, function: Callable[..., PyTree], *columns: Sequence[Any]) -> PyTree:
         """A tree like the parameters from lists with one entry per sparse leaf."""
         return self.tree([function(*row) for row in zip(*columns, strict=True)])
+
+    def spread(self, numbers: Sequence[Array]) -> list[Array]:
+        """Numbers per stacked slice of each sparse leaf, so that they broadcast over the leaf."""
+        return [
+            lax.expand_dims(n, range(n.ndim, jnp.ndim(x)))
+            for n, x in zip(numbers, self.sparse, strict=True)
+        ]
 
     def rebuild(self, leaves: Sequence[Any], values: Sequence[PyTree]) -> PyTree:
         """A tree like the parameters from all leaves, the sparse ones replaced by values."""

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.shard_alike import shard_alike
+from jax.sharding import Sharding
 
 from dst.core.draws import uniform
 from dst.core.selection import top_k_masks
@@ -121,8 +122,13 @@ def placed_like(mask: Array, leaf: ArrayLike) -> Array:
     # Committing an array that the user has not placed would compile the step twice.
     if not (isinstance(leaf, jax.Array) and leaf.committed):
         return mask
-    if mask.is_fully_addressable and not leaf.is_fully_addressable:
+    return put(mask, leaf.sharding)
+
+
+def put(x: Array, sharding: Sharding) -> Array:
+    """As ``jax.device_put``. Of several processes, all must hold the same local values."""
+    if x.is_fully_addressable and not sharding.is_fully_addressable:
         # JAX 0.10.2 cannot save a local array after placing it on devices of several processes.
         # It can save the same values placed from NumPy.
-        return jax.device_put(np.asarray(mask), leaf.sharding)
-    return jax.device_put(mask, leaf.sharding)
+        return jax.device_put(np.asarray(x), sharding)
+    return jax.device_put(x, sharding)

@@ -176,7 +176,7 @@ def _packed(
         options = {**options, "initial": masks, "stacked": stacked}
     tx = sparsify(inner, method, roles=roles(dense, wrt), form=form, **options)
     assert tx.packed is not None
-    values, state = tx.packed.pack(nnx.state(dense, wrt, graph=graph))
+    values, state = tx.packed.pack(scale_init(nnx.state(dense, wrt, graph=graph), tx))
     paths, found, _ = flatten(values)
     shapes = {path: x.shape for path, x in zip(paths, found, strict=True)}
     for path, layer in layers.items():

@@ -23,8 +23,10 @@ def pack(
     Returns:
       A tree like ``params`` with an array ``[capacity]`` for every sparse leaf: its active weights
       in the order of their places, then zeros in spare slots. The capacity is the largest number of
-      active weights of the schedule. Matrices of the structure ``BalancedBlock(h, w)`` become
-      ``[columns, slots * h, w]``, which :func:`dst.block_matmul` reads. And the state of ``tx``.
+      active weights of the schedule, in leaves of 32768 weights or more a little rounded up, so
+      that devices can divide it. Those that divide the leaf do. Matrices of the structure
+      ``BalancedBlock(h, w)`` become ``[columns, slots * h, w]``, which :func:`dst.block_matmul`
+      reads. And the state of ``tx``.
 
     Raises:
       ValueError: another form; masks with more weights than there are slots; an optimizer that

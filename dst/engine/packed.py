@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 from dst.core import checks
 from dst.core.tree import flatten
@@ -20,12 +21,13 @@ from dst.engine.entries import check_entries
 from dst.engine.flat import Flat
 from dst.engine.frozen import check_moving
 from dst.engine.hard import HardMasks, take
-from dst.engine.places import Move, Places, Slots, is_places, places_of
+from dst.engine.places import Move, Places, Slots, division, is_places, places_of
 from dst.engine.plan import LeafPlan, Planner
 from dst.engine.state import SparsifyState, as_masked, initial_state
 from dst.rules.allocation import Global, allocator
 from dst.rules.structure import BalancedBlock
 
+_PART = 2**14  # spare slots are fewer than one in so many weights
 # Entries of the log with a number for every leaf.
 _OF_LEAVES = ("scheduled", "dropped", "grown", "unscored")
 
@@ -42,10 +44,15 @@ class _PackedFlat(Flat):
         ]
         super().__init__(treedef.unflatten(shapes), planner)
         self.leaves, self.sparse = leaves, self.pick(leaves)
+        self.places: list[Places] = self.pick(at)
 
     def masks(self, nodes: PyTree) -> list[Array]:
         """The bytes of the slots."""
         return self.of(nodes)
+
+    def spread(self, numbers: Sequence[Array]) -> list[Array]:
+        """Numbers per stacked slice of each sparse leaf, so that they broadcast over the slots."""
+        return [p.spread(n) for p, n in zip(self.places, numbers, strict=True)]
 
 
 class PackedMasks:
@@ -74,7 +81,7 @@ class PackedMasks:
         ):
             raise ValueError(_refusal("layers whose numbers of weights follow from the weights"))
         self.masked, self.inner, self.rule, self.plan = masked, masked.inner, rule, masked.plan
-        self.update_weights = rule.reset.update_weights
+        self.update_weights, self.scale = rule.reset.update_weights, masked.scale
 
     def init(self, params: Params) -> SparsifyState:
         """There is none."""
@@ -101,7 +108,7 @@ class PackedMasks:
             variables=flat.map(lambda p: optax.MaskedNode()),
             inner_state=inner_state,
         )
-        return values, state._replace(masks=flat.tree(places))
+        return self._divided(flat, values, state._replace(masks=flat.tree(places)))
 
     def packed(self, params: Params, state: SparsifyState) -> tuple[PyTree, SparsifyState]:
         """Values and state, from those of the masked form at the same step."""
@@ -118,7 +125,7 @@ class PackedMasks:
         inner_state = cold_start.at_slots(
             self.inner, state.inner_state, at, lambda slot, place: place.gather(slot)
         )
-        return values, state._replace(masks=at, inner_state=inner_state)
+        return self._divided(flat, values, state._replace(masks=at, inner_state=inner_state))
 
     def masked_state(self, state: SparsifyState) -> SparsifyState:
         """The state of the masked form at the same step."""
@@ -146,6 +153,33 @@ class PackedMasks:
         check_entries(self.inner, values, flat)
         return places, values
 
+    def _divided(
+        self, flat: Flat, values: PyTree, state: SparsifyState
+    ) -> tuple[PyTree, SparsifyState]:
+        """Values and state with what is packed divided among the devices that divide the leaves."""
+
+        def whole(leaf: Any) -> bool:
+            traced = isinstance(leaf, jax.core.Tracer)
+            return traced or not isinstance(getattr(leaf, "sharding", None), NamedSharding)
+
+        if all(whole(x) or x.sharding.is_fully_replicated for x in flat.sparse):
+            return values, state
+        places = flat.of(state.masks)
+        at = [
+            p if whole(x) else jax.tree.map(initial_masks.put, p, division(p, x.sharding))
+            for p, x in zip(places, flat.sparse, strict=True)
+        ]
+
+        def like(slot: Array, place: Places) -> Array:
+            return initial_masks.put(slot, place.marks.sharding)
+
+        moved = [Move(p, p) for p in at]
+        inner_state = cold_start.at_slots(
+            self.inner, state.inner_state, flat.tree(moved), lambda slot, move: like(slot, move.new)
+        )
+        values = flat.rebuild(flat.leaves, list(map(like, flat.of(values), at)))
+        return values, state._replace(masks=flat.tree(at), inner_state=inner_state)
+
     def update(
         self,
         grads: PyTree,
@@ -164,7 +198,7 @@ class PackedMasks:
                 "says when."
             )
         flat = _PackedFlat(values, state.masks, self.plan)
-        step = Step(self.inner, self.rule, flat, values, flat.gradients(grads), extra, None)
+        step = Step(self.inner, self.rule, flat, values, flat.gradients(grads), extra, self.scale)
         marked = state._replace(masks=flat.tree([p.marks for p in flat.of(state.masks)]))
         updates, after = take(step, marked, unchanged(step, marked), False)
         return updates, after._replace(masks=state.masks)
@@ -191,7 +225,7 @@ class PackedMasks:
         places = flat.tree(new)
         flat = _PackedFlat(values, places, self.plan)
         chosen = flat.rebuild(dense, [x.grads for x in changed])
-        step = Step(self.inner, self.rule, flat, values, flat.gradients(chosen), extra, None)
+        step = Step(self.inner, self.rule, flat, values, flat.gradients(chosen), extra, self.scale)
         logs = [x.decided.topology for x in changed]
         parts = {name: flat.tree([getattr(x, name) for x in logs]) for name in _OF_LEAVES}
         decided = Decision(
@@ -293,21 +327,18 @@ def _slots(plan: LeafPlan) -> Slots:
         matrix = (*leaf.shape[: leaf.stacked], *leaf.merged_shape)
         return Slots(max(int(n.max()) for n in counts), (structure.h, structure.w), matrix)
     units = max(int(n.reshape(len(n), -1).sum(axis=1).max()) for n in counts)
-    return Slots(units * plan.layout.weights_per_count)
+    # In parts that a mesh of devices can divide, whatever the mesh: a power of two, so few that the
+    # spare slots do not count.
+    part = 1 << max((leaf.size // _PART).bit_length() - 1, 0)
+    return Slots(-(-units * plan.layout.weights_per_count // part) * part)
 
 
 def _check_leaf(path: str, leaf: Any) -> None:
-    """Raises for a leaf whose places 32 bits cannot hold, or that lies on several devices."""
+    """Raises for a leaf whose places 32 bits cannot hold."""
     if leaf.size > checks.LARGEST // 2:
         raise ValueError(
             f'{path}: form="packed" is for leaves of at most {checks.LARGEST // 2} weights, got '
             f'{leaf.size}. Split it, or use form="masked".'
-        )
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is not None and not sharding.is_fully_replicated:
-        raise ValueError(
-            f'{path}: form="packed" is for arrays that are not divided, got {sharding}. Use '
-            'form="masked".'
         )
 
 

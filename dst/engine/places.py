@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,8 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
-from dst.core.typing import Array, Int, UInt8
+from dst.core.typing import Array, Int, PyTree, UInt8
 from dst.engine import masks
 from dst.forms import blocks, packed
 
@@ -67,6 +70,18 @@ class Places:
             return packed.scatter(values, self.index, self.shape)
         return blocks.scatter(values, self.index, self.matrix).reshape(self.shape)
 
+    def spread(self, numbers: Array) -> Array:
+        """Numbers per stacked slice of the leaf, so that they broadcast over the values.
+
+        Args:
+          numbers: ``[*stacked]``, the first axes of the leaf.
+        """
+        if self.block is not None or not numbers.ndim:
+            return lax.expand_dims(numbers, range(numbers.ndim, self.marks.ndim))
+        # What spare slots get does not matter: their values are zero.
+        size = math.prod(self.shape[numbers.ndim :])
+        return numbers.reshape(-1).at[self.index // size].get(mode="clip")
+
     @property
     def slots(self) -> Slots:
         """What :func:`places_of` needs to find places like these."""
@@ -100,6 +115,45 @@ def places_of(mask_bytes: UInt8[Array, "*shape"], like: Slots) -> Places:
 def is_places(node: Any) -> bool:
     """Whether a node of a mask tree belongs to a packed leaf."""
     return isinstance(node, Places)
+
+
+def by_path(masks: PyTree) -> dict[str, Places]:
+    """The packed leaves of a mask tree, by leaf path."""
+    nodes, _ = jax.tree_util.tree_flatten_with_path(masks, is_leaf=is_places)
+    named = [(jax.tree_util.keystr(path, simple=True, separator="/"), node) for path, node in nodes]
+    return {name.removesuffix("/value"): node for name, node in named if is_places(node)}
+
+
+def division(places: Places, leaf: NamedSharding) -> Places:
+    """How the arrays of a packed leaf are divided: among the devices that divide the leaf.
+
+    Slots in a row are divided, and columns of blocks, whatever weights they hold: no bound of the
+    active weights in one part of a leaf is known. An array that its devices cannot divide into
+    equal parts is whole on each of them.
+
+    Args:
+      places: arrays or shapes.
+      leaf: the sharding of the leaf with its zeros.
+
+    Returns:
+      Shardings in the place of the arrays.
+    """
+    names = tuple(itertools.chain.from_iterable(map(_names, leaf.spec)))
+    parts = math.prod(leaf.mesh.shape[name] for name in names)
+
+    def along(x: Any, axis: int) -> NamedSharding:
+        even = names and x.shape[axis] % parts == 0
+        spec = PartitionSpec(*(None,) * axis, names) if even else PartitionSpec()
+        return NamedSharding(leaf.mesh, spec)
+
+    layers = max(len(places.matrix) - 2, 0)  # in front of the columns of blocks
+    (index, marks, explored), treedef = jax.tree.flatten(places)
+    return treedef.unflatten([along(index, layers), along(marks, layers), along(explored, 0)])
+
+
+def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The axes of a mesh that divide one axis of an array."""
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
 class Move:

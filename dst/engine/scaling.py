@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from dst.core import tree
 from dst.core.typing import Array, Params
@@ -64,10 +63,8 @@ def scale_updates(
     """
     if scale is None:
         return updates
-    scaled = []
-    for update, plan, active in zip(updates, flat.plans, flat.of(state.active), strict=True):
-        size, least = jnp.float32(plan.leaf.layer_size), jnp.maximum(active, 1)
-        factor = size / least.astype(jnp.float32)
-        factor = lax.expand_dims(factor, range(factor.ndim, update.ndim))
-        scaled.append(update * factor.astype(update.dtype))
-    return scaled
+    factors = [
+        jnp.float32(plan.leaf.layer_size) / jnp.maximum(active, 1).astype(jnp.float32)
+        for plan, active in zip(flat.plans, flat.of(state.active), strict=True)
+    ]
+    return [u * f.astype(u.dtype) for u, f in zip(updates, flat.spread(factors), strict=True)]

@@ -104,8 +104,8 @@ def sparsify(
         optimizer is the same at every sparsity. None: neither.
 
       form: ``"masked"``: dense arrays with zeros. ``"packed"``: only active weights are stored, and
-        their moments and places; see :func:`dst.pack`. For unsharded arrays, for methods that
-        switch the weights themselves at known counts, and for optimizers that work entry by entry.
+        their moments and places; see :func:`dst.pack`. For methods that switch the weights
+        themselves at known counts, and for optimizers that work entry by entry.
 
     Returns:
       A transformation. Its ``update`` takes ``topology``. ``None`` decides by the count of
@@ -145,9 +145,10 @@ def sparsify(
     checks.one_of("form", form, FORMS)
     run: Implementation
     packed = None
-    if form == "packed" and (scale is not None or not isinstance(rule, Rule)):
-        what = "a method with latent weights" if scale is None else f"scale={scale!r}"
-        raise ValueError(f'form="packed" is not for {what}. Use form="masked".')
+    if form == "packed" and not isinstance(rule, Rule):
+        raise ValueError(
+            'form="packed" is not for a method with latent weights. Use form="masked".'
+        )
     if isinstance(rule, Rule):
         run = HardMasks(inner, rule, seed, options, initial, scale)
         if form == "packed":

@@ -12,6 +12,7 @@ import optax
 
 from dst.core import tree
 from dst.core.typing import Array, ArrayLike, OptState, PyTree
+from dst.engine import places
 from dst.engine.flat import Flat
 from dst.engine.masks import active, count_active
 from dst.engine.places import is_places
@@ -197,14 +198,11 @@ def is_packed(opt_state: OptState) -> bool:
 
 def places_by_path(opt_state: OptState) -> dict[str, tuple[Array, tuple[int, ...]]]:
     """The index of every packed leaf and its shape with zeros, by leaf path."""
-    found = {}
-    for state in raw_states(opt_state):
-        nodes, _ = jax.tree_util.tree_flatten_with_path(state.masks, is_leaf=is_places)
-        for path, node in nodes:
-            if is_places(node):
-                name = jax.tree_util.keystr(path, simple=True, separator="/")
-                found[name.removesuffix("/value")] = node.index, node.shape
-    return found
+    return {
+        path: (place.index, place.shape)
+        for state in raw_states(opt_state)
+        for path, place in places.by_path(state.masks).items()
+    }
 
 
 def masks_by_path(opt_state: OptState) -> dict[str, ArrayLike]:

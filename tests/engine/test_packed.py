@@ -10,11 +10,9 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from sklearn.datasets import load_digits
 
 import dst
-from dst.forms import packed
 from tests.runs import QUICK
 
 quick = partial(jax.jit, compiler_options=QUICK)
@@ -59,24 +57,46 @@ INNER = {"adamw": optax.adamw(1e-2), "momentum": optax.sgd(0.1, momentum=0.9)}
 SLOW = pytest.mark.evidence
 
 
+def uneven():
+    """Masks with another density in every layer, also in stacked ones."""
+    random, draw = np.random.default_rng(3), {"first/w": 0.5, "blocks/w": 0.25, "out/w": 0.125}
+    masks = {
+        path: random.random(shape) < d
+        for (path, d), shape in zip(draw.items(), SHAPES, strict=True)
+    }
+    masks["blocks/w"][1] &= random.random((16, 16)) < 0.5
+    return masks
+
+
+SHAPES = (12, 16), (2, 16, 16), (16, 8)
+SMUPAR = {"scale": "smupar"}
+OPTIONS = {"": {}, "smupar": SMUPAR, "smupar, uneven": {**SMUPAR, "initial": uneven()}}
+
+
 def both(method, inner, options):
-    tx = dst.sparsify(inner, method, stacked=STACKED, steps=30, **options)
-    return tx, dst.sparsify(inner, method, stacked=STACKED, steps=30, form="packed")
+    options = {"stacked": STACKED, "steps": 30, **options}
+    return dst.sparsify(inner, method, **options), dst.sparsify(
+        inner, method, form="packed", **options
+    )
 
 
 def cases():
     for name in METHODS:
         for inner in INNER:
             slow = inner == "momentum" and name not in ("RigL", "AC/DC")
-            yield pytest.param(name, inner, marks=SLOW if slow else ())
+            yield pytest.param(name, inner, "", marks=SLOW if slow else ())
+    yield "RigL, blocks per column", "adamw", "smupar"
+    yield "RigL", "adamw", "smupar, uneven"
 
 
-@pytest.mark.parametrize(("name", "inner"), list(cases()))
-def test_the_packed_form_trains_what_the_masked_form_trains(name, inner):
-    masked, tx = both(METHODS[name], INNER[inner], {})
-    state = masked.init(params())
-    dense = dst.apply_masks(params(), state)
-    values, packed_state = dst.pack(params(), tx)
+@pytest.mark.parametrize(("name", "inner", "options"), list(cases()))
+def test_the_packed_form_trains_what_the_masked_form_trains(name, inner, options):
+    masked, tx = both(METHODS[name], INNER[inner], OPTIONS[options])
+    start = dst.scale_init(params(), masked)
+    jax.tree.map(np.testing.assert_array_equal, dst.scale_init(params(), tx), start)
+    state = masked.init(start)
+    dense = dst.apply_masks(start, state)
+    values, packed_state = dst.pack(start, tx)
 
     @partial(quick, static_argnums=2)
     def of_masked(p, state, topology):
@@ -201,16 +221,6 @@ def test_a_packed_state_takes_a_seventh_of_the_memory():
     assert whole / 512**2 == pytest.approx(13, abs=1e-3)
 
 
-def test_the_derivative_of_scatter_is_gather():
-    mask = np.random.default_rng(0).random((5, 7)) < 0.3
-    index = packed.indices(jnp.asarray(mask), int(mask.sum()) + 2)
-    weight = jnp.asarray(np.random.default_rng(1).normal(size=(5, 7)), jnp.float32)
-    values = packed.gather(weight, index)
-    np.testing.assert_array_equal(packed.scatter(values, index, (5, 7)), np.where(mask, weight, 0))
-    grads = jax.grad(lambda v: (packed.scatter(v, index, (5, 7)) * weight).sum())(values)
-    np.testing.assert_array_equal(grads, values)
-
-
 def test_a_flax_model_is_packed():
     model = nnx.Linear(16, 8, rngs=nnx.Rngs(0))
     graph, start = nnx.split(model, nnx.Param)
@@ -235,7 +245,6 @@ REFUSED = {
     "latent weights": (ADAM, dst.TopKWeights(0.75), {}, "latent weights"),
     "accumulators": (ADAM, dst.RigL(0.75, every=3, accumulate=2), {}, "accumulates gradients"),
     "global": (ADAM, dst.GMP(0.75, allocation="global"), {}, "follow from the weights"),
-    "scale": (ADAM, RIGL, {"scale": "smupar"}, "scale='smupar'"),
     "Muon": (optax.contrib.muon(1e-3), RIGL, {}, "more than single entries"),
     "block RMS": (optax.chain(optax.clip_by_block_rms(1.0), ADAM), RIGL, {}, "single entries"),
     "line search": (optax.lbfgs(), RIGL, {}, "could not be tried"),
@@ -249,14 +258,6 @@ def test_what_cannot_be_packed_is_refused_by_name(case):
     with pytest.raises(ValueError, match=message):
         tx = dst.sparsify(inner, method, steps=30, stacked=STACKED, **{"form": "packed", **options})
         dst.pack(params(), tx)
-
-
-def test_divided_arrays_are_refused():
-    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
-    placed = jax.device_put(jnp.ones((16, 16)), NamedSharding(mesh, PartitionSpec("x")))
-    tx = dst.sparsify(ADAM, RIGL, form="packed")
-    with pytest.raises(ValueError, match="w: .*not divided"):
-        dst.pack({"w": placed}, tx)
 
 
 def test_calls_of_the_other_form_say_what_to_do():
