@@ -148,7 +148,8 @@ def division(places: Places, leaf: NamedSharding) -> Places:
 
     layers = max(len(places.matrix) - 2, 0)  # in front of the columns of blocks
     (index, marks, explored), treedef = jax.tree.flatten(places)
-    return treedef.unflatten([along(index, layers), along(marks, layers), along(explored, 0)])
+    divided = [along(index, layers), along(marks, layers), along(explored, 0)]
+    return jax.tree.unflatten(treedef, divided)
 
 
 def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
