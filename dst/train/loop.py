@@ -181,7 +181,7 @@ def _run(
     stop = settings.steps if until is None else min(until, settings.steps)
     print(pieces.plan, *pieces.notes, sep="\n")
     costs = pieces.costs()
-    rollback = Rollback(settings.on_nonfinite, checkpoints)
+    rollback = Rollback(settings.on_nonfinite, checkpoints, pieces.other_form)
     with (
         CompileTime() as compiling,
         checkpoint.Writer(checkpoints, settings.keep, settings.keep_best, donated) as writer,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -124,10 +124,17 @@ class Rollback:
     Args:
       policy: ``train.on_nonfinite``.
       checkpoints: the directory of all checkpoints.
+      other: as in :func:`dst.train.records.fallback.restore`.
     """
 
-    def __init__(self, policy: str, checkpoints: Path):
+    def __init__(
+        self,
+        policy: str,
+        checkpoints: Path,
+        other: Callable[[], fallback.Form | None] = lambda: None,
+    ):
         self._allowed, self._checkpoints = policy == "rollback", checkpoints
+        self._other = other
         self._step, self._times = -1, 0
 
     def to(self, error: Diverged, like: PyTree) -> tuple[int, PyTree]:
@@ -149,7 +156,7 @@ class Rollback:
             raise Diverged(error.step, f"{error} There is no checkpoint. {_ADVICE}") from error
         state = None
         if self._allowed:
-            step, state = fallback.restore(self._checkpoints, step, like)
+            step, state = fallback.restore(self._checkpoints, step, like, other=self._other)
         self._times = self._times + 1 if step == self._step else 1
         self._step = step
         if not self._allowed or self._times > ROLLBACKS:

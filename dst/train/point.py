@@ -122,7 +122,7 @@ def restored(pieces: Setup, where: Path, step: int) -> Point:
         return None
 
     try:
-        step, state = fallback.restore(checkpoints, step, begin, wrong)
+        step, state = fallback.restore(checkpoints, step, begin, wrong, pieces.other_form)
     except checkpoint.CheckpointError as error:
         if error.leaves and all(".hyper." in name for name in error.leaves):
             raise setup.SetupError(_OTHER_SCHEDULE) from error

@@ -96,7 +96,8 @@ class Run:
             raise run_dir.DirectoryError(
                 f"{checkpoints} holds no checkpoint. A Recorder writes none: restore your own."
             )
-        return fallback.restore(checkpoints, step, setup.make(self.config).begin())
+        pieces = setup.make(self.config)
+        return fallback.restore(checkpoints, step, pieces.begin(), other=pieces.other_form)
 
     @property
     def step(self) -> int:

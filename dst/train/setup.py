@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 import dst
-from dst.core.typing import Array, Params, PyTree
+from dst.core.typing import Array
 from dst.engine.plan import Plan
 from dst.io import safetensors
 from dst.train import data, evaluation, memory, objectives, optimizer, state, step
@@ -23,6 +23,7 @@ from dst.train.data import stream
 from dst.train.distributed import mesh
 from dst.train.evaluation import Scores
 from dst.train.records import costs
+from dst.train.records.fallback import Form
 from dst.train.state import TrainState
 from dst.train.step import Metrics
 
@@ -42,6 +43,7 @@ class Setup(NamedTuple):
       notes: what else to say at the start, in lines.
       fires: whether the update after ``count`` updates is a topology step.
       begin: the state before the first step.
+      other_form: how states are saved where ``sparsify.form`` is the other one; None: not at all.
       batches: the training batches from the one after ``count`` updates on, to be closed; their
         position is the count. See :class:`dst.train.data.stream.Batches`.
       step: see :func:`dst.train.step.make`.
@@ -61,6 +63,7 @@ class Setup(NamedTuple):
     notes: tuple[str, ...]
     fires: Callable[[int], bool]
     begin: Callable[[], TrainState]
+    other_form: Callable[[], Form | None]
     batches: Callable[[int], stream.Batches]
     step: Callable[..., tuple[TrainState, Metrics]]
     steps: Callable[..., tuple[TrainState, Metrics, Array]]
@@ -117,7 +120,7 @@ def _make(config: Config) -> Setup:
     if weights is not None:
         safetensors.replaced(shapes, weights)  # refused before anything is written
 
-    def transformation(seed: int) -> dst.SparseTransformation:
+    def transformation(seed: int, form: str = config.sparsify.form) -> dst.SparseTransformation:
         return dst.sparsify(
             optimizer.make(config.optimizer, steps, stacked, start.step, shapes),
             config.rule(),
@@ -129,7 +132,7 @@ def _make(config: Config) -> Setup:
             roles=dst.roles(model),
             initial=dst.load_masks(start.masks) if start.masks else config.sparsify.initial,
             scale=config.sparsify.scale,
-            form=config.sparsify.form,
+            form=form,
         )
 
     tx = transformation(config.seed)
@@ -150,8 +153,18 @@ def _make(config: Config) -> Setup:
         params = placement.put(params)
         return placement.put(state.initial(params, state.variables(model), tx, ema is not None))
 
-    def sized(params: Params, carried: PyTree) -> TrainState:
-        return state.initial(params, carried, tx, ema is not None)
+    def sized(tx: dst.SparseTransformation) -> TrainState:
+        begin = partial(state.initial, tx=tx, ema=ema is not None)
+        return jax.eval_shape(begin, shapes, state.variables(model))
+
+    def other_form() -> Form | None:
+        try:
+            there = transformation(config.seed, "packed" if tx.packed is None else "masked")
+            like = sized(there)
+        except ValueError:  # the packed form is not for this method or optimizer
+            return None
+        packed = there if tx.packed is None else tx
+        return Form(placement.shapes(like), lambda x: placement.put(state.converted(x, packed)))
 
     shape = (parts, size // parts)
 
@@ -160,7 +173,9 @@ def _make(config: Config) -> Setup:
         return stream.Batches(dataset, seed, shape, placement.batch, count, most)
 
     plan = tx.plan(shapes)
-    memory.check(jax.eval_shape(sized, shapes, state.variables(model)))
+    memory.check(sizes := sized(tx))
+    if tx.packed is not None:
+        placement = placement.with_packed(sizes.opt_state.masks)
     one = jax.ShapeDtypeStruct((1, *dataset.shape), dataset.dtype)
 
     def calibration(seed: int) -> Iterator[Array]:
@@ -210,6 +225,7 @@ def _make(config: Config) -> Setup:
             notes=placement.notes,
             fires=tx.fires,
             begin=partial(begin, config.seed),
+            other_form=cache(other_form),
             batches=partial(batches, config.seed),
             step=one_update,
             steps=several_updates,

@@ -49,6 +49,20 @@ def weights(params: Params, opt_state: SparsifyState) -> Params:
     return dst.unpack(params, opt_state) if is_packed(opt_state) else params
 
 
+def converted(state: TrainState, tx: dst.SparseTransformation) -> TrainState:
+    """A state in the other form, at the same step.
+
+    Args:
+      state: in the masked or in the packed form.
+      tx: of the packed form, which the state has or comes to have.
+    """
+    if is_packed(state.opt_state):
+        params, opt_state = state.weights, dst.unpack_state(state.opt_state, tx)
+    else:
+        params, opt_state = dst.pack(state.params, tx, state.opt_state)
+    return state._replace(params=params, opt_state=opt_state)
+
+
 class Network(NamedTuple):
     """A network without its arrays, in each way in which it is run.
 

@@ -24,6 +24,8 @@ FREE = (
     "train.on_nonfinite",
     "train.steps_per_call",
 )
+# Changes nothing about the mathematics either, but what a run costs: restored states are converted.
+_FORM = "sparsify.form"
 # What cannot change once a run has started: the state holds what follows from it.
 _FIXED = ("start", "seed", "method", "sparsify")
 
@@ -62,13 +64,13 @@ def applied(
             f"{where} has finished with its config, and nothing in it can change:\n{table}\n"
             f"Train a new run: `dst train {path} KEY=VALUE --dir DIRECTORY`."
         )
-    if fixed := [key for key in differing if _within(key, _FIXED)]:
+    if fixed := [key for key in differing if _within(key, _FIXED) and key != _FORM]:
         raise ConfigError(
             f"{where} has started with another {fixed[0]}, and its state follows from it:\n"
             f"{table}\nTrain a new run: `dst train {path} KEY=VALUE --dir DIRECTORY`. It may begin "
             "with saved weights and masks (`start`)."
         )
-    if not changed and not all(_within(key, FREE) for key in differing):
+    if not changed and not all(_within(key, (*FREE, _FORM)) for key in differing):
         raise ConfigError(
             f"{where} was trained with another config:\n{table}\n"
             "Resumed with it, the run is no longer that of one config. Say --changed to do so."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dst.core.tree import flatten
 from dst.core.typing import PyTree
+from dst.engine import places
 from dst.train.config.sections import Mesh
 
 # Which axis of the mesh splits a named axis of a weight. `data` splits weights only where they are
@@ -39,6 +41,7 @@ class Placement(NamedTuple):
       batch: sharding of micro-batches ``[parts, batch, ...]``.
       everywhere: the sharding of an array that every device has whole.
       params: pytree of ``jax.ShapeDtypeStruct``, the weights, each with its sharding.
+      packed: of packed arrays, by the path of their weight and their shape.
       whole: pytree of shardings of the weights in a forward pass: `data` does not split them.
       notes: a line for each axis of the mesh that leaves weights whole.
     """
@@ -48,12 +51,29 @@ class Placement(NamedTuple):
     params: PyTree
     whole: PyTree
     notes: tuple[str, ...]
+    packed: Mapping[str, Mapping[tuple[int, ...], NamedSharding]] = MappingProxyType({})
+
+    def with_packed(self, masks: PyTree) -> Placement:
+        """The same for a state in the packed form.
+
+        Args:
+          masks: of the state of :func:`dst.sparsify`; arrays or shapes.
+        """
+        paths, weights, _ = flatten(self.params)
+        whole = dict(zip(paths, weights, strict=True))
+        packed = {}
+        for path, place in places.by_path(masks).items():
+            where = places.division(place, whole[path].sharding)
+            arrays = zip(jax.tree.leaves(place), jax.tree.leaves(where), strict=True)
+            packed[path] = {x.shape: sharding for x, sharding in arrays}
+        return self._replace(packed=packed)
 
     def of(self, tree: PyTree) -> PyTree:
         """The shardings of a tree of arrays or shapes.
 
         A leaf is split as the weight of its shape whose path is part of its own, as in
-        ``opt_state/inner_state/0/mu/out/kernel``. The other leaves are on every device.
+        ``opt_state/inner_state/0/mu/out/kernel``, or as its packed array of that shape. The other
+        leaves are on every device.
         """
         weights = {f"/{path}/": x for path, x in zip(*flatten(self.params)[:2], strict=True)}
         paths, leaves, treedef = flatten(tree)
@@ -62,10 +82,20 @@ class Placement(NamedTuple):
             names = [name for name in weights if name in f"/{path}/"]
             if not names:
                 return self.everywhere
-            weight = weights[max(names, key=len)]
-            return weight.sharding if leaf.shape == weight.shape else self.everywhere
+            name = max(names, key=len)
+            if leaf.shape == weights[name].shape:
+                return weights[name].sharding
+            return self.packed.get(name.strip("/"), {}).get(leaf.shape, self.everywhere)
 
         return treedef.unflatten(map(place, paths, leaves))
+
+    def shapes(self, tree: PyTree) -> PyTree:
+        """The shapes of a tree of arrays or shapes, each with its sharding."""
+
+        def shape(x: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+        return jax.tree.map(shape, tree, self.of(tree))
 
     def put(self, tree: PyTree) -> PyTree:
         """The tree with its arrays on their devices. All processes must hold the same values."""
