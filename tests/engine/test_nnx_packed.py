@@ -159,6 +159,18 @@ def test_block_layers_train_with_any_optimizer_and_export():
     assert float((dst.nnx.unpack(model).layers[0].kernel.get_value() != 0).mean()) == 0.5
 
 
+def test_smupar_scales_new_weights_in_both_forms():
+    models = [nnx.Sequential(nnx.Linear(8, 8, rngs=nnx.Rngs(0))) for _ in range(3)]
+    method = dst.Static(0.75, allocation="uniform")
+    for model, form in zip(models, ("packed", "masked"), strict=False):
+        dst.nnx.Optimizer(model, optax.adam(1e-3), method, form=form, scale="smupar")
+    packed, masked, new = (
+        x.layers[0].kernel.get_value() for x in (dst.nnx.unpack(models[0]), *models[1:])
+    )
+    np.testing.assert_array_equal(packed, masked)
+    np.testing.assert_array_equal(packed, jnp.where(packed == 0, 0, 2 * new))
+
+
 def test_what_does_not_fit_is_refused_by_name():
     model = nnx.Sequential(nnx.Linear(8, 8, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="matches no parameter"):
