@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import dst
-from dst.methods.mask_llm import candidates, gumbel, hard_mask, soft_mask, with_prior
+from dst.rules.candidates import candidates, gumbel, hard_mask, soft_mask, with_prior
 from tests.runs import QUICK
 
 SIX = candidates(2, 4)
