@@ -1,7 +1,7 @@
 """Candidate masks of N:M groups, and logits that choose among them.
 
-Weights are ``[..., inputs, outputs]``, logits ``[..., inputs / m * candidates, outputs]``. The logits
-of a group follow each other.
+Weights are ``[..., inputs, outputs]``, logits ``[..., inputs / m * candidates, outputs]``: the
+logits of a group follow each other.
 """
 
 from __future__ import annotations
