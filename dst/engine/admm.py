@@ -34,7 +34,7 @@ class ADMMState(NamedTuple):
       inner_state: of the wrapped optimizer.
     """
 
-    count: Array
+    count: Array  # type: ignore[assignment]
     split: PyTree
     dual: PyTree
     inner_state: OptState

@@ -21,7 +21,7 @@ class SoftThresholdState(NamedTuple):
       inner_state: of the wrapped optimizer.
     """
 
-    count: Array
+    count: Array  # type: ignore[assignment]
     inner_state: OptState
 
 
