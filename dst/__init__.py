@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 from dst.core import lazy
 from dst.core.roles import roles
 from dst.core.selection import top_k_mask
+from dst.engine.admm import admm
 from dst.engine.pack import pack, unpack, unpack_state
 from dst.engine.projection import apply_masks
 from dst.engine.scaling import scale_init
+from dst.engine.soft_threshold import soft_threshold
 from dst.engine.sparsify import sparsify
 from dst.engine.state import SparsifyState
+from dst.engine.train_only import most_moved, train_only
 from dst.engine.transformation import SparseTransformation
 from dst.forms.blocks import block_matmul
 from dst.forms.deploy import deploy
@@ -39,6 +42,7 @@ from dst.methods.granet import GraNet
 from dst.methods.itop import rigl_itop, set_itop
 from dst.methods.journey import journey
 from dst.methods.mask_decay import MaskDecay
+from dst.methods.mask_llm import MaskLLM
 from dst.methods.mest import MEST
 from dst.methods.mest_resnet import mest_resnet
 from dst.methods.rigl import RigL
@@ -75,6 +79,12 @@ if TYPE_CHECKING:  # what `__getattr__` loads, for type checkers and editors
     from dst import flops as flops
     from dst import nnx as nnx
     from dst import oneshot as oneshot
+    from dst.forms.deltas import Delta as Delta
+    from dst.forms.deltas import apply_deltas as apply_deltas
+    from dst.forms.deltas import delta as delta
+    from dst.forms.deltas import revert_deltas as revert_deltas
+    from dst.io.deltas import load_delta as load_delta
+    from dst.io.deltas import save_delta as save_delta
     from dst.io.deployed import load_deployed as load_deployed
     from dst.io.deployed import save_deployed as save_deployed
     from dst.io.safetensors import load_masks as load_masks
@@ -84,6 +94,9 @@ if TYPE_CHECKING:  # what `__getattr__` loads, for type checkers and editors
     from dst.oneshot.alps import ALPS as ALPS
     from dst.oneshot.calibrate import calibrate as calibrate
     from dst.oneshot.dsnot import DSnoT as DSnoT
+    from dst.oneshot.ecoflap import ECoFLaP as ECoFLaP
+    from dst.oneshot.evopress import EvoPress as EvoPress
+    from dst.oneshot.gblm import GBLM as GBLM
     from dst.oneshot.magnitude import Magnitude as Magnitude
     from dst.oneshot.owl import OWL as OWL
     from dst.oneshot.prune import prune as prune
@@ -96,15 +109,24 @@ __version__ = "0.1.0"
 _LAZY = {
     "ALPS": "oneshot.alps",
     "DSnoT": "oneshot.dsnot",
+    "Delta": "forms.deltas",
+    "ECoFLaP": "oneshot.ecoflap",
+    "EvoPress": "oneshot.evopress",
+    "GBLM": "oneshot.gblm",
     "Magnitude": "oneshot.magnitude",
     "OWL": "oneshot.owl",
     "SparseGPT": "oneshot.sparsegpt",
     "Wanda": "oneshot.wanda",
+    "apply_deltas": "forms.deltas",
     "calibrate": "oneshot.calibrate",
+    "delta": "forms.deltas",
+    "load_delta": "io.deltas",
     "load_deployed": "io.deployed",
     "load_masks": "io.safetensors",
     "load_weights": "io.safetensors",
     "prune": "oneshot.prune",
+    "revert_deltas": "forms.deltas",
+    "save_delta": "io.deltas",
     "save_deployed": "io.deployed",
     "save_masks": "io.safetensors",
     "save_weights": "io.safetensors",
@@ -135,9 +157,12 @@ __all__ = [
     "Dense",
     "EdgePopup",
     "EqualIncrease",
+    "ECoFLaP",
     "ErdosRenyi",
+    "EvoPress",
     "Explanation",
     "FromMasks",
+    "GBLM",
     "Global",
     "GraNet",
     "HowMany",
@@ -147,6 +172,7 @@ __all__ = [
     "Layout",
     "Magnitude",
     "MaskDecay",
+    "MaskLLM",
     "OWL",
     "Observation",
     "OutputChannel",
@@ -168,6 +194,7 @@ __all__ = [
     "UpdateSchedule",
     "Wanda",
     "Which",
+    "admm",
     "apply_masks",
     "block_matmul",
     "calibrate",
@@ -185,6 +212,7 @@ __all__ = [
     "mest_resnet",
     "method",
     "metrics",
+    "most_moved",
     "pack",
     "prune",
     "rigl_itop",
@@ -194,10 +222,12 @@ __all__ = [
     "sensitivity",
     "set_itop",
     "smet",
+    "soft_threshold",
     "sparsify",
     "stages",
     "table",
     "top_k_mask",
+    "train_only",
     "unpack",
     "unpack_state",
 ]

@@ -110,6 +110,7 @@ def prune(
     *,
     forward: Callable[[nnx.Module, Batch], PyTree] | None = None,
     batches: Iterable[Batch] | None = None,
+    loss: Callable[[nnx.Module, Batch], ArrayLike] | None = None,
     wrt: Filter = nnx.Param,
     attach_masks: bool = True,
     **options: Any,
@@ -122,6 +123,7 @@ def prune(
       forward: ``forward(model, batch)``; None: ``model(batch)``. Call ``model.eval()`` before, so
         that dropout and running statistics rest.
       batches: calibration data.
+      loss: ``loss(model, batch)``, one number; for methods and allocations that read it.
       wrt: the variables that count as parameters.
       attach_masks: whether the model carries the masks afterwards, for ``FromMasks()``.
       options: of :func:`dst.prune`: ``method``, ``structure``, ``allocation``, ``select``, ...
@@ -147,6 +149,13 @@ def prune(
         merged = nnx.merge(graph, params, rest)
         return merged(batch) if forward is None else forward(merged, batch)
 
+    if loss is not None:
+        of_model = loss
+
+        def of_params(params: Params, batch: Batch) -> ArrayLike:
+            return of_model(nnx.merge(graph, params, rest), batch)
+
+        options = {"loss": of_params, **options}
     options = {"roles": roles(model, wrt), **options}
     new, masks = oneshot.prune(params, sparsity, forward=run, batches=batches, **options)
     nnx.update(model, new)
@@ -227,6 +236,7 @@ def add_lora(
     kind: lora.Kind = "mask",
     rank: int = 16,
     alpha: float = 32.0,
+    gate: bool = False,
     masks: Mapping[str, ArrayLike] | None = None,
     rngs: nnx.Rngs,
 ) -> list[str]:
@@ -241,6 +251,7 @@ def add_lora(
       kind: see :class:`SparseLoRA`.
       rank: at least 1, at most the smaller side of each kernel.
       alpha: > 0.
+      gate: whether each component has a gate (SoRA); see :class:`SparseLoRA`.
       masks: bool by leaf path; None: those that the model carries, else which weights are not zero.
       rngs: of the changes.
 
@@ -278,6 +289,6 @@ def add_lora(
     if masks is None:
         carries = jax.tree.leaves(nnx.state(model, Mask))
         masks = carried_masks.masks(model) if carries else {}
-    settings = {"kind": kind, "rank": rank, "alpha": alpha}
+    settings = {"kind": kind, "rank": rank, "alpha": alpha, "gate": gate}
     lora.add_lora(model, {k: layers[k] for k in chosen}, masks, rngs, **settings)
     return chosen

@@ -24,7 +24,9 @@ Sparsity = Annotated[
     float | None, typer.Option(help="Of the pruned matrices, in [0, 1). N:M has its own.")
 ]
 Pattern = Annotated[str | None, typer.Option("--structure", metavar="N:M", help="Such as 2:4.")]
-Allocation = Annotated[str, typer.Option(help="uniform, erk, owl, 'owl(outlier=3.0)'.")]
+Allocation = Annotated[
+    str, typer.Option(help="uniform, erk, owl, ecoflap, 'evopress(generations=50)'.")
+]
 Text = Annotated[
     str,
     typer.Option(

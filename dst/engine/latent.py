@@ -118,7 +118,9 @@ class LatentWeights:
             self.scale, flat, state, [u.astype(jnp.float32) for u in flat.pick(steps)]
         )
         moved = [
-            jnp.where(x.backward, x.latent + u, x.latent)
+            x.latent + u
+            if rule.backward_sparsity is None  # latent variables may have another shape
+            else jnp.where(x.backward, x.latent + u, x.latent)
             for x, u in zip(before, moves, strict=True)
         ]
 
@@ -138,7 +140,7 @@ class LatentWeights:
             _change(rule, s, x, p, u)
             for s, x, p, u in zip(
                 support,
-                _moved(before, moved, chosen, _softness(rule, count)),
+                _moved(before, moved, chosen, _softness(rule, count), _keys(rule, flat, state, 1)),
                 flat.sparse,
                 moves,
                 strict=True,
@@ -181,11 +183,10 @@ class LatentWeights:
 def _latent_leaves(
     rule: Latent, flat: Flat, state: SparsifyState, grads: list[Array]
 ) -> list[LatentLeaf]:
-    softness = _softness(rule, state.count)
+    softness, keys = _softness(rule, state.count), _keys(rule, flat, state, 0)
+    columns = flat.masks(state.masks), flat.of(state.variables), flat.sparse, grads, keys
     leaves = []
-    for mask, kept, weight, grad in zip(
-        flat.masks(state.masks), flat.of(state.variables), flat.sparse, grads, strict=True
-    ):
+    for mask, kept, weight, grad, key in zip(*columns, strict=True):
         active = masks.active(mask)
         latent = kept.get("latent", weight.astype(jnp.float32))
         leaves.append(
@@ -196,9 +197,17 @@ def _latent_leaves(
                 backward=kept.get("backward", jnp.ones_like(active)),
                 grad=grad.astype(jnp.float32),
                 softness=softness,
+                key=key,
             )
         )
     return leaves
+
+
+def _keys(rule: Latent, flat: Flat, state: SparsifyState, later: int) -> Sequence[Array | None]:
+    """Of every sparse leaf, for the weights in use after ``later`` more updates."""
+    if not rule.draws:
+        return [None] * len(flat.plans)
+    return masks.keys(flat.sparse_paths, state.hyper.seed, state.count + later)
 
 
 def _change(rule: Latent, support: Array, leaf: LatentLeaf, weight: Array, move: Array) -> Array:
@@ -210,11 +219,16 @@ def _change(rule: Latent, support: Array, leaf: LatentLeaf, weight: Array, move:
 
 
 def _moved(
-    before: list[LatentLeaf], latent: list[Array], chosen: Chosen, softness: Array
+    before: list[LatentLeaf],
+    latent: list[Array],
+    chosen: Chosen,
+    softness: Array,
+    keys: Sequence[Array | None],
 ) -> list[LatentLeaf]:
+    columns = before, latent, chosen.active, chosen.backward, keys
     return [
-        x._replace(latent=w, active=a, backward=b, softness=softness)
-        for x, w, a, b in zip(before, latent, chosen.active, chosen.backward, strict=True)
+        x._replace(latent=w, active=a, backward=b, softness=softness, key=key)
+        for x, w, a, b, key in zip(*columns, strict=True)
     ]
 
 
@@ -245,11 +259,12 @@ def _best(
     wanted = [x.per_group(n) for n, x in zip(counts, layouts, strict=True)]
     axes = [x.group_axes for x in layouts]
     units, short = top_k_masks_and_short(pooled, wanted, [None] * len(pooled), axes)
+    # Like the weights: latent variables may have another shape.
     spread = [
-        x.spread(jnp.where(s, x.units_of(o), u), v)
-        for x, u, s, o, v in zip(layouts, units, short, old, latent, strict=True)
+        x.spread(jnp.where(s, x.units_of(o), u), w)
+        for x, u, s, o, w in zip(layouts, units, short, old, flat.sparse, strict=True)
     ]
-    return list(map(placed_like, spread, latent))
+    return list(map(placed_like, spread, flat.sparse))
 
 
 def _narrowed(rule: Latent, chosen: Chosen, count: Array) -> Chosen:

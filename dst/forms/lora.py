@@ -36,6 +36,7 @@ class SparseLoRA(nnx.Module):
     Attributes:
       kernel, bias: those of the layer.
       change: ``nnx.LoRA`` with ``lora_a [inputs, rank]`` and ``lora_b [rank, outputs]``.
+      gate: ``[1, rank]``, by which the columns of ``A`` are multiplied; None without gates.
 
     Layers that were stacked by ``nnx.vmap`` have the stacked axis in front.
 
@@ -45,11 +46,14 @@ class SparseLoRA(nnx.Module):
       kind: which change.
       rank: at least 1, at most the smaller side of the kernel.
       alpha: > 0; without effect for ``scale``.
+      gate: whether each of the ``rank`` components has a gate, normal at the start: ``A g B`` in
+        place of ``A B``. Trained with :func:`dst.soft_threshold`, gates become exactly zero, and
+        the rank falls (SoRA). Not for ``scale``.
       rngs: of ``A``, uniform in ``+- 1 / sqrt(inputs)``.
 
     References:
       Zimmer et al. 2023, "PERP: Rethinking the Prune-Retrain Paradigm in the Era of LLMs"
-      (arXiv 2312.15230); Hu et al. 2021, LoRA (2106.09685).
+      (arXiv 2312.15230); Hu et al. 2021, LoRA (2106.09685); Ding et al. 2023, SoRA (2311.11696).
 
     Checked against: a worked table and dense products in NumPy, tests/forms/test_lora.py.
     """
@@ -62,6 +66,7 @@ class SparseLoRA(nnx.Module):
         kind: Kind = "mask",
         rank: int = 16,
         alpha: float = 32.0,
+        gate: bool = False,
         rngs: nnx.Rngs,
     ):
         kernel = layer.kernel.get_value()
@@ -69,6 +74,8 @@ class SparseLoRA(nnx.Module):
         checks.one_of("kind", kind, ("lora", "mask", "scale"))
         checks.integer("rank", rank, at_least=1, at_most=min(inputs, outputs))
         checks.above_zero("alpha", alpha)
+        if gate and kind == "scale":
+            raise ValueError("gate: expected a change that is added, got kind 'scale'. Use 'mask'.")
         if jnp.shape(mask) != kernel.shape:
             raise ValueError(
                 f"expected a mask of shape {kernel.shape}, that of the kernel, got "
@@ -90,6 +97,10 @@ class SparseLoRA(nnx.Module):
             b = jnp.zeros((*stacked, rank, outputs), kernel.dtype)
         self.change.lora_a.set_value(a)
         self.change.lora_b.set_value(b)
+        shape = (*stacked, 1, rank)
+        self.gate = (
+            nnx.Param(jax.random.normal(rngs.params(), shape, kernel.dtype)) if gate else None
+        )
 
     def weights(self, *, keep_zeros: bool = True) -> Array:
         """The kernel with its change, ``[inputs, outputs]``.
@@ -98,7 +109,10 @@ class SparseLoRA(nnx.Module):
           keep_zeros: whether the change of the kind ``lora`` has no part where the mask is False.
         """
         kernel = self.kernel.get_value()
-        product = self.change.lora_a.get_value() @ self.change.lora_b.get_value()
+        a = self.change.lora_a.get_value()
+        product = (a if self.gate is None else a * self.gate.get_value()) @ (
+            self.change.lora_b.get_value()
+        )
         if self.kind == "scale":
             return kernel * product
         if self.kind == "mask" or keep_zeros:

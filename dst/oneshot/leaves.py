@@ -21,6 +21,7 @@ from dst.engine.build_plan import own_sparsity
 from dst.engine.initial_masks import placed_like
 from dst.oneshot.calibrate import Walk, written
 from dst.oneshot.finished import Pruned, Solved, digest
+from dst.oneshot.loss import Gradients, as_numbers
 from dst.oneshot.matrix import Matrix, OneShot
 from dst.oneshot.stages import Piece
 from dst.oneshot.statistics import Statistics
@@ -58,6 +59,7 @@ class Leaves:
       paths, leaves: of the tree; chosen leaves are replaced as their matrices are pruned.
       own: the sparsity that overrides or a pattern give to a chosen leaf, or None.
       sparsities: of every piece, by its name.
+      gradients: of the loss, by leaf path; empty where the method reads none.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Leaves:
         self.own = {p: own_sparsity(x, self._structures[p]) for p, x in chosen.items()}
         self._masks = {p: jnp.zeros(x.shape, bool) for p, x in chosen.items()}
         self.sparsities: Mapping[str, Fraction] = {}
+        self.gradients: Mapping[str, Gradients] = {}
         self._copied: set[int] = set()
 
     def allocated(
@@ -100,17 +103,26 @@ class Leaves:
         shares = allocate(layers, sparsity).sparsity
         return {piece.name: shares[piece.base.path] for piece in pieces}
 
-    def solve(self, piece: Piece, statistics: Statistics | None) -> Solved:
-        """Prunes one piece; the weights have the type of the leaf."""
+    def solve(
+        self, piece: Piece, statistics: Statistics | None, sparsity: Fraction | None = None
+    ) -> Solved:
+        """Prunes one piece; the weights have the type of the leaf.
+
+        Args:
+          piece: with what :attr:`leaves` hold.
+          statistics: of its inputs.
+          sparsity: None: what :attr:`sparsities` say.
+        """
         start, leaf = time.perf_counter(), self.leaves[piece.base.leaf]
         dense = piece.place.matrices(piece.base.read(leaf)).astype(jnp.float32)
         matrix = Matrix(
             piece.name,
             dense,
             statistics,
-            self.sparsities[piece.name],
+            self.sparsities[piece.name] if sparsity is None else sparsity,
             self._structures[piece.base.path],
             self._preserve,
+            self._gradients(piece),
         )
         solved, mask = self._method(matrix)
         if solved.shape != dense.shape or mask.shape != dense.shape:
@@ -122,6 +134,13 @@ class Leaves:
         zero = 1 - float(jnp.mean(mask, dtype=jnp.float32))
         pruned = Pruned(piece.name, zero, error, time.perf_counter() - start)
         return Solved(solved.astype(leaf.dtype), mask, pruned)
+
+    def _gradients(self, piece: Piece) -> Gradients | None:
+        found = self.gradients.get(piece.base.path)
+        if found is None:
+            return None
+        count, *arrays = found
+        return Gradients(count, *(piece.place.matrices(piece.base.read(x)) for x in arrays))
 
     def put(self, piece: Piece, solved: Solved) -> Pruned:
         """Replaces the leaf and the mask of a piece."""
@@ -137,7 +156,9 @@ class Leaves:
         """What this pruning is made of, as text; equal text means equal results."""
         structures = {path: repr(x) for path, x in self._structures.items()}
         plan = f"{walk.plan}{dict(self.sparsities)}{structures}{self._preserve}"
+        reads = {"gradients": digest([as_numbers(x) for x in self.gradients.values()])}
         return {
+            **(reads if self.gradients else {}),
             "method": repr(self._method),
             "plan": hashlib.sha256(plan.encode()).hexdigest(),
             "weights": digest(self.leaves),

@@ -14,6 +14,7 @@ from dst.core import checks
 from dst.core.selection import top_k_mask
 from dst.core.tree import Leaf
 from dst.core.typing import Array, ArrayLike
+from dst.oneshot.loss import Gradients
 from dst.oneshot.statistics import Needs, Statistics
 from dst.rules.allocation import zeros
 from dst.rules.layout import Layout
@@ -34,6 +35,8 @@ class Matrix:
       sparsity: exact, in [0, 1).
       structure: the unit that is switched.
       preserve: whether weights that are zero stay zero.
+      gradients: norms of the gradients of the loss, of the shape of the weight; None where the
+        method does not say ``needs_loss = True``.
     """
 
     name: str
@@ -42,6 +45,21 @@ class Matrix:
     sparsity: Fraction
     structure: Structure = Unstructured()
     preserve: bool = False
+    gradients: Gradients | None = None
+
+    @property
+    def of_loss(self) -> Gradients:
+        """The gradients.
+
+        Raises:
+          ValueError: there are none, as the method does not say that it needs the loss.
+        """
+        if self.gradients is None:
+            raise ValueError(
+                f"{self.name}: this method reads gradients of the loss. Let it say so "
+                "(needs_loss = True), and call dst.prune with loss=."
+            )
+        return self.gradients
 
     @property
     def inputs(self) -> Statistics:

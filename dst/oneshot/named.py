@@ -13,7 +13,7 @@ from dst.core import checks
 from dst.core.registry import Registry
 from dst.core.text import shown
 from dst.oneshot.matrix import OneShot
-from dst.oneshot.owl import OWL
+from dst.oneshot.network import DataAllocator
 from dst.rules.structure import NM, Structure, Unstructured
 
 REGISTRY = Registry("one-shot method", "dst.oneshot")
@@ -37,8 +37,10 @@ def method(text: str) -> OneShot:
     return made
 
 
-def allocation(text: str) -> str | OWL:
-    """An allocation: ``owl``, with arguments or without, or a name that :func:`dst.prune` knows.
+def allocation(text: str) -> str | DataAllocator:
+    """An allocation: a name that :func:`dst.prune` knows, or ``owl``, ``ecoflap`` or ``evopress``.
+
+    The latter take arguments.
 
     Raises:
       ValueError: another form, or an argument that does not fit.
@@ -46,7 +48,7 @@ def allocation(text: str) -> str | OWL:
     name, arguments = _call(text, "allocation")
     if name not in [x for x, entry in REGISTRY.items() if entry.facts]:
         return text
-    made: OWL = _built(name, arguments, "allocation")
+    made: DataAllocator = _built(name, arguments, "allocation")
     return made
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +13,12 @@ import numpy as np
 from dst.core import checks
 from dst.core.registry import named
 from dst.core.typing import Array
+from dst.oneshot.calibrate import of_piece
+from dst.oneshot.matrix import Matrix
+from dst.oneshot.network import Network, block_of
+from dst.oneshot.stages import Piece
+from dst.oneshot.statistics import Statistics
+from dst.oneshot.wanda import Wanda
 from dst.rules.schedule import exact
 
 _LOWEST = 0.01  # sparsity of a block whose share would be none
@@ -42,6 +48,8 @@ class OWL:
     sparsities, where the code divides by zero.
     """
 
+    needs_loss: ClassVar[bool] = False
+
     outlier: float = 5.0
     strength: float = 0.08
     block: Callable[[str], str] | None = None
@@ -52,13 +60,24 @@ class OWL:
 
     def block_of(self, name: str) -> str:
         """The block of a matrix."""
-        if self.block is not None:
-            return self.block(name)
-        row = re.search(r"\[(\d+)\]", name)
-        if row is not None:  # a slice of a leaf that stacks the layers
-            return f"{name.partition('/')[0]}[{row[1]}]"
-        found = re.match(r".*?\d+(?=/|$)", name)
-        return found[0] if found else name
+        return block_of(name, self.block)
+
+    def shares(self, network: Network) -> dict[str, Fraction]:
+        """The sparsity of every matrix, from one pass over the dense network."""
+        walk = network.walk("norms")
+        found: dict[str, list[tuple[Piece, Statistics]]] = {}
+        for number, stage in enumerate(walk.plan.stages):
+            sources = walk.statistics(number, onward=True)
+            for piece in stage.pieces:
+                pair = (piece, of_piece(piece, sources))
+                found.setdefault(self.block_of(piece.name), []).append(pair)
+        outliers, sizes, dense = {}, {}, exact(network.sparsity)
+        for block, pairs in found.items():
+            scores = [Wanda().scores(Matrix(p.name, walk.weights(p), s, dense)) for p, s in pairs]
+            outliers[block] = self.outliers(scores)
+            sizes[block] = sum(x.size for x in scores)
+        shares = self.sparsities(outliers, sizes, network.sparsity)
+        return {piece.name: shares[b] for b, pairs in found.items() for piece, _ in pairs}
 
     def outliers(self, scores: Sequence[Array]) -> float:
         """``LOD`` of a block: the percentage of its scores above ``outlier`` times their mean."""

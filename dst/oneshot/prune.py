@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from fractions import Fraction
 from typing import Any
 
 from dst.core import tree
@@ -16,15 +15,14 @@ from dst.engine.build_plan import selected
 from dst.oneshot.calibrate import Walk, Where, as_batches, of_piece
 from dst.oneshot.finished import Finished
 from dst.oneshot.leaves import Leaves, Progress, whole
+from dst.oneshot.loss import Loss, Objective
 from dst.oneshot.magnitude import Magnitude
-from dst.oneshot.matrix import Matrix, OneShot
-from dst.oneshot.owl import OWL
-from dst.oneshot.stages import Piece, plan
-from dst.oneshot.statistics import NEEDS, Needs, Statistics
-from dst.oneshot.wanda import Wanda
+from dst.oneshot.matrix import OneShot
+from dst.oneshot.network import DataAllocator, Network, needs_loss
+from dst.oneshot.stages import plan
+from dst.oneshot.statistics import NEEDS, Needs
 from dst.rules.allocation import Allocator, Global, allocator
 from dst.rules.rule import Rule
-from dst.rules.schedule import exact
 from dst.rules.structure import Structure, Unstructured
 
 _WEIGHTS, _MAGNITUDES = Unstructured(), Magnitude()
@@ -37,8 +35,9 @@ def prune(
     method: OneShot = _MAGNITUDES,
     forward: Callable[[Params, Batch], PyTree] | None = None,
     batches: Iterable[Batch] | None = None,
+    loss: Loss | None = None,
     where: Where | None = None,
-    allocation: str | Allocator | OWL = "uniform",
+    allocation: str | Allocator | DataAllocator = "uniform",
     structure: Structure = _WEIGHTS,
     select: Select | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
@@ -61,13 +60,16 @@ def prune(
       params: any pytree of weights; not changed.
       sparsity: of the selected weights, in [0, 1).
       method: :class:`dst.Magnitude`, :class:`dst.Wanda`, :class:`dst.SparseGPT`,
-        :class:`dst.ALPS`, :class:`dst.DSnoT` or your own :class:`dst.oneshot.OneShot`.
+        :class:`dst.ALPS`, :class:`dst.DSnoT`, :class:`dst.GBLM` or your own
+        :class:`dst.oneshot.OneShot`.
       forward: ``forward(params, batch)``, of any library. Its results do not matter. Magnitudes
         need none; with it, layers that a loop stacks in one leaf are known.
       batches: calibration data: pytrees of arrays, all of one shape.
+      loss: ``loss(params, batch)``, one number; for methods and allocations that read it.
       where: ``where(batch)``: bool, which rows count, as for :func:`dst.calibrate`.
-      allocation: ``uniform``, ``er``, ``erk``, an allocator, or :class:`dst.OWL`; with magnitudes
-        also ``global`` and ``lamp``, where the weights of all layers compete.
+      allocation: ``uniform``, ``er``, ``erk``, an allocator, :class:`dst.OWL`,
+        :class:`dst.ECoFLaP` or :class:`dst.EvoPress`; with magnitudes also ``global`` and ``lamp``,
+        where the weights of all layers compete.
       structure: what is switched: weights, N:M, blocks, channels, ...
       select, overrides, stacked, axes, roles: as for :func:`dst.sparsify`.
       blocks: ``auto``, or ``matrix``: matrices see the pruned ones before them, also within a
@@ -110,11 +112,11 @@ def prune(
         "roles": roles,
     }
     if isinstance(method, Magnitude):
-        if isinstance(allocation, OWL):
+        if isinstance(allocation, DataAllocator):
             if method.scope == "global":
                 raise ValueError(
-                    "allocation: Magnitude('global') lets all layers compete, got OWL beside it. "
-                    "Use one of the two."
+                    "allocation: Magnitude('global') lets all layers compete, got "
+                    f"{type(allocation).__name__} beside it. Use one of the two."
                 )
         elif (
             forward is None
@@ -128,16 +130,22 @@ def prune(
     chosen = {x.path: x for x in leaves if x.sparse}
     if not chosen:
         return params, {}
+    for who in (method, allocation):
+        if needs_loss(who) and loss is None:
+            raise ValueError(
+                f"{type(who).__name__} reads the loss: give loss=, such as loss(params, batch)."
+            )
     if forward is None or batches is None:
-        if method.needs != "nothing" or isinstance(allocation, OWL):
-            what = "OWL" if method.needs == "nothing" else type(method).__name__
+        of_data = isinstance(allocation, DataAllocator)
+        if method.needs != "nothing" or of_data or needs_loss(method):
+            what = type(allocation if method.needs == "nothing" and of_data else method).__name__
             raise ValueError(
                 f"{what} looks at calibration data: give forward=, such as "
                 "forward(params, batch), and batches=."
             )
         run = Leaves(params, method, structure, chosen, preserve)
         pieces = [whole(i, chosen[p]) for i, p in enumerate(run.paths) if p in chosen]
-        run.sparsities = run.allocated(allocation, sparsity, pieces)
+        run.sparsities = run.allocated(allocation, sparsity, pieces)  # type: ignore[arg-type]
         pruned = [run.put(piece, run.solve(piece, None)) for piece in pieces]
         if progress is not None:
             progress(Progress(0, 1, tuple(pruned)))
@@ -145,12 +153,15 @@ def prune(
     data = as_batches(batches)
     traced = plan(forward, params, data[0], chosen, blocks)
     run = Leaves(params, method, structure, chosen, preserve)
-    pieces = [piece for stage in traced.stages for piece in stage.pieces]
-    if isinstance(allocation, OWL):
-        first = Walk(traced, run.leaves, data, "norms", where, offload)
-        run.sparsities = _by_outliers(first, allocation, sparsity, run)
+    objective = None if loss is None else Objective(loss, params)
+    dense = Network(traced, run, data, sparsity, method, objective, where, offload)
+    if needs_loss(method):
+        run.gradients = dense.loss.gradients(run.leaves, data, chosen)
+    if isinstance(allocation, DataAllocator):
+        _check_free(allocation, run)
+        run.sparsities = allocation.shares(dense)
     else:
-        run.sparsities = run.allocated(allocation, sparsity, pieces)
+        run.sparsities = run.allocated(allocation, sparsity, dense.pieces)
     walk = Walk(traced, run.leaves, data, _needed(method), where, offload)
     kept = None if directory is None else Finished(directory, run.identity(walk))
     for number, stage in enumerate(traced.stages):
@@ -176,24 +187,10 @@ def _needed(method: OneShot) -> Needs:
     return "norms" if method.needs == "nothing" else method.needs
 
 
-def _by_outliers(walk: Walk, owl: OWL, sparsity: float, run: Leaves) -> dict[str, Fraction]:
-    """The sparsity of every piece by OWL, from one pass over the dense network."""
+def _check_free(allocation: DataAllocator, run: Leaves) -> None:
     if any(x is not None for x in run.own.values()):
         raise ValueError(
-            "allocation: OWL gives every block a sparsity, but some leaves have one of their own, "
-            "by overrides or by an N:M structure. Use 'uniform', or leave these out."
+            f"allocation: {type(allocation).__name__} gives every block a sparsity, but some "
+            "leaves have one of their own, by overrides or by an N:M structure. Use 'uniform', or "
+            "leave these out."
         )
-    found: dict[str, list[tuple[Piece, Statistics]]] = {}
-    for number, stage in enumerate(walk.plan.stages):
-        sources = [x._replace(gram=None) for x in walk.statistics(number, onward=True)]
-        for piece in stage.pieces:
-            found.setdefault(owl.block_of(piece.name), []).append((piece, of_piece(piece, sources)))
-    outliers, sizes = {}, {}
-    for block, pairs in found.items():
-        scores = [
-            Wanda().scores(Matrix(p.name, walk.weights(p), s, exact(sparsity))) for p, s in pairs
-        ]
-        outliers[block] = owl.outliers(scores)
-        sizes[block] = sum(x.size for x in scores)
-    shares = owl.sparsities(outliers, sizes, sparsity)
-    return {piece.name: shares[b] for b, pairs in found.items() for piece, _ in pairs}

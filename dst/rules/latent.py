@@ -20,12 +20,14 @@ class LatentLeaf(NamedTuple):
     """The inputs of the functions of a latent method: one leaf. Arrays have its shape.
 
     Attributes:
-      latent: float32, what the optimizer trains.
+      latent: float32, what the optimizer trains; of another shape where ``start`` gives one.
       fixed: float32, variables that never change; the latent ones where a method has none.
       active: bool, the connections that the structure and the counts choose.
       backward: bool, the larger set that gradients reach; all weights where a method has no set.
       grad: float32, the gradient with respect to the weights in use.
       softness: float32 scalar, 0 for hard masks.
+      key: of the leaf and the count of updates, the same for the weights in use and the gradient
+        that comes back for them; None where the method draws nothing.
     """
 
     latent: Array
@@ -34,6 +36,7 @@ class LatentLeaf(NamedTuple):
     backward: Array
     grad: Array
     softness: Array
+    key: Array | None = None
 
 
 def unchanged(weight: Array, leaf: Leaf, key: Array) -> Array:
@@ -62,9 +65,10 @@ class Latent:
     Attributes:
       sparsity, structure: as in :class:`dst.Rule`.
       allocation: as in :class:`dst.rules.rule.HowMany`; not one that ranks all layers together.
-      start: ``(weight, leaf, key) ->`` latent variables at initialisation.
+      start: ``(weight, leaf, key) ->`` latent variables at initialisation; of as many axes as the
+        weight.
       fix: ``(weight, leaf) ->`` variables that never change; None where there are none.
-      score: of latent variables; the best are active.
+      score: of latent variables, of the shape of the weight; the best are active.
       weight: of an active connection (of every one while the softness is positive).
       gradient: for the latent variables.
       keep_latent: whether latent variables are kept from step to step; False: they are the
@@ -78,6 +82,7 @@ class Latent:
         its sparsity, and ``ramp(0)`` before. Without stages it always has all of it.
       softness: schedule of the optimizer step that never rises, an input of ``weight``. While it
         is positive all weights are in use.
+      draws: whether ``weight`` and ``gradient`` draw random numbers, by the ``key`` of the leaf.
     """
 
     # A trainer reads this from rules of either kind.
@@ -99,6 +104,7 @@ class Latent:
     stages: tuple[int, ...] = ()
     ramp: Callable[[int], Any] | None = None
     softness: Schedule | None = None
+    draws: bool = False
 
     def __post_init__(self) -> None:
         checks.fraction("sparsity", self.sparsity, below_one=True)

@@ -275,6 +275,7 @@ def staged(count: int, steps: int) -> dict[str, int]:
 LATENT = {
     "sr-ste": Case(lambda n: dst.SRSTE(1, 4), kept, changes=False),
     "mask-decay": Case(lambda n: dst.MaskDecay(1, 4, start=5, stop=n - 10), decayed, changes=False),
+    "mask-llm": Case(lambda n: dst.MaskLLM(1, 4, stop=n - 10), decayed, changes=False),
     "structure-decay": Case(lambda n: dst.StructureDecay(1, 4, start=5, stop=20), staged, False),
     "top-kast": Case(lambda n: dst.TopKAST(SPARSITY, 0.5), kept, changes=False),
     "top-kast-every": Case(lambda n: dst.TopKAST(SPARSITY, 0.5, every=EVERY), kept),

@@ -128,3 +128,25 @@ def test_what_does_not_fit_is_refused():
         dst.nnx.SparseLoRA(
             nnx.Linear(4, 4, rngs=nnx.Rngs(0)), np.ones((2, 2), bool), rank=2, rngs=nnx.Rngs(0)
         )
+
+
+def test_gates_multiply_components_and_zeros_lower_the_rank():
+    layer = nnx.Linear(8, 6, rngs=nnx.Rngs(0))
+    kernel = layer.kernel.get_value()
+    mask = jnp.abs(kernel) > jnp.median(jnp.abs(kernel))
+    layer.kernel.set_value(jnp.where(mask, kernel, 0))
+    changed = dst.nnx.SparseLoRA(layer, mask, rank=3, alpha=6, gate=True, rngs=nnx.Rngs(1))
+    np.testing.assert_array_equal(changed.weights(), layer.kernel.get_value())  # B is zero
+    assert changed.gate.shape == (1, 3)
+    b = jax.random.normal(jax.random.key(2), (3, 6))
+    changed.change.lora_b.set_value(b)
+    changed.gate.set_value(jnp.array([[0.5, 0.0, 0.0]]))
+    a = changed.change.lora_a.get_value()
+    one = 2 * 0.5 * np.outer(a[:, 0], b[0])
+    expected = layer.kernel.get_value() + np.where(mask, one, 0)
+    merged = changed.merged()
+    np.testing.assert_allclose(merged.kernel.get_value(), expected, rtol=1e-5, atol=1e-6)
+    assert (np.asarray(merged.kernel.get_value())[~np.asarray(mask)] == 0).all()
+    np.testing.assert_allclose(merged(X), changed(X), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="gate: expected a change that is added"):
+        dst.nnx.SparseLoRA(layer, mask, kind="scale", gate=True, rngs=nnx.Rngs(1))

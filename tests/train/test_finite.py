@@ -84,6 +84,7 @@ EVERY_KIND = {
     "top-kast": {"sparsity": 0.5, "backward_sparsity": 0.3},
     "sr-ste": {},
     "mask-decay": {"start": 10, "stop": 30},
+    "mask-llm": {},
     "structure-decay": {"start": 10, "stop": 30},
     "edge-popup": {"sparsity": 0.5},
     "top-k-weights": {"sparsity": 0.5},

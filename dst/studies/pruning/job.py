@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 import dst.nnx
@@ -97,6 +98,7 @@ class Job:
             settings.share(),
             forward=_forward,
             batches=self.batches,
+            loss=None if isinstance(self.model, Encoder) else _next_token,
             attach_masks=False,
             method=settings.one_shot(),
             structure=settings.pattern(),
@@ -220,6 +222,12 @@ def _forward(model: Any, tokens: Array) -> Any:
     """All matrices of a model at work."""
     found = model(tokens)
     return model.pool(found) if isinstance(model, Encoder) and model.pooler else found
+
+
+def _next_token(model: Any, tokens: Array) -> Array:
+    """The mean cross-entropy of every token but the first."""
+    logits = model(tokens)[:, :-1].astype(jnp.float32)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]))
 
 
 def _batch(count: int, length: int) -> int:

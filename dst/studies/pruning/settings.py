@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dst.core import checks
 from dst.oneshot import named
 from dst.oneshot.matrix import OneShot
-from dst.oneshot.owl import OWL
+from dst.oneshot.network import DataAllocator
 from dst.rules.structure import NM, Structure
 
 
@@ -20,7 +20,8 @@ class Settings:
       method: name and arguments of a one-shot method: ``wanda``, ``sparsegpt(mask=wanda)``.
       sparsity: of the pruned matrices, in [0, 1); None: what the structure leaves.
       structure: ``N:M``; None: single weights.
-      allocation: ``uniform``, ``erk``, ``owl``, ``owl(outlier=3.0)``, ...
+      allocation: ``uniform``, ``erk``, ``owl``, ``owl(outlier=3.0)``, ``ecoflap``,
+        ``evopress(generations=50)``, ...
       calibration: text, as :func:`dst.eval.sides` reads it; the other side judges the model.
       windows: how many pieces of text, and tokens in each; equally many judge the model.
       seed: of the pieces that calibrate.
@@ -60,7 +61,7 @@ class Settings:
         """The method."""
         return named.method(self.method)
 
-    def allocated(self) -> str | OWL:
+    def allocated(self) -> str | DataAllocator:
         """The allocation."""
         return named.allocation(self.allocation)
 
