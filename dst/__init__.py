@@ -48,6 +48,7 @@ from dst.methods.mask_decay import MaskDecay
 from dst.methods.mest import MEST
 from dst.methods.mest_resnet import mest_resnet
 from dst.methods.movement import Movement
+from dst.methods.powerprop import Powerprop
 from dst.methods.rigl import RigL
 from dst.methods.set import SET
 from dst.methods.smet import smet
@@ -165,6 +166,7 @@ __all__ = [
     "OWL",
     "Observation",
     "OutputChannel",
+    "Powerprop",
     "Reset",
     "RigL",
     "Rule",

@@ -15,7 +15,7 @@ def sampled_by_size(length: int) -> Score:
     """Ranks that sample without replacement, by ``|w| ** (1 + 2 t / length)``."""
 
     def score(leaf: Connections) -> Array:
-        t = leaf.count.astype(jnp.float32) / jnp.float32(length)
+        t = jnp.asarray(leaf.updates, jnp.float32) / jnp.float32(length)
         return _race(jnp.abs(leaf.weight) ** (1 + 2 * t), jax.random.fold_in(leaf.key, 1))
 
     return score

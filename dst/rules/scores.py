@@ -23,7 +23,7 @@ class Connections(NamedTuple):
       key: a PRNG key of this leaf and this step.
       stacked: leading axes that enumerate layers.
       accumulated: the value of the rule's accumulator for this leaf; None without one.
-      count: int32 scalar, updates before this step.
+      updates: int32 scalar, updates before this step.
       kept: where something grows, the connections that stay; None while they are chosen.
     """
 
@@ -34,7 +34,7 @@ class Connections(NamedTuple):
     key: Array
     stacked: int = 0
     accumulated: PyTree = None
-    count: Int[Array, ""] | None = None
+    updates: Int[Array, ""] | int = 0
     kept: Bool[Array, "*shape"] | None = None
 
 

@@ -31,10 +31,15 @@ def exchange_together(min_active: int) -> Counts:
         ]
         grow = [x.pool((which.grow or which.drop)(leaf)) for x, leaf in pairs]
         free = [~a & (g >= 0) for a, g in zip(active, grow, strict=True)]
-        n, most = (sum(jnp.sum(u, dtype=jnp.int32) for u in units) for units in (active, free))
+        n, most = _total(active), _total(free)
         k = jnp.minimum(exchanged(n, inputs.share, inputs.rule.how_many.rounding), most)
         kept = units_per_slice(best_of_all(size, layouts, n - k, min_active), layouts)
         grown = units_per_slice(top_k_masks_together(grow, k, free), layouts)
         return [(a, a + b) for a, b in zip(kept, grown, strict=True)]
 
     return counts
+
+
+def _total(units: list[Array]) -> Array:
+    of_leaves = [jnp.sum(u, dtype=jnp.int32) for u in units]
+    return jnp.sum(jnp.stack(of_leaves), dtype=jnp.int32)

@@ -305,6 +305,9 @@ LATENT = {
         lambda count, steps: cubic_counts(min(max(count, 5), 20), 5, 20),
         changes=False,
     ),
+    "powerprop": Case(
+        lambda n: dst.Powerprop(SPARSITY, prune=10), dense_in(range(-1, 10)), changes=False
+    ),
     "top-kast": Case(lambda n: dst.TopKAST(SPARSITY, 0.5), kept, changes=False),
     "top-kast-every": Case(lambda n: dst.TopKAST(SPARSITY, 0.5, every=EVERY), kept),
     "edge-popup": Case(lambda n: dst.EdgePopup(SPARSITY), kept, changes=False),

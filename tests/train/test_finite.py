@@ -90,6 +90,7 @@ EVERY_KIND = {
     "journey": {"sparsity": 0.5, "compute": False, **WINDOW},
     "set-itop": {"sparsity": 0.5, "every": 10},
     "movement": {"sparsity": 0.5, "start": 10, "stop": 30},
+    "powerprop": {"sparsity": 0.5, "prune": 20},
     "top-kast": {"sparsity": 0.5, "backward_sparsity": 0.3},
     "sr-ste": {},
     "mask-decay": {"start": 10, "stop": 30},
