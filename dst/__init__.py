@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dst.contrib.chts import CHTs
+from dst.contrib.dsr import DSR
 from dst.core import lazy
 from dst.core.roles import roles
 from dst.core.selection import top_k_mask
@@ -36,25 +38,33 @@ from dst.methods.acdc import ACDC
 from dst.methods.asp import ASP
 from dst.methods.dense import Dense
 from dst.methods.edge_popup import EdgePopup
+from dst.methods.force import FORCE
 from dst.methods.from_masks import FromMasks
 from dst.methods.gmp import GMP
 from dst.methods.granet import GraNet
+from dst.methods.grasp import GraSP
+from dst.methods.gse import GSE
+from dst.methods.iterative_snip import iterative_snip
 from dst.methods.itop import rigl_itop, set_itop
 from dst.methods.journey import journey
 from dst.methods.mask_decay import MaskDecay
 from dst.methods.mask_llm import MaskLLM
 from dst.methods.mest import MEST
 from dst.methods.mest_resnet import mest_resnet
+from dst.methods.movement import Movement
+from dst.methods.powerprop import Powerprop
 from dst.methods.rigl import RigL
 from dst.methods.set import SET
 from dst.methods.smet import smet
 from dst.methods.snfs import SNFS
 from dst.methods.snip import SNIP
+from dst.methods.snip_ratio import SNIPRatio
 from dst.methods.spdf import SPDF
 from dst.methods.sr_ste import SRSTE
 from dst.methods.srigl import SRigL
 from dst.methods.static import Static
 from dst.methods.structure_decay import StructureDecay
+from dst.methods.synflow import SynFlow
 from dst.methods.top_k_weights import TopKWeights
 from dst.methods.top_kast import TopKAST
 from dst.rules.accumulators import Accumulator, Observation
@@ -140,7 +150,10 @@ __all__ = [
     "ACDC",
     "ALPS",
     "ASP",
+    "DSR",
+    "FORCE",
     "GMP",
+    "GSE",
     "MEST",
     "NM",
     "SET",
@@ -152,6 +165,7 @@ __all__ = [
     "Allocation",
     "BalancedBlock",
     "Block",
+    "CHTs",
     "ConstantFanIn",
     "DSnoT",
     "Dense",
@@ -165,6 +179,7 @@ __all__ = [
     "GBLM",
     "Global",
     "GraNet",
+    "GraSP",
     "HowMany",
     "InputChannel",
     "InvariantError",
@@ -173,12 +188,15 @@ __all__ = [
     "Magnitude",
     "MaskDecay",
     "MaskLLM",
+    "Movement",
     "OWL",
     "Observation",
     "OutputChannel",
+    "Powerprop",
     "Reset",
     "RigL",
     "Rule",
+    "SNIPRatio",
     "SRigL",
     "Sensitivity",
     "SparseGPT",
@@ -187,6 +205,7 @@ __all__ = [
     "Start",
     "Static",
     "StructureDecay",
+    "SynFlow",
     "TopKAST",
     "TopKWeights",
     "Uniform",
@@ -206,6 +225,7 @@ __all__ = [
     "deploy",
     "explain",
     "explored",
+    "iterative_snip",
     "journey",
     "linear",
     "masks",

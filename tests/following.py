@@ -73,21 +73,23 @@ def follow(
     ``changes``: topology steps that must change the masks, at the least.
     """
     tx = dst.sparsify(optax.sgd(RATE), method, seed=SEED, **options)
-    quick = partial(jax.jit, compiler_options=QUICK)
+    quick = partial(jax.jit, compiler_options=QUICK, static_argnames="topology")
     params = jax.tree.map(jnp.asarray, weights())
-    state = quick(tx.init)(params)
+    state = jax.jit(tx.init, compiler_options=QUICK)(params)
     params = dst.apply_masks(params, state)
     layers = {k: Layer.start(w, np.asarray(dst.masks(state)[k])) for k, w in weights().items()}
     twin = make_twin(layers)
 
     @quick
-    def step(grads, state, params):
-        updates, state = tx.update(grads, state, params)
+    def step(grads, state, params, topology=None):
+        updates, state = tx.update(grads, state, params, topology=topology)
         return optax.apply_updates(params, updates), state, dst.masks(state), dst.explored(state)
 
     results = []
-    for grads in gradients(steps):
-        params, state, *sets = step(grads, state, params)
+    for count, grads in enumerate(gradients(steps)):
+        # Where something else stands in the place of gradients, the caller decides.
+        topology = None if tx.derivative is None else tx.fires(count)
+        params, state, *sets = step(grads, state, params, topology)
         results.append((params, *sets))
     changed = 0
     for grads, (params_then, masks, explored) in zip(

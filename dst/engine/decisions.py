@@ -100,6 +100,7 @@ def _changes(step: Step, state: SparsifyState, mask_bytes: list[Array]) -> list[
             key=key,
             stacked=plan.leaf.stacked,
             accumulated=kept,
+            updates=state.count,
         )
         for plan, p, g, m, key, kept in zip(
             flat.plans,

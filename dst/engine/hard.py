@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -117,11 +117,14 @@ def _masked(mask_bytes: Sequence[Array], weights: Sequence[Array]) -> list[Array
 def _accumulated(step: Step, accumulator: Accumulator, state: SparsifyState) -> SparsifyState:
     """The state with the gradients of this step in the rule's accumulator."""
     flat = step.flat
-    left = schedule_lookup.steps_left(state.count, state.hyper)
+    left, log = schedule_lookup.steps_left(state.count, state.hyper), state.topology
+    just = (log.done > 0) & (state.count == log.at + 1)
+    parts = [jnp.sum(n, dtype=jnp.int32) for n in flat.of(log.dropped)]
+    dropped = jnp.where(just, sum(parts, jnp.int32(0)), -1)
     return state._replace(
         variables=flat.zip(
             lambda kept, g, p, m: accumulator.observe(
-                kept, Observation(g, p, masks.active(m), left)
+                kept, Observation(g, p, masks.active(m), left, dropped)
             ),
             flat.of(state.variables),
             float32(flat.pick(step.grads)),
@@ -145,6 +148,7 @@ def take(
     flat, reset = step.flat, step.rule.reset
     mask_bytes = flat.masks(decided.masks)
     keep = moving = [masks.active(m) for m in mask_bytes]
+    targets = [jnp.zeros([], w.dtype) for w in flat.sparse]
     inner_state = before = state.inner_state
     if fired is not False:
         # Ages count from the topology step at which a weight started: at this one they are zero.
@@ -157,12 +161,18 @@ def take(
         if reset.moments != "grown":
             forgotten = [r | fired & ~k for k, r in zip(keep, restarted, strict=True)]
         inner_state = before = cold_start.reset(step.inner, inner_state, flat.tree(forgotten))
+        if reset.grown_value == "accumulated":
+            targets = [
+                jnp.where(r, v, 0).astype(w.dtype)
+                for r, v, w in zip(restarted, flat.of(state.variables), flat.sparse, strict=True)
+            ]
+    project = partial(_projected, keep, flat.sparse, targets)
     updates = None
     if reset.update_weights or fired is not True:
-        updates, inner_state = _inner_step(step, state, inner_state, keep, moving)
+        updates, inner_state = _inner_step(step, state, inner_state, moving, keep, project)
     if not reset.update_weights and fired is not False:
         updates, inner_state = (
-            _without(step, updates, keep, fired),
+            _without(step, updates, project, fired),
             _where(fired, before, inner_state),
         )
     return updates, state._replace(
@@ -178,8 +188,9 @@ def _inner_step(
     step: Step,
     state: SparsifyState,
     inner_state: OptState,
-    keep: list[Array],
     moving: list[Array],
+    keep: list[Array],
+    project: Callable[[list[Array]], list[Array]],
 ) -> tuple[PyTree, OptState]:
     """The wrapped optimizer on masked gradients, its updates projected onto the mask.
 
@@ -187,8 +198,9 @@ def _inner_step(
       step: what the step needs.
       state: before the step.
       inner_state: of the wrapped optimizer.
-      keep: weights that are active and keep their value, per sparse leaf.
-      moving: those of them that take the step; the same list, where all do.
+      moving: weights that take the step, per sparse leaf.
+      keep: those that are active and keep their value; the same list, where all of them move.
+      project: from updates of the sparse leaves to those that respect the masks.
     """
     flat = step.flat
     masked = [
@@ -202,20 +214,25 @@ def _inner_step(
     sparse = scaling.scale_updates(step.scale, flat, state, sparse)
     if moving is not keep:
         sparse = [jnp.where(m, u, jnp.zeros_like(u)) for m, u in zip(moving, sparse, strict=True)]
-    return flat.rebuild(leaves, list(map(_project, keep, flat.sparse, sparse))), inner_state
+    return flat.rebuild(leaves, project(sparse)), inner_state
 
 
-def _without(step: Step, updates: PyTree | None, keep: list[Array], fired: bool | Array) -> PyTree:
+def _without(
+    step: Step,
+    updates: PyTree | None,
+    project: Callable[[list[Array]], list[Array]],
+    fired: bool | Array,
+) -> PyTree:
     """Where topology steps take no optimizer step: updates that only set inactive weights to zero.
 
     Args:
       step: what the step needs.
       updates: of the optimizer step; None where there was none.
-      keep: weights that are active and keep their value, per sparse leaf.
+      project: as in :func:`_inner_step`.
       fired: whether this is a topology step.
     """
     flat, zeros = step.flat, [jnp.zeros_like(p) for p in step.flat.leaves]
-    alone = flat.rebuild(zeros, list(map(_project, keep, flat.sparse, flat.pick(zeros))))
+    alone = flat.rebuild(zeros, project(flat.pick(zeros)))
     return alone if updates is None else _where(fired, alone, updates)
 
 
@@ -228,7 +245,13 @@ def _where(fired: bool | Array, there: PyTree, elsewhere: PyTree) -> PyTree:
     )
 
 
-def _project(keep: Array, weight: Array, update: Array) -> Array:
-    """``update`` where kept, ``-weight`` elsewhere, in the wider of the two types."""
-    kind = jnp.promote_types(update.dtype, weight.dtype)
-    return jnp.where(keep, update.astype(kind), -weight.astype(kind))
+def _projected(
+    keep: list[Array], weights: list[Array], targets: list[Array], updates: list[Array]
+) -> list[Array]:
+    """``update`` where kept, ``target - weight`` elsewhere, in the wider of the two types."""
+
+    def project(keep: Array, weight: Array, target: Array, update: Array) -> Array:
+        kind = jnp.promote_types(update.dtype, weight.dtype)
+        return jnp.where(keep, update.astype(kind), target.astype(kind) - weight.astype(kind))
+
+    return list(map(project, keep, weights, targets, updates))

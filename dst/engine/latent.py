@@ -20,6 +20,7 @@ from dst.engine.initial_masks import placed_like
 from dst.engine.latent_plan import backward_plan_of, plan_of
 from dst.engine.plan import Planner
 from dst.engine.state import SparsifyState, TopologyLog, initial_state
+from dst.engine.trained_scores import gradients, joined, parted
 from dst.rules.latent import Latent, LatentLeaf
 
 
@@ -77,13 +78,17 @@ class LatentWeights:
         keys = masks.keys(flat.sparse_paths, seed, 0)
         latent = [rule.start(w, x, k) for w, x, k in zip(weights, leaves, keys, strict=True)]
         fixed = [rule.fix(w, x) if rule.fix else w for w, x in zip(weights, leaves, strict=True)]
+        scores = latent
+        if (trained := rule.scores) is not None:
+            scores = [trained.start(*x) for x in zip(weights, leaves, keys, strict=True)]
         first = [p.counts[0, 1] for p in flat.plans]
         everything = [jnp.ones(w.shape, bool) for w in weights]
-        chosen = self._choose(flat, latent, first, Chosen(everything, everything))
+        chosen = self._choose(flat, scores, first, Chosen(everything, everything))
         chosen = _narrowed(rule, chosen, begin)
         support = _support(rule, chosen.active, begin)
         # Copies: the state may be donated, and the parameters belong to the caller.
-        variables = jax.tree.map(jnp.copy, _variables(rule, flat, latent, fixed, chosen))
+        kept = _variables(rule, flat, latent, fixed, scores, chosen)
+        variables = jax.tree.map(jnp.copy, kept)
         placed = map(placed_like, map(masks.first_masks, support), flat.sparse)
         return initial_state(
             flat,
@@ -91,7 +96,7 @@ class LatentWeights:
             seed,
             list(placed),
             variables=variables,
-            inner_state=self.inner.init(flat.rebuild(flat.leaves, latent)),
+            inner_state=self.inner.init(flat.rebuild(flat.leaves, joined(rule, latent, scores))),
         )
 
     def update(
@@ -105,31 +110,34 @@ class LatentWeights:
         """One step: updates of the parameters, and the state after it."""
         rule, flat = self.rule, Flat(params, self.plan)
         before = _latent_leaves(rule, flat, state, flat.pick(leaves := flat.gradients(grads)))
-        points = [x.latent for x in before]
+        points = joined(rule, [x.latent for x in before], [x.scores for x in before])
+        slopes = joined(rule, *gradients(rule, before))
         dense_grads = leaves if rule.train_dense else list(map(jnp.zeros_like, leaves))
         updates, inner_state = self.inner.update(
-            flat.rebuild(dense_grads, [rule.gradient(x) for x in before]),
+            flat.rebuild(dense_grads, slopes),
             state.inner_state,
             flat.rebuild(flat.leaves, points),
             **extra,
         )
         steps = flat.leaves_of(updates)
-        moves = scaling.scale_updates(
-            self.scale, flat, state, [u.astype(jnp.float32) for u in flat.pick(steps)]
-        )
+        first, second = parted(rule, flat.pick(steps))
+        moves = scaling.scale_updates(self.scale, flat, state, first)
         moved = [
             x.latent + u
             if rule.backward_sparsity is None  # latent variables may have another shape
             else jnp.where(x.backward, x.latent + u, x.latent)
             for x, u in zip(before, moves, strict=True)
         ]
+        scores = moved
+        if rule.scores is not None:
+            scores = [x.scores + u for x, u in zip(before, second, strict=True)]
 
         count = state.count + 1
         counts = _stage_counts(rule, flat, state)
         fired = True if rule.when is None else schedule_lookup.fired(topology, state)
         old = Chosen([x.active for x in before], [x.backward for x in before])
         chosen = schedule_lookup.branch(
-            fired, partial(self._choose, flat, moved, counts, old), lambda: old
+            fired, partial(self._choose, flat, scores, counts, old), lambda: old
         )
         chosen = _narrowed(rule, chosen, count)
         if rule.backward_sparsity is not None:
@@ -140,14 +148,21 @@ class LatentWeights:
             _change(rule, s, x, p, u)
             for s, x, p, u in zip(
                 support,
-                _moved(before, moved, chosen, _softness(rule, count), _keys(rule, flat, state, 1)),
+                _moved(
+                    before,
+                    moved,
+                    scores,
+                    chosen,
+                    _softness(rule, count),
+                    _keys(rule, flat, state, 1),
+                ),
                 flat.sparse,
                 moves,
                 strict=True,
             )
         ]
         if not rule.train_dense:
-            steps = list(map(jnp.zeros_like, steps))
+            steps = jax.tree.map(jnp.zeros_like, steps)
         fixed = [x.fixed for x in before]
         return flat.rebuild(steps, changes), state._replace(
             count=count,
@@ -157,19 +172,19 @@ class LatentWeights:
                 support,
             ),
             active=flat.zip(masks.count_active, flat.plans, support),
-            topology=_log(rule, flat, state, support, moved, counts, topology),
-            variables=_variables(rule, flat, moved, fixed, chosen),
+            topology=_log(rule, flat, state, support, scores, counts, topology),
+            variables=_variables(rule, flat, moved, fixed, scores, chosen),
             inner_state=inner_state,
         )
 
     def _choose(
-        self, flat: Flat, latent: list[Array], counts: Sequence[ArrayLike], old: Chosen
+        self, flat: Flat, scores: list[Array], counts: Sequence[ArrayLike], old: Chosen
     ) -> Chosen:
         """The connections of highest score, and the larger set that gradients reach.
 
         Groups that NaN scores leave with too few candidates stay as they were in ``old``.
         """
-        active = _best(self.rule, latent, flat, counts, old.active)
+        active = _best(self.rule, scores, flat, counts, old.active)
         if self.rule.backward_sparsity is None:
             return Chosen(active, [jnp.ones_like(c) for c in active])
         plan = self._backward_plan.of(flat.paths, flat.leaves, flat.treedef.unflatten(flat.leaves))
@@ -177,7 +192,7 @@ class LatentWeights:
         paths, units = flat.sparse_paths, [p.layout.units for p in flat.plans]
         found = [plan.sparse.get(path) for path in paths]
         larger = [n if p is None else p.counts[0, 1] for p, n in zip(found, units, strict=True)]
-        return Chosen(active, _best(self.rule, latent, flat, larger, old.backward))
+        return Chosen(active, _best(self.rule, scores, flat, larger, old.backward))
 
 
 def _latent_leaves(
@@ -198,6 +213,7 @@ def _latent_leaves(
                 grad=grad.astype(jnp.float32),
                 softness=softness,
                 key=key,
+                scores=kept.get("scores", latent),
             )
         )
     return leaves
@@ -221,24 +237,31 @@ def _change(rule: Latent, support: Array, leaf: LatentLeaf, weight: Array, move:
 def _moved(
     before: list[LatentLeaf],
     latent: list[Array],
+    scores: list[Array],
     chosen: Chosen,
     softness: Array,
     keys: Sequence[Array | None],
 ) -> list[LatentLeaf]:
-    columns = before, latent, chosen.active, chosen.backward, keys
+    columns = before, latent, scores, chosen.active, chosen.backward, keys
     return [
-        x._replace(latent=w, active=a, backward=b, softness=softness, key=key)
-        for x, w, a, b, key in zip(*columns, strict=True)
+        x._replace(latent=w, active=a, backward=b, softness=softness, scores=s, key=key)
+        for x, w, s, a, b, key in zip(*columns, strict=True)
     ]
 
 
 def _variables(
-    rule: Latent, flat: Flat, latent: list[Array], fixed: list[Array], chosen: Chosen
+    rule: Latent,
+    flat: Flat,
+    latent: list[Array],
+    fixed: list[Array],
+    scores: list[Array],
+    chosen: Chosen,
 ) -> PyTree:
     """What the state keeps of every leaf beside its mask; nothing that follows from the mask."""
     kept = {
         "latent": latent if rule.keep_latent else None,
         "fixed": None if rule.fix is None else fixed,
+        "scores": None if rule.scores is None else scores,
         "active": None if rule.softness is None else chosen.active,
         "backward": None if rule.backward_sparsity is None else chosen.backward,
     }
@@ -248,14 +271,14 @@ def _variables(
 
 def _best(
     rule: Latent,
-    latent: list[Array],
+    scores: list[Array],
     flat: Flat,
     counts: Sequence[ArrayLike],
     old: Sequence[Array],
 ) -> list[Array]:
     """Masks of the ``counts`` units of highest score per group; ``old`` where too few have one."""
     layouts = [p.layout for p in flat.plans]
-    pooled = [x.pool(rule.score(v)) for x, v in zip(layouts, latent, strict=True)]
+    pooled = [x.pool(rule.score(v)) for x, v in zip(layouts, scores, strict=True)]
     wanted = [x.per_group(n) for n, x in zip(counts, layouts, strict=True)]
     axes = [x.group_axes for x in layouts]
     units, short = top_k_masks_and_short(pooled, wanted, [None] * len(pooled), axes)
@@ -302,7 +325,7 @@ def _log(
     flat: Flat,
     state: SparsifyState,
     support: list[Array],
-    latent: list[Array],
+    scores: list[Array],
     counts: list[Array],
     topology: bool | Array | None,
 ) -> TopologyLog:
@@ -313,7 +336,7 @@ def _log(
         soft = _softness(rule, state.count + 1) > 0
         dropped, grown, unscored, scheduled = [], [], [], []
         for p, mask, new, variable, n in zip(
-            flat.plans, flat.of(state.masks), support, latent, counts, strict=True
+            flat.plans, flat.of(state.masks), support, scores, counts, strict=True
         ):
             old = masks.active(mask)
             axes = tuple(range(len(p.layout.counts), old.ndim))

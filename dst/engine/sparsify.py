@@ -156,6 +156,8 @@ def sparsify(
     else:
         run = LatentWeights(inner, rule, seed, options, initial, scale)
 
+    derivative = rule.which.derivative if isinstance(rule, Rule) else None
+
     def update(
         grads: PyTree,
         state: SparsifyState,
@@ -174,6 +176,12 @@ def sparsify(
                 f"expected the state of tx.init(params), a SparsifyState, got a "
                 f"{type(state).__name__}. Restore a saved state into that of tx.init(params)."
             )
+        if topology is None and derivative is not None:
+            raise ValueError(
+                "topology=None: this method looks at something else than gradients at its topology "
+                "steps. Where tx.fires(count), give tx.topology_gradients(...) as gradients and "
+                "topology=True; at other steps topology=False."
+            )
         return run.update(grads, state, params, topology, extra)
 
     def init(params: Params) -> SparsifyState:
@@ -184,7 +192,7 @@ def sparsify(
     tx = SparseTransformation(init, update)
     tx.method, tx.rule, tx.plan = method, run.rule, run.plan
     tx.update_weights, tx.selects_every_step = run.update_weights, run.selects_every_step
-    tx.scale, tx.packed = scale, packed
+    tx.scale, tx.packed, tx.derivative = scale, packed, derivative
     return tx
 
 

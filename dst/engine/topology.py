@@ -79,7 +79,11 @@ def drop_and_grow(inputs: TopologyInputs) -> list[Change]:
         blocked = kept if which.regrow == "allow" else before
         # Connections that were kept are never candidates, whatever else is blocked.
         eligible = [~(b | k) for b, k in zip(blocked, kept, strict=True)]
-        grow_scores = [x.pool(which.grow(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
+        staying = [
+            leaf._replace(kept=x.spread(k, leaf.active))
+            for x, leaf, k in zip(layouts, leaves, kept, strict=True)
+        ]
+        grow_scores = [x.pool(which.grow(leaf)) for x, leaf in zip(layouts, staying, strict=True)]
         nans = [a + b for a, b in zip(nans, _nans(grow_scores, eligible), strict=True)]
         missing = [
             x.per_group(n) - _group_total(k, x)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import jax
 import optax
 
-from dst.core.typing import OptState, Params, PyTree
+from dst.core.typing import Array, OptState, Params, PyTree
 from dst.engine.plan import Plan
+from dst.rules.derivatives import Derivative
 from dst.rules.latent import Latent
 from dst.rules.method import Method
 from dst.rules.rule import Rule
@@ -43,6 +45,7 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
       selects_every_step: whether masks may change at other steps than topology steps.
       scale: how initial weights and learning rates follow the density; None: they do not.
       packed: how it runs on packed values; None in the masked form.
+      derivative: what stands in the place of the gradient at topology steps; None: nothing does.
     """
 
     method: Method | Rule | Latent
@@ -52,10 +55,33 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
     selects_every_step: bool
     scale: str | None
     packed: Packed | None
+    derivative: Derivative | None
 
     def fires(self, count: int) -> bool:
         """Whether the update after ``count`` updates is a topology step."""
         return self.rule.fires(count)
+
+    def topology_gradients(self, function: Callable[[Params], Array], params: Params) -> Params:
+        """What ``update`` takes as ``grads`` at a topology step.
+
+        For most methods that is the gradient of the loss. GraSP takes the product of the Hessian
+        and the gradient. SynFlow takes the gradient of the sum of all outputs with respect to the
+        sizes of the weights, for one input of ones; ``derivative.of`` is ``"ones"`` then.
+
+        Args:
+          function: of the parameters: the loss, a scalar; where ``derivative.of`` is ``"ones"``,
+            the outputs of the network for one input of ones, of any shape.
+          params: at the step.
+
+        Example:
+          >>> import dst, jax.numpy as jnp, optax
+          >>> tx = dst.sparsify(optax.sgd(0.1), dst.GraSP(0.5))
+          >>> tx.topology_gradients(lambda p: jnp.sum(p["w"] ** 3), {"w": jnp.ones((2, 2))})["w"][0]
+          Array([18., 18.], dtype=float32)
+        """
+        if self.derivative is None:
+            return jax.grad(function)(params)
+        return self.derivative.take(function, params)
 
     def retopologise(
         self, grads: PyTree, opt_state: OptState, values: PyTree, **extra: Any
@@ -100,5 +126,5 @@ def _like(tx: SparseTransformation, init: Any, update: Any) -> SparseTransformat
     whole = SparseTransformation(init, update)
     whole.method, whole.rule, whole.plan = tx.method, tx.rule, tx.plan
     whole.update_weights, whole.selects_every_step = tx.update_weights, tx.selects_every_step
-    whole.scale, whole.packed = tx.scale, tx.packed
+    whole.scale, whole.packed, whole.derivative = tx.scale, tx.packed, tx.derivative
     return whole

@@ -6,8 +6,8 @@ from dst.rules import scores
 from dst.rules.allocation import Allocator, Global
 from dst.rules.fields import Positive, Sparsity
 from dst.rules.method import method, named
+from dst.rules.rounds import before_training
 from dst.rules.rule import HowMany, Reset, Rule, Which
-from dst.rules.schedule import UpdateSchedule
 from dst.rules.structure import Structure, Unstructured
 
 
@@ -16,14 +16,16 @@ from dst.rules.structure import Structure, Unstructured
 class SNIP:
     """Keeps the weights of largest ``|w dL/dw|`` on the first batch; then the mask is fixed.
 
-    The first update prunes and trains nothing; the sensitivity is that of its batch (make it a
-    large one, or accumulate: ``optax.MultiSteps`` around it).
+    The first ``rounds`` updates prune and train nothing; the sensitivity is that of their batch
+    (make it a large one, or accumulate: ``optax.MultiSteps`` around it).
 
     Args:
       sparsity: of the selected weights, in [0, 1).
       allocation: ``global`` ranks all layers together (the paper); others fix the sparsity per
         layer (RigL's code).
       min_active: weights that every layer keeps under ``global``; the paper has no such guard.
+      rounds: of pruning; after the k-th the density is ``(1 - sparsity) ** (k / rounds)``. More
+        than one: :func:`dst.iterative_snip`.
       structure: what is switched.
 
     Example:
@@ -42,19 +44,19 @@ class SNIP:
     sparsity: Sparsity
     allocation: str | Allocator = "global"
     min_active: Positive = 1
+    rounds: Positive = 1
     structure: Structure = Unstructured()
 
     def rule(self, steps: int | None = None) -> Rule:
         """The rule; ``steps`` is not needed."""
         together = Global("saliency", self.min_active)
+        allocation = together if self.allocation == "global" else self.allocation
+        when, ramp = before_training(self.sparsity, self.rounds)
         return Rule(
             self.sparsity,
             self.structure,
-            UpdateSchedule(0, 1, 0),
-            HowMany(
-                together if self.allocation == "global" else self.allocation,
-                ramp=lambda count: 0.0 if count < 0 else 1.0,
-            ),
+            when,
+            HowMany(allocation, ramp=ramp),
             Which(drop=scores.saliency),
             Reset(update_weights=False),
         )

@@ -18,20 +18,23 @@ class Observation(NamedTuple):
       weight: float32; exactly 0 where inactive.
       active: the mask.
       steps_left: int32 updates until the next topology step: 0 at one, 2^31 - 1 after the last.
+      dropped: int32 scalar, connections of all leaves that the last topology step dropped, where
+        the update before this one was a topology step; -1 where it was not.
     """
 
     grad: Array
     weight: Array
     active: Array
     steps_left: Array
+    dropped: Array
 
 
 class Accumulator(NamedTuple):
     """How a rule sums up raw gradients, per leaf.
 
     Attributes:
-      init: from the weight (float32) to a pytree of arrays of its shape. Compute them from the
-        weight, so that they have its sharding.
+      init: from the weight (float32) to a pytree of arrays of its shape, or of scalars. Compute the
+        arrays from the weight, so that they have its sharding.
       observe: ``(accumulated, Observation) -> accumulated``, called in every step, before a
         topology step reads the result.
       window: how many steps, the topology step included, need the gradient of inactive weights.
@@ -90,3 +93,24 @@ def window(steps: int) -> Accumulator:
         return jnp.where(inside, before + now.grad / jnp.float32(steps), accumulated)
 
     return Accumulator(jnp.zeros_like, observe, steps)
+
+
+#: The weights of initialisation; no gradient is added.
+FIRST_WEIGHTS = Accumulator(jnp.copy, lambda accumulated, now: accumulated, window=1)
+
+
+def threshold(start: float, target: int) -> Accumulator:
+    """DSR's threshold: a scalar that is halved where a topology step drops more than 1.1 times
+    ``target`` connections of all layers, and doubled where it drops fewer than 0.9 times.
+
+    Args:
+      start: above 0.
+      target: connections per topology step.
+    """
+
+    def observe(value: Array, now: Observation) -> Array:
+        many, few = 10 * now.dropped > 11 * target, 10 * now.dropped < 9 * target
+        new = jnp.where(many, value / 2, jnp.where(few, value * 2, value))
+        return jnp.where(now.dropped >= 0, new, value)
+
+    return Accumulator(lambda weight: jnp.full([], start, jnp.float32), observe, window=0)

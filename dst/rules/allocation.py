@@ -174,8 +174,8 @@ class Global:
     active, so no layer becomes empty.
 
     Args:
-      score: what competes, of :data:`dst.rules.scores.COMPARABLE`: ``magnitude``, ``lamp`` or
-        ``saliency``.
+      score: what competes, of :data:`dst.rules.scores.COMPARABLE`: ``magnitude``, ``lamp``,
+        ``saliency`` or ``signed_saliency``.
       min_active: units that every layer (every stacked slice of it) keeps, at least 1.
 
     Checked against: the definition, on two layers by hand:

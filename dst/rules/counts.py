@@ -13,8 +13,8 @@ from dst.core.selection import top_k_masks, top_k_masks_together
 from dst.core.typing import Array
 from dst.rules.allocation import Global, allocator
 from dst.rules.layout import Layout
-from dst.rules.rule import Rule
-from dst.rules.scores import COMPARABLE, Connections
+from dst.rules.rule import Counts, Rule
+from dst.rules.scores import COMPARABLE, Connections, Score
 
 _ONE = 2**31  # the fixed-point number that stands for 1.0
 
@@ -57,11 +57,29 @@ def compete(allocation: Global, inputs: TopologyInputs) -> list[Array]:
     """The best units of all layers together, as bool masks of units; active units come first."""
     units = [x.units_of(leaf.active) for x, leaf in zip(inputs.layouts, inputs.leaves, strict=True)]
     scored = [
-        jnp.where(active, x.pool(COMPARABLE[allocation.score](leaf)), -1.0)
+        jnp.where(active, x.pool(COMPARABLE[allocation.score](leaf)), -jnp.inf)
         for x, leaf, active in zip(inputs.layouts, inputs.leaves, units, strict=True)
     ]
     k = sum(map(jnp.sum, inputs.total))
     return best_of_all(scored, inputs.layouts, k, allocation.min_active)
+
+
+def compete_again(score: Score, min_active: int) -> Counts:
+    """Counts of layers whose inactive units compete as the active ones do: nothing has to stay.
+
+    Args:
+      score: by which units of different layers can be compared; as in ``which.grow``.
+      min_active: units that every layer keeps.
+    """
+
+    def counts(inputs: TopologyInputs) -> list[tuple[Array, Array]]:
+        pairs = zip(inputs.layouts, inputs.leaves, strict=True)
+        scored = [layout.pool(score(leaf)) for layout, leaf in pairs]
+        k = sum(map(jnp.sum, inputs.total))
+        units = best_of_all(scored, inputs.layouts, k, min_active)
+        return [(jnp.zeros_like(n), n) for n in units_per_slice(units, inputs.layouts)]
+
+    return counts
 
 
 def best_of_all(

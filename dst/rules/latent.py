@@ -26,6 +26,7 @@ class LatentLeaf(NamedTuple):
       backward: bool, the larger set that gradients reach; all weights where a method has no set.
       grad: float32, the gradient with respect to the weights in use.
       softness: float32 scalar, 0 for hard masks.
+      scores: float32, trained beside the latent variables; these, where a method trains none.
       key: of the leaf and the count of updates, the same for the weights in use and the gradient
         that comes back for them; None where the method draws nothing.
     """
@@ -36,7 +37,22 @@ class LatentLeaf(NamedTuple):
     backward: Array
     grad: Array
     softness: Array
+    scores: Array
     key: Array | None = None
+
+
+class TrainedScores(NamedTuple):
+    """Scores that the wrapped optimizer trains beside the latent variables of a leaf.
+
+    To the optimizer, the leaf is ``{"weight": latent variables, "scores": scores}``.
+
+    Attributes:
+      start: ``(weight, leaf, key) ->`` scores at initialisation, of the shape of the weight.
+      gradient: for the scores.
+    """
+
+    start: Callable[[Array, Leaf, Array], Array]
+    gradient: Callable[[LatentLeaf], Array]
 
 
 def unchanged(weight: Array, leaf: Leaf, key: Array) -> Array:
@@ -68,7 +84,10 @@ class Latent:
       start: ``(weight, leaf, key) ->`` latent variables at initialisation; of as many axes as the
         weight.
       fix: ``(weight, leaf) ->`` variables that never change; None where there are none.
-      score: of latent variables, of the shape of the weight; the best are active.
+      scores: trained beside the latent variables; None where there are none. Not together with
+        ``backward_sparsity``.
+      score: of trained scores, or else of latent variables, of the shape of the weight; the best
+        are active.
       weight: of an active connection (of every one while the softness is positive).
       gradient: for the latent variables.
       keep_latent: whether latent variables are kept from step to step; False: they are the
@@ -93,6 +112,7 @@ class Latent:
     allocation: str | Allocator = "uniform"
     start: Callable[[Array, Leaf, Array], Array] = unchanged
     fix: Callable[[Array, Leaf], Array] | None = None
+    scores: TrainedScores | None = None
     score: Callable[[Array], Array] = jnp.abs
     weight: Callable[[LatentLeaf], Array] = itself
     gradient: Callable[[LatentLeaf], Array] = straight_through
@@ -112,6 +132,11 @@ class Latent:
             raise ValueError(
                 "a latent-weight method chooses its connections layer by layer, so the allocation "
                 f"cannot be {self.allocation!r}. Use 'uniform' or 'erk'."
+            )
+        if self.scores is not None and (self.backward_sparsity is not None or not self.keep_latent):
+            raise ValueError(
+                "trained scores need latent variables that are kept, and gradients that reach all "
+                "of them. Leave backward_sparsity and keep_latent out."
             )
         if self.backward_sparsity is not None:
             checks.fraction("sparsity of the larger set", self.backward_sparsity)

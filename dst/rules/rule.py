@@ -17,6 +17,7 @@ from dst.core.typing import Array, ArrayLike
 from dst.rules import scores
 from dst.rules.accumulators import Accumulator
 from dst.rules.allocation import Allocator, allocator
+from dst.rules.derivatives import Derivative
 from dst.rules.fields import ColdStart, Regrow, RegrowValue, Rounding
 from dst.rules.schedule import Schedule, UpdateSchedule, constant, exact
 from dst.rules.structure import Structure, Unstructured
@@ -79,6 +80,8 @@ class Which:
         where a paper's choice is no top-k.
       regrow: whether a unit dropped at this step may grow back at the same step.
       accumulator: sums up raw gradients over steps for the scores.
+      derivative: what ``update`` takes as ``grads`` at a topology step, where that is not the
+        gradient of the loss; see :meth:`dst.SparseTransformation.topology_gradients`.
     """
 
     drop: scores.Score = scores.magnitude
@@ -86,6 +89,7 @@ class Which:
     keep: Callable[[scores.Connections], Array] | None = None
     regrow: Regrow = "allow"
     accumulator: Accumulator | None = None
+    derivative: Derivative | None = None
 
     def __post_init__(self) -> None:
         checks.one_of("regrow", self.regrow, ("allow", "forbid"))
@@ -108,16 +112,20 @@ class Reset:
         correction counts globally. ``"local_count"`` corrects by the age of the weight. A number
         of steps ``W`` does too, and scales updates by ``min(age / W, 1)`` under any optimizer.
         ``"off"`` changes nothing: updates are up to 6.6 times too large.
+      grown_value: of grown weights: ``"zero"``, or ``"accumulated"``: what the rule's accumulator
+        holds for them.
     """
 
     regrow_value: RegrowValue = "keep"
     moments: Literal["changed", "grown", "all"] = "changed"
     update_weights: bool = True
     cold_start: ColdStart = "local_count"
+    grown_value: Literal["zero", "accumulated"] = "zero"
 
     def __post_init__(self) -> None:
         checks.one_of("regrow_value", self.regrow_value, ("keep", "zero"))
         checks.one_of("moments", self.moments, MOMENTS)
+        checks.one_of("grown_value", self.grown_value, ("zero", "accumulated"))
         if isinstance(self.cold_start, str):
             checks.one_of("cold_start", self.cold_start, ("local_count", "off"))
         else:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from dst.core.draws import uniform
-from dst.core.typing import Array, Bool, Float, PyTree
+from dst.core.typing import Array, Bool, Float, Int, PyTree
 
 
 class Connections(NamedTuple):
@@ -22,6 +23,8 @@ class Connections(NamedTuple):
       key: a PRNG key of this leaf and this step.
       stacked: leading axes that enumerate layers.
       accumulated: the value of the rule's accumulator for this leaf; None without one.
+      updates: int32 scalar, updates before this step.
+      kept: where something grows, the connections that stay; None while they are chosen.
     """
 
     weight: Float[Array, "*shape"]
@@ -31,6 +34,8 @@ class Connections(NamedTuple):
     key: Array
     stacked: int = 0
     accumulated: PyTree = None
+    updates: Int[Array, ""] | int = 0
+    kept: Bool[Array, "*shape"] | None = None
 
 
 Score = Callable[[Connections], Array]
@@ -52,6 +57,12 @@ def saliency(leaf: Connections) -> Array:
     SNIP also divides by the sum over all weights, which changes no rank.
     """
     return jnp.abs(leaf.weight * leaf.grad)
+
+
+def signed_saliency(leaf: Connections) -> Array:
+    """``w h``, where ``h`` stands in the place of the gradient: GraSP (arXiv 2002.07376), whose
+    ``h`` is the Hessian of the loss times its gradient."""
+    return leaf.weight * leaf.grad
 
 
 def importance(gradient_weight: float) -> Score:
@@ -82,7 +93,12 @@ def lamp(leaf: Connections) -> Array:
 
 
 #: Scores by which weights of different layers can be compared.
-COMPARABLE: dict[str, Score] = {"magnitude": magnitude, "lamp": lamp, "saliency": saliency}
+COMPARABLE: dict[str, Score] = {
+    "magnitude": magnitude,
+    "lamp": lamp,
+    "saliency": saliency,
+    "signed_saliency": signed_saliency,
+}
 
 
 def random(leaf: Connections) -> Array:
@@ -96,10 +112,38 @@ def accumulated(leaf: Connections) -> Array:
     return jnp.abs(leaf.accumulated)
 
 
+def first_saliency(leaf: Connections) -> Array:
+    """``|w_0 dL/dw|``, where the rule accumulates the weights ``w_0`` of initialisation: FORCE
+    (arXiv 2006.09081), also of connections that are pruned."""
+    return jnp.abs(leaf.accumulated * leaf.grad)
+
+
 def normalised_momentum(leaf: Connections) -> Array:
     """``|m| / (sqrt(v) + 1e-8)`` of accumulated moments: SNFS under Adam."""
     m, v = leaf.accumulated["m"], leaf.accumulated["v"]
     return jnp.abs(m) / (jnp.sqrt(v) + jnp.float32(1e-8))
+
+
+def sampled_gradient(subset: float) -> Score:
+    """``|dL/dw|`` in a random subset of connections, -1 outside of it: GSE (arXiv 2401.06898).
+
+    The chance of a connection is that of being among ``floor(subset n)`` draws with replacement,
+    where ``n`` are active. Layers of which at least half is active are looked at as a whole.
+
+    Args:
+      subset: draws per active connection, above 0.
+    """
+
+    def score(leaf: Connections) -> Array:
+        inside = tuple(range(leaf.stacked, leaf.weight.ndim))
+        size = max(math.prod(leaf.weight.shape[a] for a in inside), 2)
+        n = jnp.sum(leaf.active, axis=inside, dtype=jnp.int32, keepdims=True)
+        draws = jnp.floor(n.astype(jnp.float32) * jnp.float32(subset))
+        chance = -jnp.expm1(draws * jnp.float32(math.log1p(-1 / size)))
+        chosen = (uniform(leaf.key, leaf.weight) < chance) | (2 * n >= size)
+        return jnp.where(chosen, jnp.abs(leaf.grad), -1.0)
+
+    return score
 
 
 def random_unexplored(leaf: Connections) -> Array:

@@ -12,6 +12,7 @@ from jax import lax
 
 import dst
 from dst.core.typing import Array, Batch, Params, PyTree
+from dst.rules.derivatives import Derivative
 from dst.train import objectives
 from dst.train.distributed.mesh import Placement
 from dst.train.objectives import Objective
@@ -78,8 +79,22 @@ def make(
         point = (state.weights, None) if whole else (state.params, state.opt_state)
 
         def micro_step(carried: PyTree, batch: Batch, key: Array) -> tuple[PyTree, PyTree]:
+            before = carried
             grads, (scores, carried) = jax.grad(loss, has_aux=True)(*point, carried, batch, key)
+            if topology and tx.derivative is not None:
+                grads = derived(tx.derivative, before, batch, key)
             return carried, (placement.keep(grads), scores)
+
+        def derived(derivative: Derivative, carried: PyTree, batch: Batch, key: Array) -> PyTree:
+            """What the method takes in place of gradients at a topology step."""
+            whole_loss = partial(loss, opt_state=None, carried=carried, batch=batch, key=key)
+
+            def outputs(params: Params) -> Array:
+                sizes = jax.tree.map(_size, carried)
+                return network.merge(network.test, params, sizes)(_ones_like(batch[0]))
+
+            function = outputs if derivative.of == "ones" else lambda p: whole_loss(p)[0]
+            return derivative.take(function, state.weights)
 
         def add(so_far: PyTree, part: PyTree) -> tuple[PyTree, None]:
             carried, total = so_far
@@ -160,6 +175,25 @@ def several(
 
     compiled = jax.jit(steps, donate_argnames="state")
     return partial(compiled, **given) if given else compiled
+
+
+def _size(x: Array) -> Array:
+    """Absolute values of real numbers; counters and keys as they are."""
+    return jnp.abs(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+def _ones_like(inputs: Array) -> Array:
+    """One input of ones.
+
+    Raises:
+      ValueError: inputs that are no real numbers.
+    """
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise ValueError(
+            f"the method scores weights by an input of ones, but inputs are {inputs.dtype}, not "
+            "real numbers. Choose a method that reads data, such as snip."
+        )
+    return jnp.ones_like(inputs[:1])
 
 
 @jax.jit

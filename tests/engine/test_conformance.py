@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -98,6 +99,17 @@ def dense_in(*intervals: range) -> Callable[[int, int], dict[str, int]]:
     return counts
 
 
+def in_rounds(rounds: int) -> Callable[[int, int], dict[str, int]]:
+    """A geometric fall over the first updates: one entry holds the sum of all layers."""
+
+    def counts(count: int, steps: int) -> dict[str, int]:
+        size = sum(n * m for n, m in SHAPES.values())
+        gone = 1 - (1 - SPARSITY) ** (min(count + 1, rounds) / rounds)
+        return {"all": size - math.floor(gone * size + 1e-9)}
+
+    return counts
+
+
 WINDOW = {"every": EVERY, "start": EVERY, "stop": 2 * EVERY}
 FIRST_RANK = {
     "snfs": Case(lambda n: dst.SNFS(**settings(n)), kept, holds=same_sum),
@@ -116,8 +128,20 @@ FIRST_RANK = {
         holds=same_sum,
     ),
     "snip": Case(lambda n: dst.SNIP(SPARSITY), dense_in(range(-1, 0)), holds=same_sum),
+    "iterative-snip": Case(
+        lambda n: dst.iterative_snip(SPARSITY, rounds=3), in_rounds(3), holds=same_sum
+    ),
+    "force": Case(lambda n: dst.FORCE(SPARSITY, rounds=3), in_rounds(3), holds=same_sum),
+    "grasp": Case(lambda n: dst.GraSP(SPARSITY), dense_in(range(-1, 0)), holds=same_sum),
+    "synflow": Case(lambda n: dst.SynFlow(SPARSITY, rounds=3), in_rounds(3), holds=same_sum),
+    "snip-ratio": Case(lambda n: dst.SNIPRatio(SPARSITY), dense_in(range(-1, 0)), holds=same_sum),
     "asp": Case(lambda n: dst.ASP(1, 4), kept, changes=False),
     "spdf": Case(lambda n: dst.SPDF(SPARSITY, lift=EVERY), dense_in(range(EVERY, 10**6))),
+    "dsr": Case(
+        lambda n: dst.DSR(SPARSITY, 8, "uniform", 0.05, every=EVERY, stop=n), kept, holds=same_sum
+    ),
+    "gse": Case(lambda n: dst.GSE(**settings(n)), kept, holds=same_sum),
+    "chts": Case(lambda n: dst.CHTs(**settings(n)), kept),
     "smet": Case(lambda n: dst.smet(**settings(n)), kept),
     "journey": Case(
         lambda n: dst.journey(SPARSITY, compute=False, **WINDOW), dense_in(range(-1, 2 * EVERY))
@@ -277,6 +301,14 @@ LATENT = {
     "mask-decay": Case(lambda n: dst.MaskDecay(1, 4, start=5, stop=n - 10), decayed, changes=False),
     "mask-llm": Case(lambda n: dst.MaskLLM(1, 4, stop=n - 10), decayed, changes=False),
     "structure-decay": Case(lambda n: dst.StructureDecay(1, 4, start=5, stop=20), staged, False),
+    "movement": Case(
+        lambda n: dst.Movement(SPARSITY, start=5, stop=20),
+        lambda count, steps: cubic_counts(min(max(count, 5), 20), 5, 20),
+        changes=False,
+    ),
+    "powerprop": Case(
+        lambda n: dst.Powerprop(SPARSITY, prune=10), dense_in(range(-1, 10)), changes=False
+    ),
     "top-kast": Case(lambda n: dst.TopKAST(SPARSITY, 0.5), kept, changes=False),
     "top-kast-every": Case(lambda n: dst.TopKAST(SPARSITY, 0.5, every=EVERY), kept),
     "edge-popup": Case(lambda n: dst.EdgePopup(SPARSITY), kept, changes=False),
@@ -292,6 +324,7 @@ FULL_GRID = [
     for method in EVERYTHING
     for inner in [*INNERS, *AROUND]
     if container == "dict" or method not in NEW or inner == "adamw"
+    if container != "linen" or method not in ("grasp", "synflow")  # the caller must decide
     if container != "dst.nnx" or inner not in AROUND  # it wraps by itself
 ]
 

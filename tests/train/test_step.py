@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -147,3 +148,41 @@ def test_biases_do_not_decay():
     tx = optim.make(config, 10)
     updates, _ = tx.update(jax.tree.map(np.zeros_like, params), tx.init(params), params)
     assert (np.asarray(updates["w"]) == -0.5).all() and (np.asarray(updates["b"]) == 0).all()
+
+
+@pytest.mark.parametrize("method", ["grasp", "synflow"])
+def test_topology_steps_look_at_what_the_method_asks_for(method, tmp_path):
+    """The product of Hessian and gradient of the batch, or the flow of one input of ones."""
+    settings = {"name": method, "sparsity": 0.75} | ({"rounds": 1} if method == "synflow" else {})
+    made = setup.make(small(tmp_path, f"method={settings}"))
+    state, (inputs, labels) = made.begin(), batch(made, 0)
+    params = jax.tree.map(jnp.asarray, jax.device_get(state.params))
+
+    def outputs(params, x):
+        hidden, out = params["hidden"][0], params["out"]
+        between = jax.nn.relu(x @ hidden["kernel"] + hidden["bias"][None])
+        return between @ out["kernel"] + out["bias"][None]
+
+    def loss(params):
+        logits = outputs(params, inputs[0].reshape(inputs.shape[1], -1))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[0]).mean()
+
+    if method == "grasp":
+        slope = jax.grad(loss)
+        found = jax.jvp(slope, (params,), (slope(params),))[1]
+    else:
+        sizes = jax.tree.map(jnp.abs, params)
+        found = jax.grad(lambda p: outputs(p, jnp.ones((1, 64))).sum())(sizes)
+    pairs = [(params["hidden"][0]["kernel"], found["hidden"][0]["kernel"])]
+    pairs.append((params["out"]["kernel"], found["out"]["kernel"]))
+    scores = [np.asarray(w * h if method == "grasp" else jnp.abs(w) * h) for w, h in pairs]
+    least = np.sort(np.concatenate([s.ravel() for s in scores]))[-sum(s.size for s in scores) // 4]
+
+    state, _ = made.step(state, inputs, labels, topology=True)
+    masks = dst.masks(state.opt_state)
+    differ = sum(
+        int((np.asarray(mask) != (s >= least)).sum())
+        for mask, s in zip(masks.values(), scores, strict=True)
+    )
+    assert differ <= 4  # of 1184: scores next to the threshold, whose rounding differs
+    dst.check_invariants(state.opt_state, state.params)
