@@ -113,8 +113,6 @@ def eval(
         models = [load(path, scan=scan) for path in (model, against) if path is not None]
         task_table.check(chosen, words, models)
         if chosen and isinstance(models[0], Encoder):  # which has no perplexity
-            if method is not None:
-                raise ValueError("--activations needs a language model, got an encoder.")
             return _print(task_table.judged(chosen, words, models, seed), as_json)
         read = judge.whole(text) if whole else judge.sides(text).held_out
         pieces = judge.consecutive(judge.tokens(words, read), length, count)

@@ -135,11 +135,13 @@ ITEM = '{"prompt": "The quick brown", "choices": [" fox", " dog", " cat"], "answ
 PAIRS = [("a cat", "a kitten", 4), ("a cat", "a stone", 1), ("a dog", "rain", 0)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def files(folder):
-    """Task files, and a model that can read two hundred bytes."""
+    """Task files, a model that can read two hundred bytes, and an encoder of bytes."""
     sizes = {"width": 16, "layers": 1, "heads": 4, "hidden": 24, "rngs": nnx.Rngs(1)}
     models.save(folder / "long", models.Decoder((256,), 256, **sizes), tokenizer=folder / "words")
+    encoder = models.Encoder(32, 256, **sizes)
+    models.save(folder / "sentences", encoder, tokenizer=folder / "words")
     (folder / "foxes.jsonl").write_text(ITEM * 4)
     lines = [json.dumps({"first": a, "second": b, "score": s}) for a, b, s in PAIRS]
     (folder / "pairs.jsonl").write_text("\n".join(lines))
@@ -171,12 +173,12 @@ def test_tasks_are_judged_beside_perplexity(run, files):
 
 
 def test_an_encoder_is_judged_by_tasks_alone(run, files):
-    code, out, _ = run("bert", "--tasks", "pairs.jsonl", "--tokenizer", "words", "--json")
+    code, out, _ = run("sentences", "--tasks", "pairs.jsonl", "--json")
     (result,) = json.loads(out)["tasks"].values()
     assert code == 0 and "perplexity" not in json.loads(out)
     assert result["measure"] == "Spearman" and -1 <= result["model"]["value"] <= 1
     assert result["against"] is None
-    code, out, _ = run("bert", "--tasks", "pairs.jsonl", "--tokenizer", "words")
+    code, out, _ = run("sentences", "--tasks", "pairs.jsonl")
     head, row, note = out.splitlines()
     assert code == 0 and head.split() == "task measure items chance model".split()
     assert row.startswith("pairs.jsonl  Spearman") and note == "[95 % interval]"
@@ -197,14 +199,14 @@ def test_the_help_names_the_tasks(capsys):
         (["long", "--tasks", "no.jsonl"], "expected a task file at no.jsonl, found none"),
         (["long", "--tasks", "empty.jsonl"], "empty.jsonl is empty, expected an item in each line"),
         (["long", "--tasks", "broken.jsonl"], "broken.jsonl, line 2: expected a JSON object"),
-        (["dense", "--tasks", "wide.jsonl"], "item 1 has 55 tokens, but the context of the model"),
+        (["dense", "--tasks", "wide.jsonl"], "item 1 has 52 tokens, but the context of the model"),
         (["long", "--tasks", "recall", "--items", "1"], "items must be an integer >= 2, got 1"),
         (["long", "--tasks", "recall", "--seed", "-1"], "seed must be an integer >= 0, got -1"),
         (["long", "--tasks", "recall", "--normalize", "x"], "normalize must be one of ['nothing'"),
         (["silent", "--tasks", "foxes.jsonl"], "expected tokenizer.json in silent, found none."),
         (["small", "--tasks", "foxes.jsonl"], "tokens must be below 99, the size of the vocab"),
         (["long", "--tasks", "retrieval"], "task retrieval judges models of the kind encoder, got"),
-        (["bert", "--tasks", "pairs.jsonl", "--activations", "cats"], "got an encoder"),
+        (["bert", "--tasks", "pairs.jsonl", "--activations", "cats"], "this is an encoder"),
         (["bert", "--tasks", "foxes.jsonl"], "foxes.jsonl judges models of the kind decoder, got"),
     ],
     ids=lambda x: " ".join(x)[:40] if isinstance(x, list) else "",
