@@ -1,4 +1,4 @@
-"""``dst eval``: how well a language model predicts text, and what it says."""
+"""``dst eval``: how well a model predicts text, what it says, and whether it is right in tasks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from dst.cli import task_table
 from dst.cli.exits import BAD_INPUT, DONE, fail
 from dst.cli.parameters import windows as parsed
 from dst.cli.progress import line
@@ -62,6 +63,24 @@ Share = Annotated[
     float | None,
     typer.Option("--activation-sparsity", help="Target of --activations, in [0, 1); 0.5."),
 ]
+Tasks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,FILE.jsonl",
+        help="Also by tasks: arithmetic-2, arithmetic-3, closing, recall, repetition; of encoders "
+        "retrieval; or files of yours. With --against, differences have paired intervals.",
+    ),
+]
+Items = Annotated[
+    int | None, typer.Option(help="Items of each task that is made; 200, of retrieval 100.")
+]
+Seed = Annotated[int, typer.Option(help="Of these items, and of the bootstrap.")]
+Normalize = Annotated[
+    str,
+    typer.Option(
+        metavar="nothing|tokens|bytes", help="What divides the log-likelihood of a choice."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -75,21 +94,29 @@ def eval(
     sample: Sample = "The capital of France is",
     activations: Activations = None,
     activation_sparsity: Share = None,
+    tasks: Tasks = None,
+    items: Items = None,
+    seed: Seed = 0,
+    normalize: Normalize = "nothing",
     as_json: Json = False,
 ) -> int:
-    """Show how well a language model predicts text."""
+    """Show how well a model predicts text, or is right in tasks."""
     from dst import eval as judge
-    from dst.models import load
+    from dst.models import Encoder, load
 
     try:
         method = _method(activations, activation_sparsity, whole)
+        chosen = task_table.chosen(tasks, items, seed, normalize)
         count, length = parsed(windows)
-        read = judge.whole(text) if whole else judge.sides(text).held_out
         words = _tokenizer(tokenizer or model)
-        pieces = judge.consecutive(judge.tokens(words, read), length, count)
-        prompt = judge.tokens(words, sample)
         scan = method is not None  # stacked blocks, which compile faster
         models = [load(path, scan=scan) for path in (model, against) if path is not None]
+        task_table.check(chosen, words, models)
+        if chosen and isinstance(models[0], Encoder):  # which has no perplexity
+            return _print(task_table.judged(chosen, words, models, seed), as_json)
+        read = judge.whole(text) if whole else judge.sides(text).held_out
+        pieces = judge.consecutive(judge.tokens(words, read), length, count)
+        prompt = judge.tokens(words, sample)
         judge.check(pieces, *models)
         if method is not None:
             calibration = judge.tokens(words, judge.sides(text).calibration)
@@ -109,7 +136,16 @@ def eval(
     if following:
         tokens = [*prompt.tolist(), *judge.generate(first, prompt, following).tolist()]
         found["sample"] = words.decode(tokens, skip_special_tokens=False)
-    print(json.dumps(finite(found), indent=2) if as_json else _table(found))
+    if chosen:
+        found |= task_table.judged(chosen, words, models, seed)
+    return _print(found, as_json)
+
+
+def _print(found: dict[str, Any], as_json: bool) -> int:
+    parts = [_table(found)] if "perplexity" in found else []
+    if "tasks" in found:
+        parts.append(task_table.table(found))
+    print(json.dumps(finite(found), indent=2) if as_json else "\n\n".join(parts))
     return DONE
 
 

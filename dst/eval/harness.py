@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from dst.core import checks, extras
-from dst.core.typing import Array, Int, PyTree
-from dst.eval.language import check, generate, logits_of
+from dst.eval.language import check, generate
+from dst.eval.likelihood import likelihoods
 from dst.eval.text import tokens as encoded
 from dst.models import load
 from dst.models import tokenizer as read_tokenizer
@@ -27,7 +23,7 @@ with extras.required():
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
     from tqdm import tqdm
 
-_STEP = 32  # lengths are padded to a multiple: few programs
+_STEP = 32  # lengths of texts that are continued are multiples: few programs
 _FOLLOWING = 256  # tokens that are generated unless the task says how many
 
 
@@ -146,40 +142,15 @@ class LanguageModel(TemplateLM):
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
         """Of continuations, and whether each is what the model would say."""
-        longest = sorted(range(len(requests)), key=lambda i: -sum(map(len, requests[i][1:])))
-        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        graph, state = nnx.split(self.model)
-        for first in tqdm(
-            range(0, len(longest), self.batch_size), desc="likelihoods", disable=disable_tqdm
-        ):
-            rows = longest[first : first + self.batch_size]
-            # The last token is only predicted.
-            texts = [(requests[i][1] + requests[i][2])[-self.max_length - 1 :] for i in rows]
-            length = min(-(-(len(texts[0]) - 1) // _STEP) * _STEP, self.max_length)
-            padded = np.zeros((2, self.batch_size, length), np.int32)
-            for i, text in enumerate(texts):
-                padded[0, i, : len(text) - 1], padded[1, i, : len(text) - 1] = text[:-1], text[1:]
-            logs, same = map(np.asarray, _scores(graph, state, *map(jnp.asarray, padded)))
-            for i, text, log, right in zip(rows, texts, logs, same, strict=False):
-                end = len(text) - 1
-                part = slice(end - min(len(requests[i][2]), end), end)
-                found[i] = float(log[part].sum(dtype=np.float64)), bool(right[part].all())
+        parts = [(before, following) for _, before, following in requests]
+        with tqdm(total=len(parts), desc="likelihoods", disable=disable_tqdm) as bar:
+            found = likelihoods(
+                self.model,
+                parts,
+                batch=self.batch_size,
+                progress=lambda done, _: bar.update(done - bar.n),
+            )
         for request, answer in zip(requests, found, strict=True):
             if request[0] != ("", ""):
                 self.cache_hook.add_partial("loglikelihood", request[0], answer)
         return found
-
-
-@partial(jax.jit, static_argnames="graph")
-def _scores(
-    graph: Any,
-    state: PyTree,
-    tokens: Int[Array, "batch length"],
-    following: Int[Array, "batch length"],
-) -> tuple[Array, Array]:
-    """``[batch, length]``: float32 log-probability of the token that follows; whether it is the
-    most likely one."""
-    logits = logits_of(graph, state, tokens).astype(jnp.float32)
-    logs = jax.nn.log_softmax(logits)
-    chosen = jnp.take_along_axis(logs, following[..., None], axis=-1)[..., 0]
-    return chosen, jnp.argmax(logits, axis=-1) == following

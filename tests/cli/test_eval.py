@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from flax import nnx
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as kinds
 
+import dst.eval.tasks
 import dst.nnx
 from dst import activations, cli, eval, models
 from tests.models.pretrained.checkpoints import BERT, bert, directory
@@ -127,6 +129,92 @@ def test_activations_are_made_sparse_by_the_other_part_of_the_text(run, folder, 
     code, out, _ = run("dense", *asked, *sparse)
     (row,) = (x for x in out.splitlines() if x.startswith("sparsity of their inputs"))
     assert code == 0 and float(row.split()[-1]) == pytest.approx(0.75, abs=0.02)
+
+
+ITEM = '{"prompt": "The quick brown", "choices": [" fox", " dog", " cat"], "answer": 0}\n'
+PAIRS = [("a cat", "a kitten", 4), ("a cat", "a stone", 1), ("a dog", "rain", 0)]
+
+
+@pytest.fixture(scope="module")
+def files(folder):
+    """Task files, a model that can read two hundred bytes, and an encoder of bytes."""
+    sizes = {"width": 16, "layers": 1, "heads": 4, "hidden": 24, "rngs": nnx.Rngs(1)}
+    models.save(folder / "long", models.Decoder((256,), 256, **sizes), tokenizer=folder / "words")
+    encoder = models.Encoder(32, 256, **sizes)
+    models.save(folder / "sentences", encoder, tokenizer=folder / "words")
+    (folder / "foxes.jsonl").write_text(ITEM * 4)
+    lines = [json.dumps({"first": a, "second": b, "score": s}) for a, b, s in PAIRS]
+    (folder / "pairs.jsonl").write_text("\n".join(lines))
+    (folder / "empty.jsonl").write_text("")
+    (folder / "broken.jsonl").write_text(ITEM + "{\n")
+    (folder / "wide.jsonl").write_text(ITEM.replace("The", "The " * 9))
+    return folder
+
+
+def test_tasks_are_judged_beside_perplexity(run, files):
+    asked = ["--text", "fox.txt", "--windows", "2x32", "--sample", "", "--tasks"]
+    few = ["foxes.jsonl, recall", "--items", "12", "--seed", "3", "--normalize", "tokens"]
+    code, out, err = run("long", *asked, *few, "--against", "long", "--json")
+    assert code == 0 and not err
+    found, words, model = json.loads(out), models.tokenizer("words"), models.load("long")
+    assert found["perplexity"] == found["against"]["perplexity"] and found["seed"] == 3
+    assert list(found["tasks"]) == ["foxes.jsonl", "recall"]
+    task = eval.tasks.find("recall", items=12, seed=3, normalize="tokens")
+    expected = dataclasses.asdict(eval.tasks.judge(task, model, words, against=model, seed=3))
+    assert found["tasks"]["recall"] == {k: x for k, x in expected.items() if k != "task"}
+    assert found["tasks"]["recall"]["difference"] == {"value": 0, "low": 0, "high": 0}
+    code, out, _ = run("pruned", *asked, "foxes.jsonl", "--against", "dense")
+    figures, table = out.split("\n\n")
+    head, row, note = table.splitlines()
+    assert code == 0 and figures.splitlines()[0].split() == ["model", "against"]
+    assert head.split() == "task measure items chance model against difference".split()
+    assert row.split()[:4] == ["foxes.jsonl", "accuracy", "4", "0.333"] and len(row.split()) == 13
+    assert note == "[95 % interval]; that of a difference is paired, over items"
+
+
+def test_an_encoder_is_judged_by_tasks_alone(run, files):
+    code, out, _ = run("sentences", "--tasks", "pairs.jsonl", "--json")
+    (result,) = json.loads(out)["tasks"].values()
+    assert code == 0 and "perplexity" not in json.loads(out)
+    assert result["measure"] == "Spearman" and -1 <= result["model"]["value"] <= 1
+    assert result["against"] is None
+    code, out, _ = run("sentences", "--tasks", "pairs.jsonl")
+    head, row, note = out.splitlines()
+    assert code == 0 and head.split() == "task measure items chance model".split()
+    assert row.startswith("pairs.jsonl  Spearman") and note == "[95 % interval]"
+
+
+def test_the_help_names_the_tasks(capsys):
+    assert cli.main(["eval", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in eval.tasks.REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["long", "--tasks", "recal"], "task must be one of ['arithmetic-2', 'arithmetic-3', 'clo"),
+        (["long", "--tasks", "foxes.jsonl,"], "task must be one of ["),
+        (["long", "--tasks", "recall,recall"], "must name each task once, got 'recall' twice"),
+        (["long", "--tasks", "no.jsonl"], "expected a task file at no.jsonl, found none"),
+        (["long", "--tasks", "empty.jsonl"], "empty.jsonl is empty, expected an item in each line"),
+        (["long", "--tasks", "broken.jsonl"], "broken.jsonl, line 2: expected a JSON object"),
+        (["dense", "--tasks", "wide.jsonl"], "item 1 has 52 tokens, but the context of the model"),
+        (["long", "--tasks", "recall", "--items", "1"], "items must be an integer >= 2, got 1"),
+        (["long", "--tasks", "recall", "--seed", "-1"], "seed must be an integer >= 0, got -1"),
+        (["long", "--tasks", "recall", "--normalize", "x"], "normalize must be one of ['nothing'"),
+        (["silent", "--tasks", "foxes.jsonl"], "expected tokenizer.json in silent, found none."),
+        (["small", "--tasks", "foxes.jsonl"], "tokens must be below 99, the size of the vocab"),
+        (["long", "--tasks", "retrieval"], "task retrieval judges models of the kind encoder, got"),
+        (["bert", "--tasks", "pairs.jsonl", "--activations", "cats"], "this is an encoder"),
+        (["bert", "--tasks", "foxes.jsonl"], "foxes.jsonl judges models of the kind decoder, got"),
+    ],
+    ids=lambda x: " ".join(x)[:40] if isinstance(x, list) else "",
+)
+def test_bad_tasks_end_with_2_and_a_message(arguments, message, run, files):
+    code, out, err = run(*arguments)
+    assert code == 2 and not out
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
