@@ -89,6 +89,8 @@ if TYPE_CHECKING:  # what `__getattr__` loads, for type checkers and editors
     from dst.oneshot.prune import prune as prune
     from dst.oneshot.sparsegpt import SparseGPT as SparseGPT
     from dst.oneshot.stages import stages as stages
+    from dst.oneshot.structured.groups import channel_groups as channel_groups
+    from dst.oneshot.structured.remove import remove as remove
     from dst.oneshot.wanda import Wanda as Wanda
 
 __version__ = "0.1.0"
@@ -101,10 +103,12 @@ _LAZY = {
     "SparseGPT": "oneshot.sparsegpt",
     "Wanda": "oneshot.wanda",
     "calibrate": "oneshot.calibrate",
+    "channel_groups": "oneshot.structured.groups",
     "load_deployed": "io.deployed",
     "load_masks": "io.safetensors",
     "load_weights": "io.safetensors",
     "prune": "oneshot.prune",
+    "remove": "oneshot.structured.remove",
     "save_deployed": "io.deployed",
     "save_masks": "io.safetensors",
     "save_weights": "io.safetensors",
@@ -171,6 +175,7 @@ __all__ = [
     "apply_masks",
     "block_matmul",
     "calibrate",
+    "channel_groups",
     "check_invariants",
     "compare",
     "constant",
@@ -187,6 +192,7 @@ __all__ = [
     "metrics",
     "pack",
     "prune",
+    "remove",
     "rigl_itop",
     "roles",
     "rows",
