@@ -112,6 +112,8 @@ if TYPE_CHECKING:  # what `__getattr__` loads, for type checkers and editors
     from dst.oneshot.prune import prune as prune
     from dst.oneshot.sparsegpt import SparseGPT as SparseGPT
     from dst.oneshot.stages import stages as stages
+    from dst.oneshot.structured.groups import channel_groups as channel_groups
+    from dst.oneshot.structured.remove import remove as remove
     from dst.oneshot.wanda import Wanda as Wanda
 
 __version__ = "0.1.0"
@@ -131,12 +133,14 @@ _LAZY = {
     "calibrate": "oneshot.calibrate",
     "delta": "forms.deltas",
     "load_delta": "io.deltas",
+    "channel_groups": "oneshot.structured.groups",
     "load_deployed": "io.deployed",
     "load_masks": "io.safetensors",
     "load_weights": "io.safetensors",
     "prune": "oneshot.prune",
     "revert_deltas": "forms.deltas",
     "save_delta": "io.deltas",
+    "remove": "oneshot.structured.remove",
     "save_deployed": "io.deployed",
     "save_masks": "io.safetensors",
     "save_weights": "io.safetensors",
@@ -217,6 +221,7 @@ __all__ = [
     "apply_masks",
     "block_matmul",
     "calibrate",
+    "channel_groups",
     "check_invariants",
     "compare",
     "constant",
@@ -235,6 +240,7 @@ __all__ = [
     "most_moved",
     "pack",
     "prune",
+    "remove",
     "rigl_itop",
     "roles",
     "rows",

@@ -36,6 +36,7 @@ with extras.required():
         to_blocks,
         unpack,
     )
+    from dst.oneshot.structured.modules import remove
 
 __all__ = [
     "BlockLinear",
@@ -52,6 +53,7 @@ __all__ = [
     "masks",
     "merge_lora",
     "prune",
+    "remove",
     "replace_linear",
     "unpack",
 ]

@@ -127,7 +127,7 @@ def bases(graph: Graph, steps: Sequence[int], targets: Sequence[Var]) -> dict[Va
                 readers[var].append(graph.eqns[at])
     found = {}
     for i, var in enumerate(graph.leaf_vars):
-        rows = [_row_of(eqn) for eqn in readers[var]]
+        rows = [row_of(eqn) for eqn in readers[var]]
         if var in targets or not rows or None in rows:
             found[var] = Base(i, graph.paths[i], None, shape(var))
             continue
@@ -136,7 +136,7 @@ def bases(graph: Graph, steps: Sequence[int], targets: Sequence[Var]) -> dict[Va
     return found
 
 
-def _row_of(eqn: JaxprEqn) -> int | None:
+def row_of(eqn: JaxprEqn) -> int | None:
     """The number of the one row of its operand that a slice takes; None for other equations."""
     if eqn.primitive.name != "slice":
         return None
