@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from dst.core.reductions import totals
 from dst.core.selection import top_k_masks_and_short
 from dst.core.typing import Array, ArrayLike, Params, PyTree
 from dst.engine import cold_start, masks, scaling, schedule_lookup
 from dst.engine.flat import Flat
 from dst.engine.initial_masks import placed_like
+from dst.engine.latent_log import logged, softness_at
 from dst.engine.latent_plan import backward_plan_of, plan_of
 from dst.engine.plan import Planner
-from dst.engine.state import SparsifyState, TopologyLog, initial_state
+from dst.engine.state import SparsifyState, initial_state
 from dst.engine.trained_scores import gradients, joined, parted
 from dst.rules.latent import Latent, LatentLeaf
 
@@ -153,7 +153,7 @@ class LatentWeights:
                     moved,
                     scores,
                     chosen,
-                    _softness(rule, count),
+                    softness_at(rule, count),
                     _keys(rule, flat, state, 1),
                 ),
                 flat.sparse,
@@ -172,7 +172,7 @@ class LatentWeights:
                 support,
             ),
             active=flat.zip(masks.count_active, flat.plans, support),
-            topology=_log(rule, flat, state, support, scores, counts, topology),
+            topology=logged(rule, flat, state, support, scores, counts, topology),
             variables=_variables(rule, flat, moved, fixed, scores, chosen),
             inner_state=inner_state,
         )
@@ -198,7 +198,7 @@ class LatentWeights:
 def _latent_leaves(
     rule: Latent, flat: Flat, state: SparsifyState, grads: list[Array]
 ) -> list[LatentLeaf]:
-    softness, keys = _softness(rule, state.count), _keys(rule, flat, state, 0)
+    softness, keys = softness_at(rule, state.count), _keys(rule, flat, state, 0)
     columns = flat.masks(state.masks), flat.of(state.variables), flat.sparse, grads, keys
     leaves = []
     for mask, kept, weight, grad, key in zip(*columns, strict=True):
@@ -308,54 +308,9 @@ def _stage_counts(rule: Latent, flat: Flat, state: SparsifyState) -> list[Array]
     ]
 
 
-def _softness(rule: Latent, count: Array) -> Array:
-    return jnp.float32(0) if rule.softness is None else jnp.float32(rule.softness(count))
-
-
 def _support(rule: Latent, chosen: list[Array], count: Array) -> list[Array]:
     """The weights in use."""
     if rule.softness is None:
         return chosen
-    soft = _softness(rule, count) > 0
+    soft = softness_at(rule, count) > 0
     return [c | soft for c in chosen]
-
-
-def _log(
-    rule: Latent,
-    flat: Flat,
-    state: SparsifyState,
-    support: list[Array],
-    scores: list[Array],
-    counts: list[Array],
-    topology: bool | Array | None,
-) -> TopologyLog:
-    """The log after this step; unchanged where the step chose no connections."""
-    before = state.topology
-
-    def chose() -> TopologyLog:
-        soft = _softness(rule, state.count + 1) > 0
-        dropped, grown, unscored, scheduled = [], [], [], []
-        for p, mask, new, variable, n in zip(
-            flat.plans, flat.of(state.masks), support, scores, counts, strict=True
-        ):
-            old = masks.active(mask)
-            axes = tuple(range(len(p.layout.counts), old.ndim))
-            nan = jnp.isnan(rule.score(variable))
-            gone, come, bad = totals([old & ~new, new & ~old, nan], axes)
-            dropped.append(gone)
-            grown.append(come)
-            unscored.append(jnp.sum(bad, dtype=jnp.int32))
-            asked = p.layout.weights(jnp.broadcast_to(n, p.layout.counts))
-            scheduled.append(jnp.where(soft, jnp.int32(p.leaf.layer_size), asked))
-        return TopologyLog(
-            done=before.done + (rule.when is not None),
-            at=state.count,
-            spacing=state.count - before.at,
-            scheduled=flat.tree(scheduled),
-            dropped=flat.tree(dropped),
-            grown=flat.tree(grown),
-            unscored=flat.tree(unscored),
-        )
-
-    fired = True if rule.when is None else schedule_lookup.fired(topology, state)
-    return schedule_lookup.branch(fired, chose, lambda: before)
