@@ -21,7 +21,13 @@ PAPER = re.compile(r"arXiv (\d{4}\.\d{5})")
 _WORDS = {"integer": "integer", "number": "number", "string": "string", "boolean": "true or false"}
 _ALLOCATION, _STRUCTURE = (schema.choice_of(x) for x in (str | Allocator, Structure))
 # What only the user knows, as an example shows it where a method has no default for it.
-_YOURS = {"sparsity": 0.9, "backward_sparsity": 0.8, "every": 100, "lift": "50%"}
+_YOURS = {
+    "sparsity": 0.9,
+    "backward_sparsity": 0.8,
+    "every": 100,
+    "lift": "50%",
+    "exchanged": 600,
+}
 _METHODS = json_schema.of_choice(METHOD)["anyOf"]
 _SHARED = {"allocation": _ALLOCATION, "structure": _STRUCTURE}
 
