@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # for editors; at run time the marks are what counts
     from dst.models.residual_mlp import ResidualMLP as ResidualMLP
     from dst.models.resnet import ResNet20 as ResNet20
     from dst.models.resnet import ResNet50 as ResNet50
+    from dst.models.slicegpt import sliced as sliced
+    from dst.models.smaller_decoder import smaller as smaller
     from dst.models.wide_resnet import WideResNet as WideResNet
 
 REGISTRY = Registry("model", "dst.models")
@@ -51,6 +53,8 @@ _OTHERS = {
     "load": "pretrained",
     "recalibrate": "batchnorm",
     "save": "pretrained",
+    "sliced": "slicegpt",
+    "smaller": "smaller_decoder",
     "tokenizer": "pretrained",
 }
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 from dst.core import checks
 from dst.io.checkpoints import Tensor
+from dst.models.biases import add_biases
 from dst.models.decoder import ACTIVATIONS, Decoder
 from dst.models.pretrained.entries import Entries
 from dst.models.pretrained.family import Family
@@ -26,10 +27,14 @@ _NAMES = {
     f"{_BLOCK}.self_attn.v_proj.weight": "blocks/{layer}/attention/value/kernel",
     f"{_BLOCK}.self_attn.v_proj.bias": "blocks/{layer}/attention/value/bias",
     f"{_BLOCK}.self_attn.o_proj.weight": "blocks/{layer}/attention/output/kernel",
+    f"{_BLOCK}.self_attn.o_proj.bias": "blocks/{layer}/attention/output/bias",
     f"{_BLOCK}.post_attention_layernorm.weight": "blocks/{layer}/feed_forward_norm/scale",
     f"{_BLOCK}.mlp.gate_proj.weight": "blocks/{layer}/feed_forward/gate/kernel",
+    f"{_BLOCK}.mlp.gate_proj.bias": "blocks/{layer}/feed_forward/gate/bias",
     f"{_BLOCK}.mlp.up_proj.weight": "blocks/{layer}/feed_forward/up/kernel",
+    f"{_BLOCK}.mlp.up_proj.bias": "blocks/{layer}/feed_forward/up/bias",
     f"{_BLOCK}.mlp.down_proj.weight": "blocks/{layer}/feed_forward/down/kernel",
+    f"{_BLOCK}.mlp.down_proj.bias": "blocks/{layer}/feed_forward/down/bias",
     "model.norm.weight": "final_norm/scale",
     _HEAD: "unembedding/kernel",
 }
@@ -37,8 +42,6 @@ _NAMES = {
 
 def _build(entries: Entries, tensors: Mapping[str, Tensor], scan: bool) -> nnx.Module:
     entries.demand("hidden_act", *ACTIVATIONS)
-    entries.demand("attention_bias", False)
-    entries.demand("mlp_bias", False)
     context = entries.integer("max_position_embeddings")
     window = entries.entries.get("sliding_window")
     if window is not None and window < context and entries.flag("use_sliding_window", True):
@@ -50,7 +53,7 @@ def _build(entries: Entries, tensors: Mapping[str, Tensor], scan: bool) -> nnx.M
     size = entries.integer("head_dim", width // heads)
     rope = _rope(entries)
     base = rope.number("rope_theta", 10_000.0)
-    return Decoder(
+    model = Decoder(
         (context,),
         entries.integer("vocab_size"),
         width=width,
@@ -68,6 +71,12 @@ def _build(entries: Entries, tensors: Mapping[str, Tensor], scan: bool) -> nnx.M
         scan=scan,
         rngs=nnx.Rngs(0),
     )
+    add_biases(
+        model,
+        attention=entries.flag("attention_bias", False),
+        feed_forward=entries.flag("mlp_bias", False),
+    )
+    return model
 
 
 def _rope(entries: Entries) -> Entries:
@@ -106,7 +115,8 @@ def _describe(model: Decoder) -> dict[str, Any]:
             "config.json has no entry for rotary_factors of one's own: only models that were "
             "loaded with them can be saved."
         )
-    bias = attention.query.bias is not None
+    everywhere = attention.output.bias is not None
+    bias = attention.query.bias is not None and not everywhere
     return {
         "model_type": "qwen2" if bias else "llama",
         "architectures": ["Qwen2ForCausalLM" if bias else "LlamaForCausalLM"],
@@ -122,6 +132,8 @@ def _describe(model: Decoder) -> dict[str, Any]:
         "rms_norm_eps": model.epsilon,
         "hidden_act": _activation(block.feed_forward.activation),
         "tie_word_embeddings": model.unembedding is None,
+        "attention_bias": everywhere,
+        "mlp_bias": block.feed_forward.down.bias is not None,
     }
 
 

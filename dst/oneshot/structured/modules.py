@@ -35,8 +35,8 @@ def remove(
 ) -> tuple[Model, Removal]:
     """:func:`dst.remove` of an NNX model: a smaller model of the same classes.
 
-    Under ``FLAP``, linear layers and convolutions that read units get a bias where they have none.
-    Masks that the model carries are not in the smaller one.
+    Under ``FLAP`` and without ``groups``, linear layers and convolutions that read units get a bias
+    where they have none. Masks that the model carries are not in the smaller one.
 
     Args:
       model: an NNX module that computes its sizes from arrays; not changed.
@@ -85,10 +85,11 @@ def remove(
     params, run, merged = parts()
     if groups is None and data:
         groups = channel_groups(run, params, data[0])
-    if getattr(score, "compensate", False) and groups is not None:
-        chosen = shares(fraction, groups)
-        add_biases(model, Groups({x.name: x for x in groups if chosen[x.name]}))
-        params, run, merged = parts()
+        if getattr(score, "compensate", False):
+            chosen = shares(fraction, groups)
+            add_biases(model, Groups({x.name: x for x in groups if chosen[x.name]}))
+            params, run, merged = parts()
+            groups = channel_groups(run, params, data[0])  # what reads may compute units, too
     if loss is not None:
         options["loss"] = lambda params, batch: loss(merged(params), batch)
     new, removal = remove_units(

@@ -25,7 +25,7 @@ from dst.oneshot.structured.units import (
     parts_of,
     reads_of,
 )
-from dst.rules.schedule import exact
+from dst.rules.allocation import zeros
 
 _MAGNITUDE = Magnitude()
 
@@ -106,7 +106,7 @@ def remove(
 def best(group: Group, scores: np.ndarray, fraction: float) -> np.ndarray:
     """bool ``[units]``: the units of highest score, equally many of each run; ties to the first."""
     units = group.units // group.runs
-    count = units - int(exact(fraction) * units)
+    count = units - zeros(units, fraction)
     order = np.argsort(-scores.reshape(group.runs, units), axis=1, kind="stable")
     kept = np.zeros((group.runs, units), bool)
     np.put_along_axis(kept, order[:, :count], True, axis=1)

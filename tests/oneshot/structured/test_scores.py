@@ -39,7 +39,10 @@ def hidden(x):
 
 
 def test_magnitudes_are_sums_over_columns_and_rows():
-    found = dst.remove(CHAIN, 0.5, groups=dst.channel_groups(chain, CHAIN, BATCHES[0]))[1].scores
+    removal = dst.remove(CHAIN, 0.5, groups=dst.channel_groups(chain, CHAIN, BATCHES[0]))[1]
+    found = removal.scores
+    for name, kept in removal.kept.items():
+        assert found[name][kept].min() > found[name][~kept].max()
     columns = (CHAIN["layer0"]["kernel"] ** 2).sum(0) + (CHAIN["layer1"]["kernel"] ** 2).sum(1)
     np.testing.assert_allclose(found["layer0/kernel"], columns, rtol=1e-5)
 
@@ -142,14 +145,21 @@ def test_flap_of_a_matrix_without_bias_says_what_to_do():
 
 
 def test_flax_layers_get_the_bias_that_flap_needs():
+    """The second layer reads units and computes others: its bias shrinks with its columns."""
     rngs = nnx.Rngs(0)
-    first, last = (nnx.Linear(*s, use_bias=False, rngs=rngs) for s in ((5, 8), (8, 3)))
-    model = nnx.Sequential(first, nnx.sigmoid, last)
+    sizes = ((5, 8), (8, 6), (6, 3))
+    first, second, last = (nnx.Linear(*s, use_bias=False, rngs=rngs) for s in sizes)
+    model = nnx.Sequential(first, nnx.sigmoid, second, nnx.sigmoid, last)
     smaller, removal = dst.nnx.remove(model, 0.5, score=FLAP(), batches=BATCHES)
     assert smaller.layers[0].bias is None and model.layers[2].bias is None
     x = np.concatenate(BATCHES)
-    middle = 1 / (1 + np.exp(-(x @ np.asarray(first.kernel[...]))))
-    gone = ~removal.kept["layers/0/kernel"]
-    expected = middle.mean(0)[gone] @ np.asarray(last.kernel[...])[gone]
-    np.testing.assert_allclose(smaller.layers[2].bias[...], expected, rtol=1e-4, atol=1e-5)
+    w = [np.asarray(layer.kernel[...]) for layer in (first, second, last)]
+    one = 1 / (1 + np.exp(-(x @ w[0])))
+    two = 1 / (1 + np.exp(-(one @ w[1])))
+    gone, later = (~removal.kept[f"layers/{i}/kernel"] for i in (0, 2))
+    for layer, expected in (
+        (smaller.layers[2], (one.mean(0)[gone] @ w[1][gone])[~later]),
+        (smaller.layers[4], two.mean(0)[later] @ w[2][later]),
+    ):
+        np.testing.assert_allclose(layer.bias[...], expected, rtol=1e-4, atol=1e-5)
     assert smaller(x).shape == (18, 3)
