@@ -46,7 +46,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("length", choices=("short", "long"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help="rows to train; no table is written")
+    parser.add_argument("--rows", nargs="+", choices=["dense", *METHODS], help="of the table")
+    parser.add_argument("--train-only", action="store_true", help="write no table")
     parser.add_argument("--dir", type=Path, default=Path("runs/smupar_stdlib"))
     options = parser.parse_args()
     if options.seeds < 2:
@@ -55,12 +56,12 @@ def main() -> None:
     # Seeds are data of a compiled program: it is compiled once for all of them.
     jax.config.update("jax_compilation_cache_dir", str(options.dir.absolute() / "compiled"))
     seeds = range(options.seeds)
-    rows = []
-    if not options.only or "dense" in options.only:
+    rows, wanted = [], options.rows or ["dense", *METHODS]
+    if "dense" in wanted:
         dense = bits("dense", ["method.name=dense"], seeds, file, where)
         rows.append(["dense", *[dense] * len(SCALES)])
     for name, method in METHODS.items():
-        if options.only and name not in options.only:
+        if name not in wanted:
             continue
         cells = []
         for scale in SCALES:
@@ -72,7 +73,7 @@ def main() -> None:
         rows.append([name, *cells])
     text = markdown.table([f"{SPARSITY:.0%} sparsity", "as it is", "scale smupar"], rows)
     print(text)
-    if not options.only:
+    if not options.train_only:
         markdown.write_between(HERE / "README.md", options.length, text)
 
 
