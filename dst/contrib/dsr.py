@@ -45,8 +45,7 @@ class DSR:
       Dynamic Sparse Reparameterization" (arXiv 1902.05967).
 
     Checked against: a description of the authors' code (IntelAI/dynamic-reparameterization), which
-    is not public any more; its numbers by hand and a twin in plain loops,
-    tests/methods/test_dsr.py.
+    was not read itself; its numbers by hand and a twin in plain loops, tests/methods/test_dsr.py.
     Differs from that code: rounding leaves its rest to the first layers, there to a random one; H
     changes at the update after a topology step; grown weights lose stale optimizer state.
     """
