@@ -48,7 +48,7 @@ def likelihoods(
       >>> from dst.models import Decoder
       >>> model = Decoder((8,), 256, width=8, layers=1, heads=2, hidden=8, rngs=nnx.Rngs(0))
       >>> found = likelihoods(model, [([1, 2], [x]) for x in range(256)])
-      >>> round(sum(np.exp(x) for x, _ in found), 4), sum(greedy for _, greedy in found)
+      >>> round(float(sum(np.exp(x) for x, _ in found)), 4), sum(greedy for _, greedy in found)
       (1.0, 1)
 
     Checked against: the logits of whole sequences in NumPy, tests/eval/test_likelihood.py.

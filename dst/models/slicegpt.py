@@ -61,7 +61,7 @@ def sliced(
     References: Ashkboos et al. 2024, "SliceGPT: compress large language models by deleting rows and
     columns" (arXiv 2401.15024).
     Checked against: logits before and after the rotation, and slices by random rotations,
-    tests/models/test_slicegpt.py; microsoft/TransformerCompression, src/slicegpt/rotate.py.
+    tests/models/test_slicegpt.py.
     Differs from the paper: one rotation serves all blocks, so the result is an ordinary decoder;
     the paper has one per block, and extra matrices between them. Components are those of the
     unsliced streams.

@@ -46,7 +46,7 @@ class ECoFLaP:
       ValueError: a margin too small for blocks of so few weights; a loss that is not finite.
 
     Example:
-      >>> dst.ECoFLaP().sparsities({"a": 1, "b": 3, "c": 6}, dict.fromkeys("abc", 1000), 0.5)
+      >>> ECoFLaP().sparsities({"a": 1, "b": 3, "c": 6}, dict.fromkeys("abc", 1000), 0.5)
       {'a': Fraction(57, 100), 'b': Fraction(51, 100), 'c': Fraction(21, 50)}
 
     References: Sung et al. 2024, "ECoFLaP: efficient coarse-to-fine layer-wise pruning for

@@ -63,7 +63,7 @@ class EvoPress:
 
     Example:
       >>> fitness = lambda levels, batches: (levels[0] - 2) ** 2 + levels[1] ** 2
-      >>> dst.EvoPress(20).search(fitness, [-3] * 3, [3] * 3, batches=1)[-1].levels
+      >>> EvoPress(20).search(fitness, [-3] * 3, [3] * 3, batches=1)[-1].levels
       (2, 0, -2)
 
     References: Sieberling et al. 2025, "EvoPress: accurate dynamic model compression via

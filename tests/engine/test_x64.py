@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,21 +18,22 @@ STEPS, LENGTH = 20, 40
 
 
 def trained(method, dtype):
-    """Parameters and states of the README's loop, whose steps ask the schedule."""
+    """Parameters and states of the README's loop, whose steps ask the schedule where they can."""
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), initial_params())
     x = jnp.asarray(X, dtype)
     tx = dst.sparsify(optax.adamw(1e-2), EVERYTHING[method].method(LENGTH), steps=LENGTH)
     first = state = tx.init(params)
     params = dst.apply_masks(params, state)
 
-    @jax.jit
-    def step(params, state):
-        grads = jax.grad(lambda p: error(forward(p, x)))(params)
-        updates, state = tx.update(grads, state, params)
+    @partial(jax.jit, static_argnums=2)
+    def step(params, state, topology):
+        find = tx.topology_gradients if topology else lambda f, p: jax.grad(f)(p)
+        grads = find(lambda p: error(forward(p, x)), params)
+        updates, state = tx.update(grads, state, params, topology=topology)
         return optax.apply_updates(params, updates), state
 
-    for _ in range(STEPS):
-        params, state = step(params, state)
+    for count in range(STEPS):
+        params, state = step(params, state, None if tx.derivative is None else tx.fires(count))
     return params, first, state
 
 

@@ -149,4 +149,4 @@ def test_gates_multiply_components_and_zeros_lower_the_rank():
     assert (np.asarray(merged.kernel.get_value())[~np.asarray(mask)] == 0).all()
     np.testing.assert_allclose(merged(X), changed(X), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="gate: expected a change that is added"):
-        dst.nnx.SparseLoRA(layer, mask, kind="scale", gate=True, rngs=nnx.Rngs(1))
+        dst.nnx.SparseLoRA(layer, mask, kind="scale", rank=3, gate=True, rngs=nnx.Rngs(1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,16 +87,16 @@ def test_cost_and_file_are_those_of_the_new_width(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("slice", "arguments", "words"),
     [
-        ((1.0, [TOKENS]), r"fraction must be a number in \[0, 1\)"),
-        ((0.95, [TOKENS]), "at least one of 12 channels to be left"),
-        ((0.5, []), "finite streams, got no batches"),
+        (sliced, (1.0, [TOKENS]), r"fraction must be a number in \[0, 1\)"),
+        (partial(sliced, multiple=8), (0.5, [TOKENS]), "at least one of 12 channels to be left"),
+        (sliced, (0.5, []), "finite streams, got no batches"),
     ],
 )
-def test_what_cannot_be_done_says_so(arguments, words):
+def test_what_cannot_be_done_says_so(slice, arguments, words):
     with pytest.raises(ValueError, match=words):
-        sliced(decoder(), *arguments)
+        slice(decoder(), *arguments)
 
 
 def test_other_models_are_refused():

@@ -17,12 +17,12 @@ def two(items: int = 200, seed: int = 0, normalize: str = "nothing") -> Multiple
     Example:
       >>> item = two(1, seed=0).items[0]
       >>> print(item.prompt)
-      39 + 67 = 106
-      22 + 61 = 83
-      99 + 19 = 118
-      33 + 56 =
+      52 + 33 = 85
+      80 + 69 = 149
+      90 + 82 = 172
+      76 + 72 =
       >>> item.choices, item.answer
-      ((' 89', ' 88', ' 91', ' 90'), 0)
+      ((' 148', ' 138', ' 128', ' 118'), 0)
 
     Checked against: Python's own arithmetic, tests/eval/tasks/test_made.py.
     """

@@ -28,7 +28,7 @@ def find(name: str, items: int | None = None, seed: int = 0, normalize: str = "n
 
     Example:
       >>> find("arithmetic-2", items=4).items[0].choices
-      (' 89', ' 88', ' 91', ' 90')
+      (' 148', ' 138', ' 128', ' 118')
     """
     if Path(name).suffix == ".jsonl":
         return read(name, normalize)

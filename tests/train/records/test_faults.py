@@ -378,7 +378,7 @@ def test_what_changes_no_mathematics_may_change(finished, tmp_path):
 
 # The fault table. Each run is one that users start; everything happens to it for real.
 
-# Long enough that a signal meets a run that trains, on a busy machine, too: steps take milliseconds.
+# Long enough that a signal meets a run that trains, on a busy machine, too.
 LAST = 1200
 OFTEN = [f"train.steps={LAST}", "train.checkpoint_every=20", "train.eval_every=100"]
 OFTEN += ["model.hidden=[400, 400]"]
