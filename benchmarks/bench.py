@@ -28,7 +28,7 @@ from timing import heading, interleaved, ratio, show
 import dst
 from dst.train import data, optimizer, setup, state, step
 from dst.train.config import run as config
-from dst.train.data import augment, stream, tfds
+from dst.train.data import augment, examples, stream
 from dst.train.distributed import mesh
 from dst.train.objectives.classification import Classification
 from dst.train.records import checkpoint
@@ -291,8 +291,8 @@ def cifar_shaped() -> tuple[stream.Batches, Loop]:
     """ResNet-20 on random images of CIFAR's shape, augmented, 32 at a time: for CPUs."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4096, 32, 32, 3), np.uint8)
-    split = tfds.Examples(
-        tfds.Arrays(images, np.arange(4096, dtype=np.int32) % 10),
+    split = examples.Examples(
+        examples.Arrays(images, np.arange(4096, dtype=np.int32) % 10),
         augment.AUGMENTATIONS["cifar"],
         np.full(3, 120.0),
         np.full(3, 60.0),
@@ -333,7 +333,7 @@ def bench_memory() -> list[tuple[str, str, str]]:
 
 
 def main() -> None:
-    """Prints one table."""
+    """Prints one table, part by part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=60, help="interleaved rounds per figure")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no 2^24")
@@ -341,17 +341,18 @@ def main() -> None:
     rounds = 10 if options.quick else options.rounds
     exponents = [16, 20] if options.quick else [16, 20, 24]
     print(heading(rounds))
-    rows = (
-        bench_steps(rounds)
-        + bench_methods(rounds)
-        + bench_decoder(rounds)
-        + bench_pruning()
-        + bench_checkpoints(max(rounds // 3, 5))
-        + bench_input(rounds)
-        + bench_memory()
-        + bench_selection(rounds, exponents)
-    )
-    show(rows)
+    parts: list[Callable[[], list[tuple[str, str, str]]]] = [
+        partial(bench_steps, rounds),
+        partial(bench_methods, rounds),
+        partial(bench_decoder, rounds),
+        bench_pruning,
+        partial(bench_checkpoints, max(rounds // 3, 5)),
+        partial(bench_input, rounds),
+        bench_memory,
+        partial(bench_selection, rounds, exponents),
+    ]
+    for part in parts:  # shown as they come: a measurement that is stopped loses one part
+        show(part())
 
 
 if __name__ == "__main__":

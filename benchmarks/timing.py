@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 _IDLE = 0.1  # of the processors' time
+_WIDTH = 58  # of names, so that tables below each other have the same columns
 
 
 def interleaved(
@@ -65,6 +66,6 @@ def heading(rounds: int) -> str:
 
 def show(rows: Sequence[tuple[str, str, str]]) -> None:
     """Prints one table of rows: what, how much, the goal."""
-    width = max(len(name) for name, _, _ in rows)
+    width = max(_WIDTH, *(len(name) for name, _, _ in rows))
     for name, value, goal in rows:
         print(f"{name:<{width}}  {value:>18}  {goal and '(goal: ' + goal + ')'}", flush=True)

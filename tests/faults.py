@@ -190,15 +190,30 @@ def remount(path: Path, options: str) -> None:
 
 
 def dst(*arguments: object, output: int = subprocess.PIPE, **environment: str) -> subprocess.Popen:
-    """The command line in a process of its own, on one device."""
+    """The command line in a process of its own, on one device, which hears all of SIGNALS."""
     command = [sys.executable, "-W", "error", "-m", "dst.cli", *map(str, arguments)]
-    return subprocess.Popen(
-        command,
-        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment},
-        stdout=output,
-        stderr=output,
-        text=True,
-    )
+    with heard():
+        return subprocess.Popen(
+            command,
+            env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment},
+            stdout=output,
+            stderr=output,
+            text=True,
+        )
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """New processes do not inherit that signals are ignored, as a shell does to what it starts in
+    the background."""
+    ignored = [n for n in SIGNALS if signal.getsignal(n) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str, str]:

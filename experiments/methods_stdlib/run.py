@@ -24,7 +24,7 @@ from dst.train.config import run as config
 
 HERE = Path(__file__).parent
 SPARSITY = 0.8
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 VALIDATION, TUNING_SEED = 0.05, 1000  # a seed that no reported run has
 EVERY = {"every": "5%", "start": "10%"}  # the papers' 100 steps are too few topology steps
 S = SPARSITY

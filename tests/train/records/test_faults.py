@@ -401,6 +401,18 @@ def finishes_like(whole, run):
     assert_same(states_in(run)[LAST], states_in(whole)[LAST])
 
 
+def test_processes_of_tests_hear_signals_that_the_tests_ignore():
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with faults.heard():
+            answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert answer.stdout.split() == ["False"]
+
+
 @pytest.mark.evidence
 @pytest.mark.parametrize("number", faults.SIGNALS, ids=lambda n: n.name)
 def test_evidence_signals(number, whole, tmp_path):
