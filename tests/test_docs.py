@@ -168,12 +168,12 @@ def test_every_method_has_a_page_with_its_formula_its_keys_and_its_source():
 
 def test_methods_that_were_measured_show_their_rows():
     page = generate.method("rigl")
-    assert "](../experiments/methods_digits.md)" in page
-    table = (ROOT / "experiments/methods_digits/README.md").read_text()
+    assert "](../experiments/methods_mnist5k.md)" in page
+    table = (ROOT / "experiments/methods_mnist5k/README.md").read_text()
     rows = re.findall(r"^\| RigL(?:,.*?)? \|.*$", table, re.MULTILINE)
     assert len(rows) > 1 and all(row in page for row in rows)
-    others = re.findall(r"^\| RigL-ITOP \|.*$", table, re.MULTILINE)
-    assert others and others[0] not in page and others[0] in generate.method("rigl-itop")
+    others = re.findall(r"^\| SET \|.*$", table, re.MULTILINE)
+    assert others and others[0] not in page and others[0] in generate.method("set")
 
 
 def keys_of(found):
