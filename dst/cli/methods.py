@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Annotated, Any
 
 import typer
@@ -33,13 +34,28 @@ def methods(name: Name = None) -> int:
 
 
 def _listed(known: dict[str, Any]) -> str:
-    """One line per method: its name in configs, its name in Python, what it does."""
-    rows = [
-        (name, f"dst.{method.__name__}", " ".join(_summary(method).split()))
-        for name, method in known.items()
-    ]
-    first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
-    return "\n".join(f"{a:{first}}  {b:{second}}  {c}" for a, b, c in rows)
+    """By kind, two lines per method: its names and what it does; the evidence."""
+    from dst.methods import KINDS, REGISTRY
+
+    first = max(map(len, known))
+    second = max(len(f"dst.{method.__name__}") for method in known.values())
+    groups: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for name, method in known.items():
+        python = f"dst.{method.__name__}"
+        groups[REGISTRY[name].facts["kind"]].append(
+            f"  {name:{first}}  {python:{second}}  {' '.join(_summary(method).split())}\n"
+            f"  {'':{first}}  {_evidence(method)}"
+        )
+    return "\n\n".join("\n".join([kind, *lines]) for kind, lines in groups.items())
+
+
+def _evidence(method: Any) -> str:
+    """What the method was checked against first, and the file of tests: out of its docstring."""
+    text = " ".join((inspect.getdoc(method) or "").split())
+    against = text.partition("Checked against: ")[2]
+    first = re.split(r"[;,.:] | \(", against, maxsplit=1)[0].rstrip(".")
+    (file, *_) = re.findall(r"tests/[\w/]+\.py", against)
+    return f"checked against {first}; {file}"
 
 
 def _settings(method: Any) -> str:

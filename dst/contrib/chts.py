@@ -17,7 +17,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "CHTs changes topology every 100 steps in Transformers, once per epoch in MLPs."
 
 
-@named("chts", kind="exchange")
+@named("chts", kind="drop and grow")
 @method
 class CHTs:
     """Samples what stays by ``|w|``, and what grows by how well the graph predicts a connection.

@@ -16,7 +16,7 @@ from dst.rules.thresholds import above_threshold, by_survivors
 _HINT = "DSR changes topology every 1000 to 8000 steps on ImageNet, until epoch 95 of 100."
 
 
-@named("dsr")
+@named("dsr", kind="drop and grow")
 @method
 class DSR:
     """Drops the weights below a threshold H and grows as many at random, where layers kept most.

@@ -15,7 +15,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "AC/DC alternates every 5 of 100 epochs, from epoch 10 to the last compression at 85."
 
 
-@named("ac-dc", trained_with="momentum")
+@named("ac-dc", kind="prune and grow", trained_with="momentum")
 @method
 class ACDC:
     """Compresses to the weights of largest magnitude, decompresses to all, and ends sparse.

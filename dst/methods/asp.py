@@ -7,7 +7,7 @@ from dst.rules.rule import HowMany, Rule, Start
 from dst.rules.structure import NM
 
 
-@named("asp")
+@named("asp", kind="fixed masks")
 @method
 class ASP:
     """Keeps the ``n`` largest of every ``m`` consecutive weights along the input axis, once.

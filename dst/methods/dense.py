@@ -6,12 +6,13 @@ from dst.rules.method import method, named
 from dst.rules.rule import Rule
 
 
-@named("dense")
+@named("dense", kind="fixed masks")
 @method
 class Dense:
     """No mask, no topology: the wrapped optimizer, unchanged.
 
-    Checked against: the bare optimizer, bit for bit without jit.
+    Checked against: the bare optimizer, bit for bit without jit;
+    tests/methods/test_methods.py::test_a_dense_method_is_the_bare_optimizer.
     """
 
     def rule(self, steps: int | None = None) -> Rule:

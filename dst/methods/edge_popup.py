@@ -17,7 +17,7 @@ from dst.rules.method import method, named
 from dst.rules.structure import Structure, Unstructured
 
 
-@named("edge-popup")
+@named("edge-popup", kind="latent weights")
 @method
 class EdgePopup:
     """Trains a score per weight and uses the weights of largest ``|score|``; weights stay fixed.

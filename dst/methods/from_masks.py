@@ -10,7 +10,7 @@ from dst.rules.rule import Rule, Start
 from dst.rules.schedule import Unresolved
 
 
-@named("from_masks")
+@named("from_masks", kind="fixed masks")
 @method
 class FromMasks:
     """Fixed masks: prune, hand the model over, fine-tune.
@@ -22,7 +22,8 @@ class FromMasks:
     Raises:
       ValueError: no masks, where nothing can supply them.
 
-    Checked against: the masks themselves; they are the specification.
+    Checked against: the masks themselves, which are the specification;
+    tests/methods/test_methods.py::test_initial_masks_stay_and_other_leaves_are_dense.
     """
 
     masks: Mapping[str, Any] | None = None

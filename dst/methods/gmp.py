@@ -16,7 +16,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "Gradual pruning starts after some training and ends well before its end."
 
 
-@named("gmp", kind="gradual")
+@named("gmp", kind="gradual pruning")
 @method
 class GMP:
     """Removes the smallest weights step by step until the sparsity is reached.

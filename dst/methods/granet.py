@@ -15,7 +15,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "GraNet prunes every 1000 steps (4000 on ImageNet) for the first part of training."
 
 
-@named("granet")
+@named("granet", kind="prune and grow")
 @method
 class GraNet:
     """Prunes by magnitude over all layers, then regrows by gradient, at each topology step.

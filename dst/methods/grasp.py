@@ -12,7 +12,7 @@ from dst.rules.scores import signed_saliency
 from dst.rules.structure import Structure, Unstructured
 
 
-@named("grasp")
+@named("grasp", kind="before training")
 @method
 class GraSP:
     """Removes the weights of largest ``-w (H g)``: without them the gradient stays largest.

@@ -15,7 +15,7 @@ from dst.rules.together import exchange_together
 _HINT = "GSE changes topology every 1000 steps during the first 120 of 200 epochs."
 
 
-@named("gse")
+@named("gse", kind="drop and grow")
 @method
 class GSE:
     """Drops the smallest weights and grows the largest gradients of a random subset.

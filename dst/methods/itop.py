@@ -16,7 +16,7 @@ SET_ITOP = {**_ITOP, "every": 1500, "decay": "cosine"}
 RIGL_ITOP = {**_ITOP, "every": 4000, "update_weights": True}
 
 
-@named("set-itop")
+@named("set-itop", kind="drop and grow")
 @preset(SET, SET_ITOP)
 def set_itop(sparsity: float, **changes: Any) -> SET:
     """SET with ITOP's settings: dT = 1500, drop fraction 0.5 to 0.005 over the whole run.
@@ -32,7 +32,7 @@ def set_itop(sparsity: float, **changes: Any) -> SET:
     return SET(sparsity=sparsity, **{**SET_ITOP, **changes})
 
 
-@named("rigl-itop")
+@named("rigl-itop", kind="drop and grow")
 @preset(RigL, RIGL_ITOP)
 def rigl_itop(sparsity: float, **changes: Any) -> RigL:
     """RigL with ITOP's settings: dT = 4000, drop fraction 0.5 to 0.005 over the whole run.

@@ -11,7 +11,7 @@ from dst.rules.method import named, preset
 JOURNEY = {"curve": "geometric", "compute": True, "start": "25%", "stop": "75%"}
 
 
-@named("journey")
+@named("journey", kind="gradual pruning")
 @preset(GMP, JOURNEY)
 def journey(sparsity: float, **changes: Any) -> GMP:
     """Pruning from 25 % to 75 % of the training *compute*, at a constant rate of the remaining
@@ -26,10 +26,11 @@ def journey(sparsity: float, **changes: Any) -> GMP:
       Jin et al. 2025, "The Journey Matters: Average Parameter Count over Pre-training Unifies
       Sparse and Dense Scaling Laws" (arXiv 2501.12486).
 
-    Checked against: the abstract (25 % and 75 %); tjingrant/sparse-llm-code at 78688d4,
-    MaxText/train.py (calculate_per_step_sparsity: a geometric curve); the model cards of
-    huggingface.co/tjingrant/sparsellm-1b-40p and -80p. Their mean densities, .7651 and .3984, are
-    those of a geometric ramp between their steps within .0015; a cubic one gives .7255 and .3605:
+    Checked against: tjingrant/sparse-llm-code at 78688d4, MaxText/train.py
+    (calculate_per_step_sparsity: a geometric curve); the abstract (25 % and 75 %); the model cards
+    of huggingface.co/tjingrant/sparsellm-1b-40p and -80p. Their mean densities, .7651 and .3984,
+    are those of a geometric ramp between their steps within .0015; a cubic one gives .7255 and
+    .3605:
     tests/methods/test_goldens.py::test_the_published_runs_of_sparsellm_pruned_at_a_constant_rate.
     tests/methods/test_random_cases.py::test_the_journey_over_all_layers_equals_its_authors_code.
     Differs from the code: every layer keeps the same share (``allocation="global"`` ranks all

@@ -16,7 +16,7 @@ from dst.rules.structure import NM
 _HINT = "Decay begins after some dense training and ends before the last phase, at a hard mask."
 
 
-@named("mask-decay")
+@named("mask-decay", kind="latent weights")
 @method
 class MaskDecay:
     """Dense weights outside the N:M mask count with a factor that goes from 1 to 0 (MdGf).

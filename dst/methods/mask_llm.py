@@ -19,7 +19,7 @@ from dst.rules.structure import NM
 _HINT = "The paper learns masks in 2000 steps, to the end of which weights are soft."
 
 
-@named("mask-llm")
+@named("mask-llm", kind="latent weights")
 @method
 class MaskLLM:
     """Trains logits of the candidate masks of every group of ``m`` inputs; weights stay fixed.

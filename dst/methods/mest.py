@@ -16,7 +16,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "MEST changes topology every 5 epochs: give every=<optimizer steps of 5 epochs>."
 
 
-@named("mest")
+@named("mest", kind="prune and grow")
 @method
 class MEST:
     """Drops by ``|w| + lambda |dL/dw|`` and grows at random, between two sparsities per stage.

@@ -16,7 +16,7 @@ MEST_RESNET = {
 }
 
 
-@named("mest-resnet")
+@named("mest-resnet", kind="prune and grow")
 @preset(MEST, MEST_RESNET)
 def mest_resnet(sparsity: float, **changes: Any) -> MEST:
     """MEST with its authors' profile of ResNet-32: the first convolution and the classifier stay

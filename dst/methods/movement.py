@@ -18,7 +18,7 @@ _HINT = "The authors prune between the end of the warm-up and the last tenth of 
 _STAGES = 100
 
 
-@named("movement")
+@named("movement", kind="latent weights")
 @method
 class Movement:
     """Trains a score S beside every weight and uses the weights of highest S in each layer.

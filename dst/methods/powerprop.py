@@ -16,7 +16,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "The authors' notebook prunes after training."
 
 
-@named("powerprop")
+@named("powerprop", kind="latent weights")
 @method
 class Powerprop:
     """Trains ``theta`` with ``w = theta |theta| ** (alpha - 1)``, then prunes the smallest once.

@@ -24,7 +24,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "RigL changes topology every 100 steps until 75 % of training (25k of 32k on ImageNet)."
 
 
-@named("rigl", kind="exchange")
+@named("rigl", kind="drop and grow")
 @method
 class RigL:
     """Drops the smallest weights, grows those with the largest gradient.

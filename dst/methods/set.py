@@ -15,7 +15,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "SET rewires at the end of every epoch: give every=<optimizer steps of one epoch>."
 
 
-@named("set", kind="exchange")
+@named("set", kind="drop and grow")
 @method
 class SET:
     """Sparse evolutionary training: drops the smallest weights and grows as many at random.
@@ -50,8 +50,9 @@ class SET:
       Mocanu et al. 2018, "Scalable training of artificial neural networks with adaptive sparse
       connectivity inspired by network science" (arXiv 1707.04780), algorithm 1.
 
-    Checked against: google-research/rigl at d39fc7d, rigl/sparse_optimizers_base.py; the signed
-    rule from the paper's description. The authors' code removes about one weight more per sign:
+    Checked against: google-research/rigl at d39fc7d, rigl/sparse_optimizers_base.py; a twin in
+    NumPy, tests/methods/test_twins.py; the signed rule from the paper's description. The authors'
+    code removes about one weight more per sign:
     dcmocanu/sparse-evolutionary-artificial-neural-networks at 62ac974,
     SET-MLP-Sparse-Python-Data-Structures/set_mlp_sparse_data_structures.py.
     Differs from that code: grown weights start at zero (as in its Keras version; the other draws

@@ -23,7 +23,7 @@ SMET = {
 }
 
 
-@named("smet")
+@named("smet", kind="drop and grow")
 @preset(SET, SMET)
 def smet(sparsity: float, **changes: Any) -> SET:
     """SET with SMET's settings: f from 0.2 to 0.005 over the run, dT = 100.
@@ -37,8 +37,8 @@ def smet(sparsity: float, **changes: Any) -> SET:
       SMET (arXiv 2606.00888), which names Adam's cold start as what destabilises sparse training
       of language models.
 
-    Checked against: the abstract; QiaoXiao7282/SMET at 6a94b79, sparselearning/core_dst.py and
-    optimizer_dst.py (moments, step counts, ramp), and scripts/train_script.sh at 3545b5f;
+    Checked against: QiaoXiao7282/SMET at 6a94b79, sparselearning/core_dst.py and optimizer_dst.py
+    (moments, step counts, ramp), and scripts/train_script.sh at 3545b5f; the paper's abstract;
     tests/methods/test_random_cases.py::test_smet_equals_its_authors_code.
     Differs from the code: the ramp scales updates (the code scales the stored first moment, which
     barely ramps), over 100 steps (the script has 10); the first update of a grown weight counts as

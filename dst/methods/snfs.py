@@ -16,7 +16,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "SNFS prunes and regrows at the end of every epoch: give every=<steps of one epoch>."
 
 
-@named("snfs", kind="exchange")
+@named("snfs", kind="drop and grow")
 @method
 class SNFS:
     """Sparse momentum: drops the smallest weights, grows where the momentum of the dense gradient

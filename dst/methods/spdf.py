@@ -13,7 +13,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "SPDF lifts its masks where fine-tuning begins, which only you know."
 
 
-@named("spdf")
+@named("spdf", kind="fixed masks")
 @method
 class SPDF:
     """A random mask that never changes until ``lift``; from then on every weight is active.
@@ -37,9 +37,10 @@ class SPDF:
       Thangarasa et al. 2023, "SPDF: Sparse Pre-training and Dense Fine-tuning for Large Language
       Models" (arXiv 2303.10464).
 
-    Checked against: the paper's abstract; Cerebras/modelzoo at f1fd1e0,
+    Checked against: Cerebras/modelzoo at f1fd1e0,
     src/cerebras/modelzoo/models/nlp/gpt3/configs/sparsity (what is sparse; the second phase is a
-    run of its own without masks); tests/methods/test_random_cases.py::test_spdf_equals_two_runs.
+    run of its own without masks); the paper's abstract;
+    tests/methods/test_random_cases.py::test_spdf_equals_two_runs.
     Differs from the configs: both phases are one run, so the learning rate follows one schedule.
     """
 

@@ -13,7 +13,7 @@ from dst.rules.method import method, named
 from dst.rules.structure import NM
 
 
-@named("sr-ste")
+@named("sr-ste", kind="latent weights")
 @method
 class SRSTE:
     """Uses the ``n`` largest of every ``m`` dense weights; the gradient goes to all of them.

@@ -17,7 +17,7 @@ from dst.rules.structure import ConstantFanIn
 _HINT = "SRigL changes topology every 100 steps until 75 % of training."
 
 
-@named("srigl", kind="exchange")
+@named("srigl", kind="drop and grow")
 @method
 class SRigL:
     """RigL in which all active neurons of a layer have equally many inputs, and neurons with few

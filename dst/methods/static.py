@@ -9,7 +9,7 @@ from dst.rules.rule import HowMany, Rule
 from dst.rules.structure import Structure, Unstructured
 
 
-@named("static")
+@named("static", kind="before training")
 @method
 class Static:
     """Random pruning at initialisation, then training at a fixed mask.

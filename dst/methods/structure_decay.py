@@ -13,7 +13,7 @@ from dst.rules.structure import NM
 _HINT = "Decay begins after some dense training and ends before the last phase."
 
 
-@named("structure-decay")
+@named("structure-decay", kind="latent weights")
 @method
 class StructureDecay:
     """The pattern narrows from m-1 of m over halves down to n of m (SdGf).

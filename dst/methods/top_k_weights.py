@@ -15,7 +15,7 @@ _HINT = "The authors anneal the density over the first half of training."
 _STAGES = 100
 
 
-@named("top-k-weights")
+@named("top-k-weights", kind="latent weights")
 @method
 class TopKWeights:
     """After every step of the optimizer on all weights, only the k largest of a matrix stay.

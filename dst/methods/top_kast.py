@@ -17,7 +17,7 @@ from dst.rules.structure import Structure, Unstructured
 _HINT = "Top-KAST explores throughout; explore_until=X ends it."
 
 
-@named("top-kast")
+@named("top-kast", kind="latent weights")
 @method
 class TopKAST:
     """Uses the largest weights A, trains the larger set B around them, leaves the rest alone.

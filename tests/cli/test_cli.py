@@ -19,7 +19,7 @@ from dst import cli
 from dst.cli import exits
 from dst.cli.app import app
 from dst.core import extras
-from dst.methods import METHODS, PRESETS
+from dst.methods import KINDS, METHODS, PRESETS, REGISTRY
 from tests.training import ROOT, write_small
 
 HEAVY = ["flax", "orbax", "sklearn", "matplotlib", "wandb"]
@@ -314,13 +314,24 @@ def test_a_reader_that_stops_early_is_no_error(command):
     assert process.returncode == 1
 
 
-def test_methods_lists_every_method_with_its_class_and_one_line(capsys):
+def test_methods_lists_every_method_by_kind_with_its_line_and_its_evidence(capsys):
     assert cli.main(["methods"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [*METHODS, *PRESETS]
-    for line, method in zip(lines, [*METHODS.values(), *PRESETS.values()], strict=True):
-        assert line.split()[1] == f"dst.{method.__name__}"
-        assert line.split(maxsplit=2)[2] == " ".join(method.__doc__.partition("\n\n")[0].split())
+    kinds = [part.splitlines() for part in capsys.readouterr().out.split("\n\n")]
+    listed = {}
+    for kind, *lines in kinds:
+        for line, evidence in zip(lines[::2], lines[1::2], strict=True):
+            name, python, summary = line.split(maxsplit=2)
+            listed[name] = (kind, python, summary.strip(), evidence.strip())
+    assert tuple(kind for kind, *_ in kinds) == KINDS
+    assert listed.keys() == {*METHODS, *PRESETS}
+    for name, method in {**METHODS, **PRESETS}.items():
+        kind, python, summary, evidence = listed[name]
+        assert kind == REGISTRY[name].facts["kind"]
+        assert python == f"dst.{method.__name__}"
+        assert summary == " ".join(method.__doc__.partition("\n\n")[0].split())
+        against, file = evidence.removeprefix("checked against ").rsplit("; ", 1)
+        assert against in " ".join(method.__doc__.split())
+        assert (ROOT / file).is_file()
 
 
 def test_methods_describes_one_method_with_its_settings_and_its_paper(capsys):

@@ -21,9 +21,12 @@ from dst.methods import REGISTRY
 from dst.train.config import plain_data
 from dst.train.config.schema import Choice, Option
 
-EXCHANGE, GRADUAL, OTHER = "exchange", "gradual", "other"
-# Methods say by their mark which kind they are; the others are static, or go ways of their own.
-KINDS = {x.attribute: x.facts.get("kind", OTHER) for x in REGISTRY.values()}
+EXCHANGE, GRADUAL, OTHER = "drop and grow", "gradual pruning", "other"
+# By what methods say of themselves; other kinds are static, or go ways of their own.
+KINDS = {
+    x.attribute: kind if (kind := x.facts["kind"]) in (EXCHANGE, GRADUAL) else OTHER
+    for x in REGISTRY.values()
+}
 
 
 @dataclass(frozen=True)

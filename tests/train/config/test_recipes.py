@@ -153,7 +153,11 @@ def test_every_setting_has_a_source_and_every_recipe_a_name_in_configs():
     assert set(recipes.RECIPES) == set(get_args(named))
     for settings in recipes.RECIPES.values():
         for setting in settings:
-            assert setting.source and set(setting.kinds) <= {"exchange", "gradual", "other"}
+            assert setting.source and set(setting.kinds) <= {
+                recipes.EXCHANGE,
+                recipes.GRADUAL,
+                recipes.OTHER,
+            }
             section, key = setting.key.split(".")
             owners = {
                 "sparsify": [config.Sparsify],
