@@ -2,9 +2,10 @@
 
     python -m experiments.methods_stdlib.run
 
-For every method, learning rates are tried with one seed on a part of the training modules. The best
-one trains with other seeds and is evaluated once on the held-out modules. Every run is an ordinary
-run directory; finished runs are not repeated and interrupted ones are resumed.
+For every method, learning rates are tried with one seed on a part of the training modules: the
+three in the middle, and further ones while the best is at an end. It trains with other seeds and
+is evaluated once on the held-out modules. Every run is an ordinary run directory; finished runs are
+not repeated and interrupted ones are resumed.
 """
 
 from __future__ import annotations
@@ -72,16 +73,27 @@ def run(row: str, rate: float, seed: int, where: Path, changes: list[str]) -> di
     return loop.finish(settings, where / name)
 
 
+def best_rate(row: str, where: Path, changes: list[str]) -> tuple[float, dict[float, float]]:
+    """The best learning rate, which has tried neighbours; bits per byte by rate."""
+    asked, tried = list(RATES[1:-1]), {}
+    while asked:
+        rate = asked.pop()
+        tried[rate] = run(row, rate, TUNING_SEED, where, changes)["bits_per_byte"]
+        if not asked:
+            best = RATES.index(min(tried, key=lambda r: tried[r]))
+            asked = [r for r in RATES[max(best - 1, 0) : best + 2] if r not in tried]
+    return RATES[best], tried
+
+
 def cells(row: str, seeds: range, where: Path, changes: list[str]) -> list[str]:
     """Rate, bits per byte with their standard error, lead over rates, cost and explored share."""
-    more = [f"data.validation={VALIDATION}", *changes]
-    tried = {r: run(row, r, TUNING_SEED, where, more)["bits_per_byte"] for r in RATES}
-    rate = min(tried, key=lambda r: tried[r])
+    rate, tried = best_rate(row, where, [f"data.validation={VALIDATION}", *changes])
     found = [run(row, rate, seed, where, changes) for seed in seeds]
     bits = spread(x["bits_per_byte"] for x in found).words(3)
     cost = statistics.mean(x["training_cost"] for x in found)
+    shown = [f"{tried[r]:.3f}" if r in tried else "" for r in RATES]
     explored = "" if row == "dense" else f"{statistics.mean(x['explored'] for x in found):.2f}"
-    return [row, bits, f"{rate:g}", *(f"{x:.3f}" for x in tried.values()), f"{cost:.3f}", explored]
+    return [row, bits, f"{rate:g}", *shown, f"{cost:.3f}", explored]
 
 
 def main() -> None:
