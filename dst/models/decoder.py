@@ -109,7 +109,9 @@ class Decoder(nnx.Module):
         self.embedding = nnx.Embed(
             classes,
             width,
-            embedding_init=normal(0.02),
+            # As large as the output of a projection, and logits of variance 1: blocks must not hide
+            # the token from those after them.
+            embedding_init=normal(width**-0.5),
             embedding_metadata=axis_names("vocab", "embed"),
             rngs=rngs,
         )
