@@ -55,7 +55,7 @@ def cett(
       0.6
 
     References: Luo et al. 2024, "Sparsing law: towards large language models with greater
-    activation sparsity" (arXiv 2411.02335), section 2.2.
+    activation sparsity" (arXiv 2411.02335).
     Checked against: a table worked out in NumPy, tests/activations/test_cett.py::
     test_the_error_is_that_of_the_table.
     """
@@ -128,7 +128,7 @@ class CETT:
       >>> bool((found["down"] > 0.2).all())
       True
 
-    References: Luo et al. 2024 (arXiv 2411.02335), section 2.2.
+    References: Luo et al. 2024 (arXiv 2411.02335).
     Checked against: thunlp/SparsingLaw at 0f023d7f, src/model_utils.py
     (calc_thresholds_given_cett), by a search over all thresholds in NumPy:
     tests/activations/test_cett.py::test_thresholds_are_the_largest_within_the_error.
@@ -171,7 +171,7 @@ class PPL:
       >>> bool((found["down"] > 0).all())
       True
 
-    References: Luo et al. 2024 (arXiv 2411.02335), section 2.2.
+    References: Luo et al. 2024 (arXiv 2411.02335).
     Checked against: thunlp/SparsingLaw at 0f023d7f, src/calc_activation.py
     (calc_cett_for_target_ppl_ratio), by the definition:
     tests/activations/test_cett.py::test_perplexity_stays_within_the_percentage.

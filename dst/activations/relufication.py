@@ -63,7 +63,7 @@ class Relufication:
       True
 
     References: Mirzadeh et al. 2023, "ReLU strikes back: exploiting activation sparsity in large
-    language models" (arXiv 2310.04564), sections 4 and 5.3.
+    language models" (arXiv 2310.04564).
     Checked against: NumPy, tests/activations/test_methods.py::
     test_relufied_models_compute_what_numpy_says. The paper has no code.
     """

@@ -115,7 +115,7 @@ def percentages(model: Any, batches: Iterable[ArrayLike]) -> np.ndarray:
       >>> bool((abs(percentages(model, [jnp.arange(16).reshape(2, 8)]) - 50) < 15).all())
       True
 
-    References: Li et al. 2023 (arXiv 2210.06313), section 2.
+    References: Li et al. 2023 (arXiv 2210.06313).
     Checked against: NumPy's count, tests/activations/test_apply.py::
     test_measured_zeros_are_those_that_numpy_counts.
     """

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dst.cli.progress import line
+from dst.core import checks
 from dst.core.text import aligned, shown
 
 if TYPE_CHECKING:
@@ -20,11 +21,15 @@ def chosen(names: str | None, items: int | None, seed: int, normalize: str) -> l
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: an unknown task, one that is named twice, or an ill-formed file.
+      ValueError: an unknown task, one that is named twice, or an ill-formed file; a negative seed;
+        ``--items`` without tasks.
     """
     from dst.eval import tasks
 
+    checks.integer("seed", seed, at_least=0)  # also of the bootstrap, which files need
     if names is None:
+        if items is not None:
+            raise ValueError("--items needs tasks that are made: --tasks recall.")
         return []
     found = [tasks.find(x.strip(), items, seed, normalize) for x in names.split(",")]
     known: set[str] = set()

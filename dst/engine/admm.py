@@ -91,7 +91,7 @@ def admm(
     Checked against: hyeondo-jang/prune_lora at 0118aa8, lib/optimizers.py (ADMM), code of one of
     its authors, by a twin in NumPy: tests/engine/test_admm.py.
     Differs from the code: its projection without importances and its constant penalty; counts are
-    exact; ``z`` and ``u`` are float32.
+    exact; ``z`` and ``u`` are float32. The code renews them after the first update, too.
     """
     checks.above_zero("penalty of admm", penalty)
     checks.integer("every of admm", every, at_least=1)

@@ -37,11 +37,11 @@ def soft_threshold(
     Args:
       inner: an Optax optimizer.
       amount: >= 0, or a schedule of the count of updates.
-      select: patterns of leaf paths; the gates of ``dst.nnx.add_lora(gate=True)``.
+      select: patterns of leaf paths, at least one; the gates of ``dst.nnx.add_lora(gate=True)``.
 
     Raises:
-      ValueError: a negative amount; from ``init`` patterns that match nothing; from ``update``
-        without parameters.
+      ValueError: a negative amount; no pattern; from ``init`` patterns that match nothing; from
+        ``update`` without parameters.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -55,11 +55,13 @@ def soft_threshold(
     (arXiv 2311.11696).
     Checked against: TsinghuaC3I/SoRA, src/sparse_optimizer.py, by numbers worked out by hand:
     tests/engine/test_soft_threshold.py.
-    Differs from its code: what equals the amount becomes zero, too; there it stays.
+    Differs from its code: there, what equals the amount stays. What is between the amount and twice
+    the amount is first shrunk and then set to zero.
     """
     if not callable(amount):
         checks.at_least_zero("amount of soft_threshold", amount)
     patterns = [select] if isinstance(select, str) else list(select)
+    checks.not_empty("select of soft_threshold", patterns)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Params) -> SoftThresholdState:
@@ -91,4 +93,5 @@ def _shrunk(weight: Array, move: Array, amount: Any) -> Array:
     """The update after which the weight is the shrunk one; exactly ``-w`` where that is zero."""
     new = weight + move
     smaller = jnp.sign(new) * (jnp.abs(new) - amount)
-    return jnp.where(jnp.abs(new) > amount, smaller - weight, -weight).astype(weight.dtype)
+    # What is not a number must stay so, as otherwise nobody sees that a gradient was.
+    return jnp.where(jnp.abs(new) <= amount, -weight, smaller - weight).astype(weight.dtype)

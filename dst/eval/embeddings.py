@@ -67,7 +67,7 @@ def embed(
       progress: called as ``progress(done, count)`` after every batch.
 
     Raises:
-      ValueError: no sentence.
+      ValueError: no sentence, or one without tokens or longer than the context.
 
     Example:
       >>> sizes = dict(width=8, layers=1, heads=2, hidden=8)
@@ -78,6 +78,12 @@ def embed(
     Checked against: one sentence at a time without padding, tests/eval/test_embeddings.py.
     """
     checks.integer("the number of sentences", len(sentences), at_least=1)
+    for number, sentence in enumerate(sentences):
+        if not 1 <= len(sentence) <= model.context:
+            raise ValueError(
+                f"sentence {number} must have at least one token and at most {model.context}, the "
+                f"context of the model, got {len(sentence)}."
+            )
     graph, state = nnx.split(model)
     order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
     found = np.zeros((len(sentences), model.embedding.embedding.shape[1]), np.float32)

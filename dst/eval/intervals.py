@@ -59,7 +59,7 @@ def bootstrap(
       items: how many, >= 1.
       level: of confidence, in (0, 1).
       resamples: how many, >= 1.
-      seed: of NumPy's generator.
+      seed: of NumPy's generator, >= 0.
 
     Returns:
       both ends of the interval; NaN if no resample has a figure.
@@ -79,6 +79,7 @@ def bootstrap(
     """
     checks.integer("items", items, at_least=1)
     checks.integer("resamples", resamples, at_least=1)
+    checks.integer("seed", seed, at_least=0)
     ends = (1 - _level(level)) / 2, (1 + level) / 2
     random, found = np.random.default_rng(seed), []
     rows = max(_AT_ONCE // items, 1)

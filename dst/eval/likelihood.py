@@ -13,7 +13,7 @@ from flax import nnx
 
 from dst.core import checks
 from dst.core.typing import Array, Int, PyTree
-from dst.eval.language import logits_of
+from dst.eval.language import check, logits_of
 
 _STEP = 32  # lengths are padded to a multiple: few programs
 _SHARED = 8  # continuations that one row scores, at most
@@ -42,7 +42,8 @@ def likelihoods(
       progress: called as ``progress(done, count)`` after every batch.
 
     Raises:
-      ValueError: a batch below 1.
+      ValueError: a batch below 1; a request without context; tokens that the vocabulary does not
+        have.
 
     Example:
       >>> from dst.models import Decoder
@@ -54,6 +55,7 @@ def likelihoods(
     Checked against: the logits of whole sequences in NumPy, tests/eval/test_likelihood.py.
     """
     checks.integer("batch", batch, at_least=1)
+    _check(model, requests)
     context = int(model.context)  # type: ignore[attr-defined]
     rows = _rows(requests, context)
     shared = max((len(x) for _, x in rows), default=1)
@@ -81,6 +83,18 @@ def likelihoods(
         if progress is not None:
             progress(done, len(requests))
     return found
+
+
+def _check(model: nnx.Module, requests: Sequence[Request]) -> None:
+    for number, (before, _) in enumerate(requests):
+        if not len(before):
+            raise ValueError(
+                f"request {number}: expected a context of at least one token, found none. Begin it "
+                "with the token that ends texts."
+            )
+    known = [x for both in requests for part in both for x in part]
+    if known:
+        check(np.array([[min(known), max(known)]]), model)
 
 
 def _rows(requests: Sequence[Request], context: int) -> list[tuple[tuple[int, ...], list[int]]]:

@@ -111,8 +111,8 @@ def delta(before: Params, after: Params) -> Delta:
 def apply_deltas(params: Tree, deltas: Sequence[Delta]) -> Tree:
     """The base with the sum of all changes; their order does not matter, to the last bit.
 
-    Changes are added in float64 and rounded once. One delta alone gives the tuned weights bit for
-    bit, unless a weight has shrunk by more than a factor of 2^29.
+    Changes are added in float64 and rounded once. One delta alone gives tuned weights of at most 32
+    bits bit for bit, unless one has shrunk by more than a factor of 2^29, or is a negative zero.
 
     Args:
       params: the base.

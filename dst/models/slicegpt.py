@@ -13,7 +13,8 @@ from flax import nnx
 from dst.core import checks
 from dst.core.typing import ArrayLike
 from dst.models.decoder import ACTIVATIONS, Decoder
-from dst.rules.allocation import zeros
+from dst.oneshot.structured.modules import add_bias
+from dst.rules.schedule import exact
 
 _DAMPING = 0.01  # of the mean variance, as in the authors' code
 # What reads the residual stream after each norm, and what adds to it.
@@ -31,9 +32,9 @@ def sliced(
 
     RMSNorm without a scale commutes with rotations: ``norm(x Q) = norm(x) Q`` for orthogonal ``Q``.
     So the scales of norms move into the matrices that read them, and the stream is rotated to its
-    principal components: ``W Q`` for what adds to it, ``Q^T W`` for what reads it. This changes no
-    logits. Then the last components are deleted. The norms go on dividing by the root of the sum
-    of squares over the old width.
+    principal components: ``W Q`` and ``b Q`` for what adds to it, ``Q^T W`` for what reads it. This
+    changes no logits. Then the last components are deleted. The norms go on dividing by the root of
+    the sum of squares over the old width.
 
     Args:
       model: a decoder whose blocks are a list; not changed.
@@ -75,7 +76,7 @@ def sliced(
     checks.fraction("fraction", fraction, below_one=True)
     checks.integer("multiple", multiple, at_least=1)
     width = model.embedding.features
-    kept = (width - zeros(width, fraction)) // multiple * multiple
+    kept = int((1 - exact(fraction)) * width) // multiple * multiple
     if not kept:
         raise ValueError(
             f"sliced: expected at least one of {width} channels to be left, got none at fraction "
@@ -133,7 +134,6 @@ def _empty(model: Decoder, width: int) -> Decoder:
         kv_heads=part.kv_heads,
         hidden=hidden.up.out_features,
         head_size=part.rotary.size,
-        bias=part.query.bias is not None,
         tied=False,
         rotary_base=part.rotary.base,
         rotary_factors=part.rotary.factors,
@@ -156,6 +156,12 @@ def _fill(new: Decoder, old: Decoder, rotation: np.ndarray, scaling: float) -> N
     def write(target: Any, value: np.ndarray, like: Any) -> None:
         target[...] = jnp.asarray(value, like[...].dtype)
 
+    def write_bias(target: Any, layer: Any, rotated: np.ndarray | None = None) -> None:
+        if layer.bias is not None:
+            add_bias(target)
+            bias = _wide(layer.bias)
+            write(target.bias, bias if rotated is None else bias @ rotated, layer.bias)
+
     table, constant = old.embedding.embedding, np.full(rotation.shape[1], scaling)
     write(new.embedding.embedding, _wide(table) @ rotation, table)
     for block, before in zip(new.blocks, old.blocks, strict=True):
@@ -167,12 +173,12 @@ def _fill(new: Decoder, old: Decoder, rotation: np.ndarray, scaling: float) -> N
                 target = getattr(getattr(block, part), name)
                 kernel = rotation.T @ (scale[:, None] * _wide(layer.kernel))
                 write(target.kernel, kernel, layer.kernel)
-                if layer.bias is not None:
-                    write(target.bias, _wide(layer.bias), layer.bias)
+                write_bias(target, layer)
         for part, name in _WRITE:
             layer = getattr(getattr(before, part), name)
             target = getattr(getattr(block, part), name)
             write(target.kernel, _wide(layer.kernel) @ rotation, layer.kernel)
+            write_bias(target, layer, rotation)
     scale = _wide(old.final_norm.scale)
     write(new.final_norm.scale, constant, old.final_norm.scale)
     head = _wide(table).T if old.unembedding is None else _wide(old.unembedding.kernel)

@@ -37,7 +37,7 @@ class ECoFLaP:
     Args:
       draws: of ``z`` per batch, >= 1.
       epsilon: ``e``, > 0.
-      margin: how much sparser than the whole a block may become, in (0, 1).
+      margin: how much sparser than the whole a block may become, in (0, 1].
       average: whether a score is divided by the weights of its block.
       block: ``block(name)`` of a matrix, as for :class:`dst.OWL`.
       seed: of the draws.

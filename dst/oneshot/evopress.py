@@ -108,7 +108,8 @@ class EvoPress:
         zeros = divided(of_global(network.sparsity, sum(sizes)), sizes)
         step = self.step or default_step([piece.shape for piece in network.pieces])
         low = [-min(self.levels, z // step) for z in zeros]
-        high = [min(self.levels, (n - 1 - z) // step) for n, z in zip(sizes, zeros, strict=True)]
+        spare = [max(n - 1 - z, 0) for n, z in zip(sizes, zeros, strict=True)]
+        high = [min(self.levels, x // step) for x in spare]
         found = Levels(network, zeros, step, low, high)
         best = self.search(found.loss, low, high, len(network.batches))[-1].levels
         return {

@@ -38,9 +38,9 @@ class GBLM:
 
     References: Das et al. 2023, "Beyond size: how gradients shape pruning decisions in large
     language models" (arXiv 2311.04902).
-    Checked against: RocktimJyotiDas/GBLM-Pruner, gradient_computation.py and lib/prune.py
+    Checked against: VILA-Lab/GBLM-Pruner at 338e2b5, gradient_computation.py and lib/prune.py
     (prune_gblm), by numbers worked out by hand: tests/oneshot/test_loss.py.
-    Differs from its code: gradients are summed in float32, not float16; of equal scores the lowest
+    Differs from its code: norms of gradients are float32, not float16; of equal scores the lowest
     input stays.
     """
 

@@ -202,6 +202,11 @@ def test_the_help_names_the_tasks(capsys):
         (["dense", "--tasks", "wide.jsonl"], "item 1 has 52 tokens, but the context of the model"),
         (["long", "--tasks", "recall", "--items", "1"], "items must be an integer >= 2, got 1"),
         (["long", "--tasks", "recall", "--seed", "-1"], "seed must be an integer >= 0, got -1"),
+        (
+            ["long", "--tasks", "foxes.jsonl", "--seed", "-1"],
+            "seed must be an integer >= 0, got -1",
+        ),
+        (["long", "--items", "9"], "--items needs tasks that are made: --tasks recall."),
         (["long", "--tasks", "recall", "--normalize", "x"], "normalize must be one of ['nothing'"),
         (["silent", "--tasks", "foxes.jsonl"], "expected tokenizer.json in silent, found none."),
         (["small", "--tasks", "foxes.jsonl"], "tokens must be below 99, the size of the vocab"),

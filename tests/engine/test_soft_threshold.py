@@ -47,7 +47,17 @@ def test_it_is_the_proximal_step_of_an_absolute_value():
     np.testing.assert_array_equal(zeros, np.asarray(plain) == 0)
 
 
+def test_what_is_no_number_is_not_hidden_by_a_zero():
+    tx = dst.soft_threshold(optax.sgd(1.0), 0.25, "gate")
+    params = {"gate": jnp.array([1.0, -0.5])}
+    updates, _ = tx.update({"gate": jnp.array([jnp.nan, 0.0])}, tx.init(params), params)
+    after = optax.apply_updates(params, updates)["gate"]
+    np.testing.assert_array_equal(after, [np.nan, -0.25])
+
+
 def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="select of soft_threshold must be a list of at least"):
+        dst.soft_threshold(optax.sgd(0.1), 1.0, [])
     with pytest.raises(ValueError, match="amount of soft_threshold must be"):
         dst.soft_threshold(optax.sgd(0.1), -1.0)
     with pytest.raises(ValueError, match="select"):

@@ -38,3 +38,9 @@ def test_embeddings_are_those_of_each_sentence_without_padding():
         np.testing.assert_allclose(row, alone(model, jnp.asarray(tokens)[None])[0], atol=1e-5)
     with pytest.raises(ValueError, match="number of sentences must be an integer >= 1, got 0"):
         judging.embed(model, [])
+
+
+@pytest.mark.parametrize(("sentence", "count"), [([], 0), ([1] * 9, 9)])
+def test_sentences_without_tokens_or_longer_than_the_context_are_refused(sentence, count):
+    with pytest.raises(ValueError, match=f"sentence 1 must have .* at most 8, .* got {count}"):
+        judging.embed(encoder(0), [[1], sentence])

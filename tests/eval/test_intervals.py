@@ -81,6 +81,7 @@ def test_resamples_without_a_figure_are_left_out():
         (lambda: wilson(0.5, 3, level=1), "level must be a number in"),
         (lambda: bootstrap(len, 0), "items must be an integer >= 1, got 0"),
         (lambda: bootstrap(len, 3, resamples=0), "resamples must be an integer >= 1, got 0"),
+        (lambda: bootstrap(len, 3, seed=-1), "seed must be an integer >= 0, got -1"),
         (lambda: bootstrap(len, 3, level=0), "level must be a finite number > 0, got 0"),
     ],
 )

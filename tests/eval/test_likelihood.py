@@ -53,6 +53,19 @@ def test_of_long_texts_the_last_tokens_count(model):
     np.testing.assert_allclose(found[0], expected[0], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (([], [1]), "request 1: expected a context of at least one token, found none"),
+        (([1], [29]), "tokens must be below 29, the size of the vocabulary, found 29"),
+        (([-1], [2]), "tokens must be"),
+    ],
+)
+def test_requests_that_have_no_likelihood_are_refused(model, request_, words):
+    with pytest.raises(ValueError, match=words):
+        likelihoods(model, [([1], [2]), request_])
+
+
 def test_tokens_over_the_border_of_a_prompt_belong_to_what_follows():
     words = letters([("(", ")"), ("a", "b")])
     both = {x: words.encode(x).ids for x in ("(", ")", "()", "]", "x", "a", "ab", "b")}

@@ -13,6 +13,7 @@ from flax import nnx
 import dst.nnx
 from dst import models
 from dst.models import MLP, Decoder, slicegpt
+from dst.models.biases import add_biases
 from dst.models.slicegpt import components, sliced
 from tests.runs import QUICK
 
@@ -43,6 +44,28 @@ def test_a_rotation_changes_no_logits(changes):
     np.testing.assert_allclose(logits(rotated), logits(model), atol=1e-4)
     one, other = (x.blocks[0].attention.query.kernel[...] for x in (rotated, model))
     assert np.abs(one - other).max() > 0.1
+
+
+@pytest.mark.parametrize("parts", [(True, False), (False, True), (True, True)])
+def test_biases_of_every_projection_are_rotated_with_it(parts):
+    model = decoder()
+    add_biases(model, attention=parts[0], feed_forward=parts[1])
+    for block in model.blocks:
+        part, hidden = block.attention, block.feed_forward
+        every = (part.query, part.key, part.value, part.output, hidden.gate, hidden.up, hidden.down)
+        for layer in every:
+            if layer.bias is not None:
+                layer.bias[...] = RANDOM.normal(size=layer.bias.shape).astype(np.float32)
+    rotated = sliced(model, 0, [TOKENS])
+    np.testing.assert_allclose(logits(rotated), logits(model), atol=1e-4)
+    assert (rotated.blocks[0].feed_forward.down.bias is not None) == parts[1]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "multiple", "kept"), [(0.25, 1, 9), (0.3, 1, 8), (0.3, 4, 8), (0.34, 1, 7)]
+)
+def test_the_new_width_is_at_most_what_the_fraction_leaves(fraction, multiple, kept):
+    assert sliced(decoder(), fraction, [TOKENS], multiple=multiple).embedding.features == kept
 
 
 def test_components_are_orthogonal_and_of_descending_variance():

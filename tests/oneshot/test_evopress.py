@@ -117,6 +117,15 @@ def test_methods_by_output_meet_steps_of_whole_inputs():
         dst.prune(PARAMS, 0.5, allocation=dst.EvoPress(2, levels=1, step=5), **given)
 
 
+@pytest.mark.parametrize("sparsity", [0.9, 0.97])
+def test_matrices_that_lose_all_their_weights_do_not_stop_the_search(sparsity):
+    params = {"a": PARAMS["a"][:, :2], "b": PARAMS["b"][:2, :1], "c": PARAMS["c"][:1, :1]}
+    sizes, given = 16 + 2 + 1, {"forward": forward, "loss": lambda p, x: forward(p, x).mean()}
+    search = dst.EvoPress(2, offspring=2)
+    _, masks = dst.prune(params, sparsity, allocation=search, batches=X, **given)
+    assert sum(int((~m).sum()) for m in masks.values()) == int(sparsity * sizes)
+
+
 def test_bad_input_is_named():
     for settings in (
         {"generations": 0},

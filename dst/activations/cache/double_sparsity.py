@@ -144,7 +144,7 @@ def label_channels(
       >>> [len(head) for head in label_channels(model, np.arange(16).reshape(2, 8), 2)[0]]
       [2, 2]
 
-    References: Yang et al. 2024 (arXiv 2408.07092), section 3.
+    References: Yang et al. 2024 (arXiv 2408.07092).
     Checked against: a computation in NumPy, tests/activations/cache/test_double_sparsity.py.
     """
     checks.one_of("by", by, ("q", "k", "qk"))

@@ -83,8 +83,8 @@ def places(text: str) -> Iterator[tuple[int, int]]:
     Brackets count where they close right after a name, a number, a string or another bracket that
     closes. Strings count where they close right after a word, and nothing in them opens or closes.
     """
-    lines = text.splitlines(keepends=True)
-    starts = np.cumsum([0, *map(len, lines)])
+    # Lines as the tokenizer counts them: `splitlines` would also end them at a form feed.
+    starts = np.cumsum([0, *(len(line) + 1 for line in text.split("\n"))])
     stack: list[tuple[str, int]] = []
     before: tokenize.TokenInfo | None = None
     try:

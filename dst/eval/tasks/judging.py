@@ -68,7 +68,7 @@ def judge(
       tokenizer: of :func:`dst.models.tokenizer`.
       against: a dense model with the same vocabulary.
       resamples: of the paired bootstrap.
-      seed: of the resamples.
+      seed: of the resamples, >= 0.
       progress: called as ``progress(done, count)`` after every batch of a model.
 
     Raises:

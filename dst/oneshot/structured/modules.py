@@ -135,6 +135,11 @@ def resize(model: nnx.Module, groups: Groups) -> None:
             module.num_embeddings, module.features = array.shape[-2:]
         elif hasattr(module, "num_features"):  # norms
             module.num_features = array.shape[-1]
+        elif isinstance(module, nnx.GroupNorm):  # units are whole groups
+            module.num_groups = array.shape[-1] // module.group_size
+        elif isinstance(module, nnx.Einsum):
+            module.kernel_shape = module.kernel[...].shape
+            module.bias_shape = None if module.bias is None else module.bias[...].shape
         elif isinstance(module, nnx.LinearGeneral):
             _resize_general(module, array.shape)
 

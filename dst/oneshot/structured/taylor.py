@@ -26,7 +26,7 @@ class Taylor:
 
     References: Ma et al. 2023, "LLM-Pruner: on the structural pruning of large language models"
     (arXiv 2305.11627).
-    Checked against: horseee/LLM-Pruner at 23928e9, LLMPruner/pruner/hf_llama_pruner.py
+    Checked against: horseee/LLM-Pruner at 07ece7a, LLMPruner/pruner/hf_llama_pruner.py
     (TaylorImportance, ``param_first`` and ``vectorize``, ``group_reduction="sum"``), by the
     formulas in NumPy: tests/oneshot/structured/test_scores.py.
     Differs from its code: the gradient is the mean over batches, and terms of second order are not

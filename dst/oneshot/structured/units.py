@@ -127,7 +127,13 @@ def reads_of(
     """What matrices read of the units, by the name of the group, from one pass over the batches."""
     data = as_batches(batches)
     chosen = {x.path for group in groups for x in group.members if x.consumes}
-    traced = plan(forward, params, data[0], chosen)
+    try:
+        traced = plan(forward, params, data[0], chosen)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Here leaves are left out with their groups: name the other groups by "
+            "fraction={pattern: share}, or take a score that looks at no inputs."
+        ) from error
     walk = Walk(traced, tree.flatten(params)[1], data, "norms", where)
     found: dict[tuple[str, int | None], list[tuple[Piece, np.ndarray, Statistics]]] = {}
     for number, stage in enumerate(traced.stages):

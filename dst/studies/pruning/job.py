@@ -23,6 +23,7 @@ from dst.core.typing import Array
 from dst.io.safetensors import save_masks
 from dst.models import Encoder, load, save, tokenizer
 from dst.oneshot import Progress, StagePlan
+from dst.oneshot.network import needs_loss
 from dst.oneshot.stages import stages
 from dst.studies.pruning.settings import Settings
 
@@ -40,7 +41,8 @@ class Job:
 
     Attributes:
       model: the dense one.
-      batches: int32 ``[windows, length]`` each, for calibration.
+      batches: int32 ``[windows, length]`` each, for calibration; of one window where the method
+        reads gradients, as each batch has one.
       held_out: int32 ``[windows, length]``, to judge by.
 
     Raises:
@@ -62,7 +64,8 @@ class Job:
             )
         sides = [judging.tokens(self.tokenizer, x) for x in (text.calibration, text.held_out)]
         windows = judging.drawn(sides[0], length, count, settings.seed)
-        self.batches = [jnp.asarray(x) for x in np.split(windows, count // _batch(count, length))]
+        size = 1 if needs_loss(settings.one_shot()) else _batch(count, length)
+        self.batches = [jnp.asarray(x) for x in np.split(windows, count // size)]
         self.held_out = judging.consecutive(sides[1], length, count)
 
     def plan(self) -> StagePlan:

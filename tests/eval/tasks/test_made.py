@@ -113,6 +113,9 @@ def test_brackets_and_strings_are_found_where_they_close():
         ("(", ")", "first[index], 'a word', r'raw', []"),
     ]
     assert list(places("f(name)\n'''not closed")) == [(1, 6)]
+    for page in ("\x0c", "\x1d"):  # signs that do not end a line
+        text = f"a = 1\n{page if page != chr(29) else '# ' + page}\nb = call(name)\n"
+        assert [text[i : j + 1] for i, j in places(text)] == ["(name)"]
 
 
 def test_sentences_follow_each_other_in_the_held_out_text():

@@ -102,6 +102,52 @@ def run(model, x):
     return results(lambda state, x: nnx.merge(graph, state)(x), (state, x))[0]
 
 
+class Normed(nnx.Module):
+    """Convolutions with a norm of groups of channels, whose units are these groups."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.first = nnx.Conv(2, 8, (3, 3), rngs=rngs)
+        self.norm = nnx.GroupNorm(8, num_groups=4, rngs=rngs)
+        self.last = nnx.Conv(8, 3, (1, 1), rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(nnx.relu(self.norm(self.first(x))))
+
+
+class Summed(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.first = nnx.Einsum("bi,io->bo", (4, 8), (8,), rngs=rngs)
+        self.last = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(nnx.relu(self.first(x)))
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(Normed, (2, 5, 5, 2)), (Summed, (3, 4))])
+def test_modules_that_keep_sizes_beside_their_arrays_compute_what_the_masked_model_does(
+    kind, shape
+):
+    model, x = kind(), jax.random.normal(jax.random.key(1), shape)
+    smaller, removal = dst.nnx.remove(model, 0.25, batches=[x])
+    assert smaller.first.kernel.shape[-1] == 6
+    graph, params = nnx.split(model)
+    expected = nnx.merge(graph, removal.masked(params))(x)
+    np.testing.assert_allclose(smaller(x), expected, atol=1e-5)
+
+
+def test_a_leaf_that_no_product_reads_is_named_with_what_to_do():
+    params = {"table": jnp.ones((5, 4)), "a": jnp.ones((4, 4))}
+    tokens = jnp.arange(3)
+
+    def forward(p, x):
+        return jnp.tanh(p["table"][x] @ p["a"]) @ p["table"].T
+
+    with pytest.raises(ValueError, match="gather.*name the other groups by fraction="):
+        dst.remove(params, 0.5, score=Wanda(), forward=forward, batches=[tokens])
+
+
 def test_masks_that_a_model_carries_are_not_in_the_smaller_one():
     rngs = nnx.Rngs(0)
     model = nnx.Sequential(nnx.Linear(4, 6, rngs=rngs), jnp.tanh, nnx.Linear(6, 2, rngs=rngs))

@@ -281,3 +281,12 @@ def test_the_dense_model_stays_as_it_is(tmp_path):
     assert masks
     assert pruned is not job.model
     jax.tree.map(np.testing.assert_array_equal, before, nnx.state(job.model, nnx.Param))
+
+
+@pytest.mark.parametrize(
+    ("method", "windows"), [("gblm", 1), ("dsnot(initial=gblm)", 1), ("wanda", 4)]
+)
+def test_methods_that_read_gradients_get_one_for_every_window(tmp_path, arguments, method, windows):
+    model, text = arguments[1], arguments[3]
+    job = pruning.Job(Settings(model, method, 0.5, calibration=text, windows=(4, 8)))
+    assert {x.shape for x in job.batches} == {(windows, 8)}
