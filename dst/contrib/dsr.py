@@ -27,7 +27,8 @@ class DSR:
     0.9 ``exchanged``.
 
     Args:
-      sparsity: of the selected weights, in [0.5, 1): as many must be inactive as can be dropped.
+      sparsity: of the selected weights, in [0.5, 1): as many must be inactive as can be dropped,
+        also with overrides or masks to start from.
       allocation: at the start; the paper's is uniform.
       exchanged: weights of all layers that a topology step should exchange.
       threshold: H at the start, above 0.
@@ -46,7 +47,8 @@ class DSR:
 
     Checked against: a description of the authors' code (IntelAI/dynamic-reparameterization), which
     was not read itself; its numbers by hand and a twin in plain loops, tests/methods/test_dsr.py.
-    Differs from that code: rounding leaves its rest to the first layers, there to a random one; H
+    Differs from that code: shares are rounded down and leave their rest to the first layers, there
+    to a random one; of a layer below H the largest weight stays, there the first; H
     changes at the update after a topology step; grown weights lose stale optimizer state.
     """
 

@@ -19,7 +19,7 @@ from dst.engine.flat import Flat
 from dst.engine.frozen import check_moving
 from dst.engine.hard_plan import plan_of
 from dst.engine.plan import Plan, Planner
-from dst.engine.state import SparsifyState, initial_state
+from dst.engine.state import SparsifyState, TopologyLog, initial_state
 from dst.rules.accumulators import Accumulator, Observation
 from dst.rules.rule import INITIAL, Rule
 
@@ -100,11 +100,26 @@ class HardMasks:
         if self.rule.which.accumulator is not None:
             state = _accumulated(step, self.rule.which.accumulator, state)
         if self.rule.when is None or not flat.plans:
-            return take(step, state, unchanged(step, state), False)
+            plain = unchanged(step, state)
+            if self.rule.when is None or self.rule.which.derivative is None:
+                return take(step, state, plain, False)
+            # What stands in the place of gradients trains nothing, also where nothing is masked.
+            fired = schedule_lookup.fired(topology, state)
+            return take(step, state, plain._replace(topology=_counted(state, fired)), fired)
         fired = schedule_lookup.fired(topology, state)
         change = partial(decide, step, state)
         decided = schedule_lookup.perhaps(fired, change, unchanged(step, state))
         return take(step, state, decided, fired)
+
+
+def _counted(state: SparsifyState, fired: bool | Array) -> TopologyLog:
+    """The log after a topology step that had nothing to change."""
+    log = state.topology
+    return log._replace(
+        done=log.done + jnp.asarray(fired, jnp.int32),
+        at=jnp.where(fired, state.count, log.at),
+        spacing=jnp.where(fired, state.count - log.at, log.spacing),
+    )
 
 
 def _masked(mask_bytes: Sequence[Array], weights: Sequence[Array]) -> list[Array]:

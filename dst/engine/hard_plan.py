@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -44,6 +45,7 @@ def plan_of(
         )
     plan = build_plan(leaves, _targets(rule), masks)
     _check_exchange(rule, plan.sparse)
+    _check_places(rule, plan.sparse)
     return replace(plan, usage=partial(_usage, rule, plan))
 
 
@@ -111,6 +113,23 @@ def _check_exchange(rule: Rule, plans: Mapping[str, LeafPlan]) -> None:
             f"active units per group of {path} is rounded to none "
             f"(rounding={how_many.rounding!r}). Drop more, or use rounding='ceil' where the method "
             "has it."
+        )
+
+
+def _check_places(rule: Rule, plans: Mapping[str, LeafPlan]) -> None:
+    """Raises where a rule that says itself what stays could drop more connections than can grow in
+    places that were inactive: the rest would be lost."""
+    counted = rule.how_many.counts is not None and rule.which.keep is not None
+    if not counted or rule.which.regrow != "forbid":
+        return
+    active = sum(int(p.initial.sum()) * p.layout.weights_per_count for p in plans.values())
+    droppable = active - sum(math.prod(p.layout.counts) for p in plans.values())  # each keeps one
+    free = sum(p.leaf.size for p in plans.values()) - active
+    if droppable > free:
+        raise ValueError(
+            f"a topology step could drop {droppable} of {active} active connections, but only "
+            f"{free} places are free for as many to grow. Start from sparser masks, raise the "
+            "sparsity, or use another method."
         )
 
 

@@ -10,7 +10,7 @@ from jax import lax
 from dst.core.reductions import totals
 from dst.core.selection import top_k_masks
 from dst.core.typing import Array, Bool, Int
-from dst.rules.counts import TopologyInputs, counts
+from dst.rules.counts import TopologyInputs, competing_score, counts
 from dst.rules.layout import Layout
 
 
@@ -50,11 +50,15 @@ def drop_and_grow(inputs: TopologyInputs) -> list[Change]:
     nans: list[list[Array]] = [[] for _ in leaves]
     survivors = before
 
+    competing = competing_score(rule.how_many)
+    if competing is not None and competing is not which.drop:
+        rivals = [x.pool(competing(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
+        nans = _nans(rivals, before)
     if which.keep is not None:
         kept = [x.units_of(which.keep(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
     else:
         drop_scores = [x.pool(which.drop(leaf)) for x, leaf in zip(layouts, leaves, strict=True)]
-        nans = _nans(drop_scores, before)
+        nans = [a + b for a, b in zip(nans, _nans(drop_scores, before), strict=True)]
         stay = [x.per_group(k) for (k, _), x in zip(number, layouts, strict=True)]
         if which.grow is not None and which.regrow == "forbid":
             # No more can be exchanged than places that were inactive, or the layer would shrink.

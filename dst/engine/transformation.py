@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 import optax
 
+from dst.core.tree import flatten
 from dst.core.typing import Array, OptState, Params, PyTree
 from dst.engine.plan import Plan
 from dst.rules.derivatives import Derivative
@@ -65,8 +66,9 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
         """What ``update`` takes as ``grads`` at a topology step.
 
         For most methods that is the gradient of the loss. GraSP takes the product of the Hessian
-        and the gradient. SynFlow takes the gradient of the sum of all outputs with respect to the
-        sizes of the weights, for one input of ones; ``derivative.of`` is ``"ones"`` then.
+        and the gradient, as if the leaves that stay dense were constants. SynFlow takes the
+        gradient of the sum of all outputs with respect to the sizes of the weights, for one input
+        of ones; ``derivative.of`` is ``"ones"`` then.
 
         Args:
           function: of the parameters: the loss, a scalar; where ``derivative.of`` is ``"ones"``,
@@ -81,7 +83,8 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
         """
         if self.derivative is None:
             return jax.grad(function)(params)
-        return self.derivative.take(function, params)
+        paths, sparse = flatten(params)[0], self.plan(params).sparse
+        return self.derivative.take(function, params, [path in sparse for path in paths])
 
     def retopologise(
         self, grads: PyTree, opt_state: OptState, values: PyTree, **extra: Any

@@ -17,8 +17,8 @@ from dst.rules.structure import Structure, Unstructured
 class GraSP:
     """Removes the weights of largest ``-w (H g)``: without them the gradient stays largest.
 
-    ``g`` is the gradient of the loss, ``H`` its Hessian. The first update prunes and trains
-    nothing; it takes ``H g`` of its batch as gradients, which
+    ``g`` is the gradient of the loss, ``H`` its Hessian, both with respect to the selected weights.
+    The first update prunes and trains nothing; it takes ``H g`` of its batch as gradients, which
     :meth:`dst.SparseTransformation.topology_gradients` computes and ``dst train`` passes on.
 
     Args:

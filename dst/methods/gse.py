@@ -34,7 +34,8 @@ class GSE:
       drop_fraction: at step 0, in [0, 1].
       every: steps between topology steps.
       stop: topology steps lie before it; steps or percent.
-      min_active: weights that every layer keeps; the code has no such guard.
+      min_active: weights that every layer keeps, or all that it has; then fewer are exchanged. The
+        code has no such guard.
       cold_start: see :class:`dst.Rule`.
       structure: unstructured only.
 

@@ -25,8 +25,8 @@ class Movement:
 
     ``dL/dS = dL/dw_used w``, straight through the choice: the score of a weight rises while its
     step leads away from zero, whether it is in use or not. Scores start at 0. The sparsity rises
-    along a cubic curve in at most 100 stages. Weights that are not in use keep their value and get
-    no gradient.
+    along a cubic curve in at most 100 stages. Weights that are not in use get no gradient;
+    momentum and weight decay still move them.
 
     Args:
       sparsity: of the selected weights at the end, in [0, 1). The authors' flags give the kept

@@ -19,18 +19,19 @@ _HINT = "The authors' notebook prunes after training."
 @named("powerprop", kind="latent weights")
 @method
 class Powerprop:
-    """Trains ``theta`` with ``w = theta |theta| ** (alpha - 1)``, then prunes the smallest once.
+    """Trains ``theta`` with ``w = theta |theta| ** (alpha - 1)``, then prunes the smallest ones.
 
     ``dL/dtheta = alpha |theta| ** (alpha - 1) dL/dw``: a weight learns in proportion to its size,
     so more weights stay near zero. From the count ``prune`` on, each layer uses its largest
-    weights. Others keep their value and get no gradient.
+    weights, chosen again at every update. Others get no gradient; momentum and weight decay still
+    move them.
 
     Args:
       sparsity: of the selected weights after pruning, in [0, 1).
       alpha: at least 1, where w is theta.
       allocation: sparsity per layer.
       prune: steps or percent.
-      structure: what is switched.
+      structure: what is switched, by the sum of its ``|w|``.
 
     Example:
       >>> Powerprop(sparsity=0.9, prune=100).rule().stages
@@ -43,8 +44,9 @@ class Powerprop:
     Checked against: google-deepmind/deepmind-research at 243aff2,
     powerpropagation/powerpropagation.ipynb (initial values, weights, pruning); a loop with a
     forward hook, tests/methods/test_powerprop.py.
-    Differs from the notebook: training goes on after pruning; the allocation does not halve the
-    sparsity of the output layer; biases are no powers, as there.
+    Differs from the notebook: training goes on after pruning, with masks that may still
+    change; the allocation does not halve the sparsity of the output layer; biases are no powers,
+    as there.
     """
 
     sparsity: Sparsity
@@ -71,6 +73,7 @@ class Powerprop:
             self.structure,
             self.allocation,
             start=start,
+            score=lambda theta: jnp.abs(theta) ** jnp.float32(alpha),
             weight=lambda leaf: leaf.latent * jnp.abs(leaf.latent) ** jnp.float32(alpha - 1),
             gradient=slope,
             stages=(resolve("prune", self.prune, steps, _HINT),),

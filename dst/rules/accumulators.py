@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from dst.core import checks
 from dst.core.typing import Array, PyTree
 
 
@@ -107,10 +108,14 @@ def threshold(start: float, target: int) -> Accumulator:
       start: above 0.
       target: connections per topology step.
     """
+    # As integers, without rounding: 10 n > 11 target, 10 n < 9 target.
+    most, least = min(11 * target // 10, checks.LARGEST), -(-9 * target // 10)
 
     def observe(value: Array, now: Observation) -> Array:
-        many, few = 10 * now.dropped > 11 * target, 10 * now.dropped < 9 * target
+        many, few = now.dropped > most, now.dropped < least
         new = jnp.where(many, value / 2, jnp.where(few, value * 2, value))
+        # From zero, doubling would lead nowhere.
+        new = jnp.clip(new, jnp.float32(2.0**-100), jnp.float32(2.0**100))
         return jnp.where(now.dropped >= 0, new, value)
 
     return Accumulator(lambda weight: jnp.full([], start, jnp.float32), observe, window=0)

@@ -13,7 +13,7 @@ from dst.core.selection import top_k_masks, top_k_masks_together
 from dst.core.typing import Array
 from dst.rules.allocation import Global, allocator
 from dst.rules.layout import Layout
-from dst.rules.rule import Counts, Rule
+from dst.rules.rule import Counts, HowMany, Rule
 from dst.rules.scores import COMPARABLE, Connections, Score
 
 _ONE = 2**31  # the fixed-point number that stands for 1.0
@@ -53,6 +53,14 @@ def counts(inputs: TopologyInputs) -> list[tuple[Array, Array]]:
     return list(zip(inputs.kept, inputs.total, strict=True))
 
 
+def competing_score(how_many: HowMany) -> Score | None:
+    """The score by which layers compete for their numbers; None where they do not."""
+    competition = allocator(how_many.allocation)
+    if how_many.counts is not None or not isinstance(competition, Global):
+        return None
+    return COMPARABLE[competition.score]
+
+
 def compete(allocation: Global, inputs: TopologyInputs) -> list[Array]:
     """The best units of all layers together, as bool masks of units; active units come first."""
     units = [x.units_of(leaf.active) for x, leaf in zip(inputs.layouts, inputs.leaves, strict=True)]
@@ -83,16 +91,23 @@ def compete_again(score: Score, min_active: int) -> Counts:
 
 
 def best_of_all(
-    scored: Sequence[Array], layouts: Sequence[Layout], k: Array | int, min_active: int
+    scored: Sequence[Array],
+    layouts: Sequence[Layout],
+    k: Array | int,
+    min_active: int,
+    among: Sequence[Array] | None = None,
 ) -> list[Array]:
     """bool masks of the ``k`` best units of all leaves.
 
-    The ``min_active`` best units of each slice are always among them.
+    The ``min_active`` best units of each slice are always among them, also where these are more
+    than ``k``. Units outside of ``among`` are never chosen.
     """
     axes = [x.group_axes for x in layouts]
-    safe = top_k_masks(scored, [min_active] * len(scored), [None] * len(scored), axes)
+    wheres: list[Array | None] = list(among) if among else [None] * len(scored)
+    safe = top_k_masks(scored, [min_active] * len(scored), wheres, axes)
     reserved = sum(jnp.sum(s, dtype=jnp.int32) for s in safe)
-    open_ = top_k_masks_together(scored, jnp.maximum(k - reserved, 0), [~s for s in safe])
+    rest = [~s if w is None else w & ~s for s, w in zip(safe, wheres, strict=True)]
+    open_ = top_k_masks_together(scored, jnp.maximum(k - reserved, 0), rest)
     return [s | o for s, o in zip(safe, open_, strict=True)]
 
 

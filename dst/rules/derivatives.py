@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -19,20 +19,23 @@ class Derivative(NamedTuple):
 
     Attributes:
       of: ``"loss"``, or ``"ones"``: the outputs of the network for one input of ones.
-      take: ``(function, params) ->`` a tree like the parameters.
+      take: ``(function, params, selected) ->`` a tree like the parameters; ``selected`` says of
+        every leaf whether it is sparse.
     """
 
     of: Literal["loss", "ones"]
-    take: Callable[[Function, Params], Params]
+    take: Callable[[Function, Params, Sequence[bool]], Params]
 
 
-def _hessian_gradient(loss: Function, params: Params) -> Params:
+def _hessian_gradient(loss: Function, params: Params, selected: Sequence[bool]) -> Params:
     gradient = jax.grad(loss)
-    at = gradient(params)
+    leaves, treedef = jax.tree.flatten(gradient(params))
+    pairs = zip(leaves, selected, strict=True)
+    at = jax.tree.unflatten(treedef, [g if s else jnp.zeros_like(g) for g, s in pairs])
     return jax.jvp(gradient, (params,), (at,))[1]
 
 
-def _flow(outputs: Function, params: Params) -> Params:
+def _flow(outputs: Function, params: Params, selected: Sequence[bool]) -> Params:
     sizes = jax.tree.map(jnp.abs, params)
     whole, flow = jax.value_and_grad(lambda p: jnp.sum(outputs(p)))(sizes)
     # Infinite scores would be ties, decided by their index. NaN scores choose nothing.
@@ -41,7 +44,8 @@ def _flow(outputs: Function, params: Params) -> Params:
     return jax.tree.map(lambda x: jnp.where(finite, x, jnp.nan).astype(x.dtype), flow)
 
 
-#: ``H g``: the Hessian of the loss times its gradient (GraSP). Integer leaves are not allowed.
+#: ``H g``: the Hessian of the loss times its gradient, of selected leaves (GraSP): as if the others
+#: were constants. Integer leaves are not allowed.
 HESSIAN_GRADIENT = Derivative("loss", _hessian_gradient)
 #: ``dR/d|w|``, where R is the sum of the outputs of the network with ``|w|`` in place of each
 #: parameter (SynFlow). All of it is NaN where R or any of it overflows.

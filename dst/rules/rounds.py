@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dst.core import checks
 from dst.rules.ramps import geometric, share_of
-from dst.rules.schedule import Schedule, UpdateSchedule
+from dst.rules.schedule import MANY, Schedule, UpdateSchedule
 
 
 def before_training(sparsity: float, rounds: int) -> tuple[UpdateSchedule, Schedule]:
@@ -14,7 +15,11 @@ def before_training(sparsity: float, rounds: int) -> tuple[UpdateSchedule, Sched
 
     Args:
       sparsity: after the last round, in [0, 1).
-      rounds: n, at least 1; round k is the topology step of count ``k - 1``.
+      rounds: n, from 1 to 100,000; round k is the topology step of count ``k - 1``.
+
+    Raises:
+      ValueError: more rounds.
     """
+    checks.integer("rounds", rounds, at_least=1, at_most=MANY)
     curve = geometric(sparsity, -1, rounds - 1)
     return UpdateSchedule(0, 1, rounds - 1), share_of(curve, sparsity)

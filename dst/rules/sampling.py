@@ -36,4 +36,5 @@ def _race(chances: Array, key: Array) -> Array:
     ``u`` to ``1 / chance``.
     """
     u = jnp.maximum(uniform(key, chances), jnp.float32(2**-24))
-    return jnp.where(chances > 0, jnp.log(u) / jnp.where(chances > 0, chances, 1), -jnp.inf)
+    # The quotient is NaN where a chance is.
+    return jnp.where(chances == 0, -jnp.inf, jnp.log(u) / jnp.where(chances == 0, 1, chances))

@@ -22,7 +22,7 @@ Schedule = Callable[[Any], Any]
 Duration = int | str
 
 FOREVER = checks.LARGEST
-_MANY = 100_000  # topology steps: each has a row in the tables of a plan
+MANY = 100_000  # topology steps: each has a row in the tables of a plan
 
 
 def constant(value: float) -> Schedule:
@@ -135,10 +135,10 @@ class UpdateSchedule:
         """Raises ValueError where a schedule that ends has more than 100,000 topology steps: each
         has a row in the tables of a plan."""
         count = (self.last - self.first) // self.every + 1
-        if not self.endless and count > _MANY:
+        if not self.endless and count > MANY:
             raise ValueError(
                 f"every={self.every} gives {count} topology steps until {self.last}, more than "
-                f"{_MANY}. Raise `every`, or lower `stop`."
+                f"{MANY}. Raise `every`, or lower `stop`."
             )
 
     @property

@@ -140,7 +140,7 @@ def sampled_gradient(subset: float) -> Score:
         n = jnp.sum(leaf.active, axis=inside, dtype=jnp.int32, keepdims=True)
         draws = jnp.floor(n.astype(jnp.float32) * jnp.float32(subset))
         chance = -jnp.expm1(draws * jnp.float32(math.log1p(-1 / size)))
-        chosen = (uniform(leaf.key, leaf.weight) < chance) | (2 * n >= size)
+        chosen = (uniform(leaf.key, leaf.weight) < chance) | (n >= size - n)
         return jnp.where(chosen, jnp.abs(leaf.grad), -1.0)
 
     return score

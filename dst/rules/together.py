@@ -15,26 +15,24 @@ def exchange_together(min_active: int) -> Counts:
 
     Scores of the rule's ``which`` compare units of different layers. Candidates for growth were
     inactive and have a grow score of at least zero. Where there are fewer of them than the drop
-    fraction asks for, fewer connections are exchanged.
+    fraction asks for, fewer connections are exchanged; also where layers keep their last ones.
 
     Args:
-      min_active: units that every layer keeps.
+      min_active: units that every layer keeps; all that it has where these are fewer.
     """
 
     def counts(inputs: TopologyInputs) -> list[tuple[Array, Array]]:
         which, layouts = inputs.rule.which, inputs.layouts
         pairs = list(zip(layouts, inputs.leaves, strict=True))
         active = [x.units_of(leaf.active) for x, leaf in pairs]
-        size = [
-            jnp.where(a, x.pool(which.drop(leaf)), -jnp.inf)
-            for a, (x, leaf) in zip(active, pairs, strict=True)
-        ]
+        size = [x.pool(which.drop(leaf)) for x, leaf in pairs]
         grow = [x.pool((which.grow or which.drop)(leaf)) for x, leaf in pairs]
         free = [~a & (g >= 0) for a, g in zip(active, grow, strict=True)]
         n, most = _total(active), _total(free)
         k = jnp.minimum(exchanged(n, inputs.share, inputs.rule.how_many.rounding), most)
-        kept = units_per_slice(best_of_all(size, layouts, n - k, min_active), layouts)
-        grown = units_per_slice(top_k_masks_together(grow, k, free), layouts)
+        stay = best_of_all(size, layouts, n - k, min_active, among=active)
+        kept = units_per_slice(stay, layouts)
+        grown = units_per_slice(top_k_masks_together(grow, n - _total(stay), free), layouts)
         return [(a, a + b) for a, b in zip(kept, grown, strict=True)]
 
     return counts

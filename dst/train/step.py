@@ -12,7 +12,6 @@ from jax import lax
 
 import dst
 from dst.core.typing import Array, Batch, Params, PyTree
-from dst.rules.derivatives import Derivative
 from dst.train import objectives
 from dst.train.distributed.mesh import Placement
 from dst.train.objectives import Objective
@@ -82,10 +81,10 @@ def make(
             before = carried
             grads, (scores, carried) = jax.grad(loss, has_aux=True)(*point, carried, batch, key)
             if topology and tx.derivative is not None:
-                grads = derived(tx.derivative, before, batch, key)
+                grads = derived(tx.derivative.of, before, batch, key)
             return carried, (placement.keep(grads), scores)
 
-        def derived(derivative: Derivative, carried: PyTree, batch: Batch, key: Array) -> PyTree:
+        def derived(of: str, carried: PyTree, batch: Batch, key: Array) -> PyTree:
             """What the method takes in place of gradients at a topology step."""
             whole_loss = partial(loss, opt_state=None, carried=carried, batch=batch, key=key)
 
@@ -93,8 +92,8 @@ def make(
                 sizes = jax.tree.map(_size, carried)
                 return network.merge(network.test, params, sizes)(_ones_like(batch[0]))
 
-            function = outputs if derivative.of == "ones" else lambda p: whole_loss(p)[0]
-            return derivative.take(function, state.weights)
+            function = outputs if of == "ones" else lambda p: whole_loss(p)[0]
+            return tx.topology_gradients(function, state.weights)
 
         def add(so_far: PyTree, part: PyTree) -> tuple[PyTree, None]:
             carried, total = so_far

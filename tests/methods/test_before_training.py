@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import dst
+import dst.nnx
 from tests.following import RATE, SHAPES, draw, follow
 from tests.reference.before_training import Rounds
-from tests.runs import QUICK
+from tests.runs import QUICK, NnxNet, error, forward
+from tests.runs import X as NUMBERS
 
 # Twins
 
@@ -83,6 +86,82 @@ def test_grasp_removes_what_the_gradient_flow_can_do_without():
     updates, state = after(tx, products, params)
     np.testing.assert_array_equal(dst.masks(state)["w"], [[0, 1], [0, 1]])
     np.testing.assert_array_equal(params["w"] + updates["w"], [[0, -2], [0, 3]])
+
+
+def test_grasp_looks_at_the_gradient_flow_of_selected_weights_alone():
+    """alecwangcq/GraSP takes gradient and Hessian of the weights of layers, not of their biases."""
+    params = {"w": jnp.array([[1.0, -2], [0.5, 3]]), "b": jnp.array([0.5, -1])}
+    tx = dst.sparsify(optax.sgd(0.1), dst.GraSP(0.5))
+
+    def biased(params):
+        return jnp.sum((X @ params["w"] + params["b"][None] - Y) ** 2) / 4
+
+    products = compiled(lambda p: tx.topology_gradients(biased, p))(params)
+    gradient = compiled(jax.grad(biased))(params)["w"]
+    np.testing.assert_allclose(products["w"], X.T @ X / 2 @ gradient, rtol=1e-6)
+
+
+def test_flax_models_give_what_replaces_gradients():
+    model = NnxNet()
+    plain = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    optimizer = dst.nnx.Optimizer(model, optax.sgd(0.1), dst.GraSP(0.5))
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def of_model(params):
+        return error(nnx.merge(graph, params, rest)(NUMBERS))
+
+    found = compiled(lambda p: optimizer.tx.topology_gradients(of_model, p))(params)
+    tx = dst.sparsify(optax.sgd(0.1), dst.GraSP(0.5))
+    of_dict = compiled(lambda p: tx.topology_gradients(lambda q: error(forward(q, NUMBERS)), p))
+    expected = of_dict(plain)
+    for layer in ("hidden", "out"):
+        np.testing.assert_allclose(
+            found[layer]["kernel"].get_value(), expected[layer]["kernel"], rtol=1e-4, atol=1e-6
+        )
+    optimizer.update(model, found, topology=True)
+    size = sum(x.size for x in (plain["hidden"]["kernel"], plain["out"]["kernel"]))
+    assert int(model.hidden.kernel_mask[...].sum() + model.out.kernel_mask[...].sum()) == size // 2
+
+
+@pytest.mark.parametrize("method", [dst.GraSP(0.0), dst.SynFlow(0.0, rounds=2)])
+@pytest.mark.parametrize("traced", [False, True])
+def test_at_sparsity_zero_nothing_is_trained_on_what_replaces_gradients(method, traced):
+    params = {"w": jnp.ones((4, 4))}
+    tx = dst.sparsify(optax.adam(0.1), method)
+    step = compiled(lambda g, s, p, topology: tx.update(g, s, p, topology=topology))
+    if not traced:
+        step = jax.jit(tx.update, static_argnames="topology", compiler_options=QUICK)
+    state = tx.init(params)
+    for count in range(3):
+        given = jnp.bool_(tx.fires(count)) if traced else tx.fires(count)
+        updates, state = step(params, state, params, topology=given)
+        assert bool(jnp.any(updates["w"] != 0)) == (not tx.fires(count))
+        assert int(state.inner_state[0].count) == max(count + 1 - (tx.rule.when.last + 1), 0)
+    dst.check_invariants(state, params)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [dst.SNIP(0.5), dst.SNIPRatio(0.5), dst.GraSP(0.5), dst.FORCE(0.5, rounds=1)],
+    ids=["snip", "snip-ratio", "grasp", "force"],
+)
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_layers_without_numbers_keep_their_connections(method, names):
+    """Layers compete by scores of the first batch, whatever then chooses within them."""
+    params = {"a": jnp.ones((4, 4)), "b": jnp.ones((4, 4))}
+    tx = dst.sparsify(optax.sgd(0.1), method)
+    grads = {n: jnp.full((4, 4), jnp.nan if n in names else 1.0) for n in params}
+    updates, state = after(tx, grads, params)
+    for name in names:
+        assert dst.masks(state)[name].all()
+        assert int(state.topology.unscored[name]) >= 16
+    with pytest.raises(dst.InvariantError, match=r"a: \d+ scores were NaN"):
+        dst.check_invariants(state, optax.apply_updates(params, updates))
+
+
+def test_more_rounds_than_a_plan_has_rows_for_are_refused():
+    with pytest.raises(ValueError, match=r"rounds must be an integer >= 1 and <= 100000"):
+        dst.SynFlow(0.5, rounds=100_001)
 
 
 @pytest.mark.parametrize("method", [dst.GraSP(0.5), dst.SynFlow(0.5)])

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import lax
 
 import dst
+from dst.rules.accumulators import Observation
 from tests.following import EVERY, RATE, SHAPES, STOP, draw, follow
 from tests.reference.dsr import DSR
 from tests.runs import quick
@@ -69,3 +71,33 @@ def test_a_layer_below_the_threshold_keeps_its_largest_weight():
 def test_dsr_needs_as_many_places_as_it_may_drop():
     with pytest.raises(ValueError, match="at least 0.5, got 0.4"):
         dst.DSR(0.4, 10, every=1)
+
+
+def test_masks_that_leave_too_few_places_are_refused():
+    """Connections that are dropped could not all grow elsewhere, and would be lost."""
+    masks = {"a": jnp.ones((4, 4), bool), "b": jnp.eye(4, dtype=bool)}
+    params = {name: jnp.ones((4, 4)) for name in masks}
+    tx = dst.sparsify(optax.sgd(0.1), dst.DSR(0.5, 4, every=1, stop=9), initial=masks)
+    with pytest.raises(ValueError, match="could drop 18 of 20 .* only 12 places are free"):
+        tx.init(params)
+
+
+def test_any_number_of_connections_may_be_the_target():
+    observe = dst.DSR(0.5, 2**31 - 1, every=1, stop=9).rule().which.accumulator.observe
+    zero = jnp.zeros(())
+    now = Observation(zero, zero, zero > 0, jnp.int32(0), jnp.int32(2**31 - 1))
+    assert float(observe(jnp.float32(0.5), now)) == 0.5
+    assert float(observe(jnp.float32(0.5), now._replace(dropped=jnp.int32(9)))) == 1.0
+
+
+def test_the_threshold_never_leaves_the_numbers_from_which_it_can_return():
+    observe = dst.DSR(0.5, 10, every=1, stop=9).rule().which.accumulator.observe
+    zero = jnp.zeros(())
+    many = Observation(zero, zero, zero > 0, jnp.int32(0), jnp.int32(100))
+    few = many._replace(dropped=jnp.int32(0))
+
+    def after(now, times=300):
+        return lax.fori_loop(0, times, lambda _, h: observe(h, now), jnp.float32(1e-3))
+
+    assert float(observe(after(many), few)) > float(after(many)) > 0
+    assert np.isfinite(float(after(few)))

@@ -69,3 +69,13 @@ def test_powerprop_equals_a_loop_with_a_forward_hook(alpha):
 def test_a_power_below_one_is_refused():
     with pytest.raises(ValueError, match=r"alpha must be at least 1, got 0.5"):
         dst.Powerprop(0.5, alpha=0.5, prune=3)
+
+
+def test_blocks_are_ranked_by_the_weights_in_use():
+    """Of w, 0.81 + 0 is more than 0.36 + 0.36; of theta, 0.9 is less than 1.2."""
+    params = {"w": jnp.array([[0.81, 0.0, 0.36, 0.36]])}
+    method = dst.Powerprop(0.5, prune=0, structure=dst.Block(1, 2))
+    tx = dst.sparsify(optax.sgd(0.0), method)
+    state = tx.init(params)
+    _, state = compiled(tx.update)(params, state, params)
+    assert dst.masks(state)["w"].tolist() == [[True, True, False, False]]

@@ -7,6 +7,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import dst
@@ -15,6 +16,7 @@ from dst.rules.scores import Connections, sampled_gradient
 from tests.following import EVERY, RATE, SEED, SHAPES, STOP, draw, follow
 from tests.reference import sampled
 from tests.reference.draws import uniforms
+from tests.runs import QUICK
 
 TWIN = {"every": EVERY, "stop": STOP, "rate": RATE}
 
@@ -41,6 +43,37 @@ def test_gse_looks_at_about_as_many_connections_as_it_draws():
     assert float(seen.mean()) == pytest.approx(expected, abs=5 * (expected / 10_000) ** 0.5)
     many = ~few
     assert (score(Connections(weight, weight, many, many, jax.random.key(0))) >= 0).all()
+
+
+@pytest.mark.parametrize("min_active", [1, 3])
+def test_gse_keeps_its_number_of_connections_where_layers_are_tiny(min_active):
+    """Two of sixteen in each layer: most of them are the last that their layer keeps."""
+    params = {f"layer{i}": jax.random.normal(jax.random.key(i), (4, 4)) for i in range(6)}
+    settings = {"drop_fraction": 0.9, "every": 1, "stop": 10, "allocation": "uniform"}
+    tx = dst.sparsify(optax.sgd(0.1), dst.GSE(0.87, min_active=min_active, **settings))
+    step = jax.jit(tx.update, compiler_options=QUICK)
+    state = jax.jit(tx.init, compiler_options=QUICK)(params)
+    total = sum(map(int, state.active.values()))
+    for count in range(4):
+        grads = {n: jax.random.normal(jax.random.key(count), (4, 4)) for n in params}
+        params = dst.apply_masks(params, state)
+        before = state.active
+        updates, state = step(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        assert sum(map(int, state.active.values())) == total
+        for name, n in state.active.items():
+            kept = int(before[name]) - int(state.topology.dropped[name])
+            assert kept >= min(min_active, int(before[name])) and int(n) >= kept
+    dst.check_invariants(state, params)
+
+
+def test_chts_never_chooses_what_is_no_number_and_says_so():
+    params = {"w": jnp.ones((6, 6)).at[0].set(jnp.nan)}
+    tx = dst.sparsify(optax.sgd(0.0), dst.CHTs(0.5, every=1, stop=9), initial="magnitude")
+    state = tx.init({"w": jnp.ones((6, 6))})
+    change = jax.jit(lambda p, s: tx.update(p, s, p, topology=True), compiler_options=QUICK)
+    _, state = change(params, state)
+    assert int(state.topology.unscored["w"]) == 6
 
 
 def draw_again(name, count):

@@ -195,6 +195,8 @@ def check_name(name: Any) -> None:
 
 
 def _check_schedule(rule: Rule | Latent, steps: int) -> None:
+    if isinstance(rule, Latent) and rule.stages and rule.stages[-1] >= steps:
+        raise _not_reached(rule.stages[-1], steps)
     when = rule.when
     if when is None:
         return
@@ -209,10 +211,15 @@ def _check_schedule(rule: Rule | Latent, steps: int) -> None:
             f"training has {steps} steps. Lower `every` or `start`, or raise train.steps."
         )
     if rule.sparsity_changes and when.last >= steps:
-        raise ValueError(
-            f"method.stop must lie before the last of {steps} steps, got {when.last}: the "
-            "final sparsity would not be reached. Lower `stop` or raise train.steps."
-        )
+        raise _not_reached(when.last, steps)
+
+
+def _not_reached(last: int, steps: int) -> ValueError:
+    return ValueError(
+        f"method: the final sparsity would not be reached: it is there after step {last}, training "
+        f"has {steps} steps, counted from 0. Let the method finish earlier (its `stop`, `prune` or "
+        "`rounds`), or raise train.steps."
+    )
 
 
 def load(path: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:

@@ -72,7 +72,15 @@ BAD = {
     "no cadence": (["method={'name': 'set', 'every': None}"], ["method", "SET", "every"]),
     "the ramp ends after training": (
         ["method={'name': 'gmp', 'start': 5, 'stop': 40}"],
-        ["method.stop", "40", "would not be reached"],
+        ["method", "after step 40", "would not be reached", "`stop`"],
+    ),
+    "latent weights are pruned after training": (
+        ["method={'name': 'powerprop', 'sparsity': 0.9, 'prune': 40}"],
+        ["method", "after step 40", "would not be reached", "`prune`"],
+    ),
+    "more rounds before training than steps": (
+        ["method={'name': 'iterative-snip', 'sparsity': 0.9}"],
+        ["method", "after step 299", "would not be reached", "`rounds`"],
     ),
     "a setting of another optimizer": (
         ["optimizer.momentum=0.9"],
