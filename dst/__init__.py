@@ -65,6 +65,7 @@ from dst.methods.srigl import SRigL
 from dst.methods.static import Static
 from dst.methods.structure_decay import StructureDecay
 from dst.methods.synflow import SynFlow
+from dst.methods.t_sr_ste import TSRSTE
 from dst.methods.top_k_weights import TopKWeights
 from dst.methods.top_kast import TopKAST
 from dst.rules.accumulators import Accumulator, Observation
@@ -82,6 +83,7 @@ from dst.rules.structure import (
     InputChannel,
     Layout,
     OutputChannel,
+    TransposableNM,
     Unstructured,
 )
 
@@ -165,6 +167,7 @@ __all__ = [
     "SNIP",
     "SPDF",
     "SRSTE",
+    "TSRSTE",
     "Accumulator",
     "Allocation",
     "BalancedBlock",
@@ -212,6 +215,7 @@ __all__ = [
     "SynFlow",
     "TopKAST",
     "TopKWeights",
+    "TransposableNM",
     "Uniform",
     "Unstructured",
     "UpdateSchedule",

@@ -227,4 +227,5 @@ def _leaf_plan(
             f"leave it dense: overrides={{{leaf.path!r}: {{'sparsity': 0}}}}."
         )
     rows = np.stack([np.minimum(np.minimum(kept, active), aims), aims], axis=1)
+    layout.check_counts(leaf.path, np.append(rows, initial))
     return LeafPlan(leaf, structure, layout, initial, rows.astype(np.int32))

@@ -97,6 +97,7 @@ STRUCTURES = {
 }
 LATENT = {
     "sr-ste": dst.SRSTE(2, 4),
+    "t-sr-ste": dst.TSRSTE(1, 2, every=1),
     "mask-decay": dst.MaskDecay(2, 4, start=0, stop=1),
     "structure-decay": dst.StructureDecay(1, 4, start=0, stop=1),
     "top-kast": dst.TopKAST(0.75, 0.5),
@@ -114,6 +115,7 @@ SHORT_MORE = [
     ("block", "both", "auto"),
     ("constant-fan-in", "both", "explicit"),
     ("sr-ste", "columns", "auto"),
+    ("t-sr-ste", "both", "explicit"),
 ]
 MORE_CASES = [
     pytest.param(*case, marks=[] if case in SHORT_MORE else pytest.mark.evidence)
