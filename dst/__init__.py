@@ -54,6 +54,7 @@ from dst.methods.mest_resnet import mest_resnet
 from dst.methods.movement import Movement
 from dst.methods.powerprop import Powerprop
 from dst.methods.rigl import RigL
+from dst.methods.s_ste import SSTE
 from dst.methods.set import SET
 from dst.methods.smet import smet
 from dst.methods.snfs import SNFS
@@ -167,6 +168,7 @@ __all__ = [
     "SNIP",
     "SPDF",
     "SRSTE",
+    "SSTE",
     "TSRSTE",
     "Accumulator",
     "Allocation",

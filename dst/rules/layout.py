@@ -148,10 +148,19 @@ class Layout:
 
     def spread(self, units: Array, like: Array | None = None) -> Array:
         """The mask of the leaf, from one bool per unit; with the explicit sharding of ``like``."""
-        mask = jnp.broadcast_to(lax.expand_dims(units, self.members), self.split)
+        return self._joined(lax.expand_dims(units, self.members), like)
+
+    def largest(self, values: Array) -> Array:
+        """For every weight the largest value in its group, of the shape of the leaf."""
+        inside = tuple(a for a in range(len(self.split)) if a not in self.groups)
+        split = _reshape(values, self.split)
+        return self._joined(jnp.max(split, axis=inside, keepdims=True), values)
+
+    def _joined(self, split: Array, like: Array | None) -> Array:
+        whole = jnp.broadcast_to(split, self.split)
         if like is None or not _explicit(like):
-            return _reshape(mask, self.shape)
-        return lax.reshape(mask, self.shape, out_sharding=jax.typeof(like).sharding.spec)
+            return _reshape(whole, self.shape)
+        return lax.reshape(whole, self.shape, out_sharding=jax.typeof(like).sharding.spec)
 
     def count(self, *units: Array) -> list[Array]:
         """int32 active weights of each mask of units, of shape ``counts``."""

@@ -29,6 +29,12 @@ class Structure(Protocol):
         ...
 
 
+def structure_of(leaf: Leaf, default: Structure) -> Structure:
+    """The structure that ``overrides`` give to a leaf, or else the default."""
+    own: Structure | None = (leaf.settings or {}).get("structure")
+    return own or default
+
+
 @dataclass(frozen=True)
 class Unstructured:
     """Single weights are switched; counts are exact in every layer.

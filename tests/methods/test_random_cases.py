@@ -26,7 +26,8 @@ from tests.following import draw
 from tests.reference import asp, journey
 from tests.reference.edge_popup import EdgePopup
 from tests.reference.optimizer import Momentum
-from tests.reference.progressive import Progressive
+from tests.reference.progressive import Progressive, largest
+from tests.reference.s_ste import SSTE
 from tests.reference.smet import SMET
 from tests.reference.spdf import SPDF
 from tests.reference.top_k_weights import TopKWeights
@@ -167,6 +168,26 @@ def test_t_sr_ste_equals_its_authors_code(seed):
         np.testing.assert_array_equal(kept["latent"][case, step], twin.dense)
         np.testing.assert_array_equal(masks[case, step], twin.mask)
         close(params[case, step], twin.used)
+
+    follow(params, grads, twin, look)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_s_ste_equals_its_authors_code(seed):
+    """From the first step on: the first forward pass here has the largest weights as they are."""
+    random, weights, grads = drawn(seed)
+    n, m = [(2, 4), (1, 4), (3, 8), (1, 2)][seed]
+    params, masks, kept = trained(dst.SSTE(n, m), weights, grads)
+
+    def twin(case):
+        return SSTE(weights[case], n, m, Momentum(RATE, MOMENTUM))
+
+    def look(twin, case, step):
+        np.testing.assert_array_equal(kept["latent"][case, step], twin.dense)
+        np.testing.assert_array_equal(masks[case, step], largest(twin.dense, n, m))
+        np.testing.assert_allclose(kept["fixed"][case, step], twin.scale, rtol=1e-6)
+        if step:
+            close(params[case, step], twin.used)
 
     follow(params, grads, twin, look)
 
