@@ -54,6 +54,7 @@ from dst.methods.mest_resnet import mest_resnet
 from dst.methods.movement import Movement
 from dst.methods.powerprop import Powerprop
 from dst.methods.rigl import RigL
+from dst.methods.s_ste import SSTE
 from dst.methods.set import SET
 from dst.methods.smet import smet
 from dst.methods.snfs import SNFS
@@ -65,6 +66,7 @@ from dst.methods.srigl import SRigL
 from dst.methods.static import Static
 from dst.methods.structure_decay import StructureDecay
 from dst.methods.synflow import SynFlow
+from dst.methods.t_sr_ste import TSRSTE
 from dst.methods.top_k_weights import TopKWeights
 from dst.methods.top_kast import TopKAST
 from dst.rules.accumulators import Accumulator, Observation
@@ -82,6 +84,7 @@ from dst.rules.structure import (
     InputChannel,
     Layout,
     OutputChannel,
+    TransposableNM,
     Unstructured,
 )
 
@@ -165,6 +168,8 @@ __all__ = [
     "SNIP",
     "SPDF",
     "SRSTE",
+    "SSTE",
+    "TSRSTE",
     "Accumulator",
     "Allocation",
     "BalancedBlock",
@@ -212,6 +217,7 @@ __all__ = [
     "SynFlow",
     "TopKAST",
     "TopKWeights",
+    "TransposableNM",
     "Uniform",
     "Unstructured",
     "UpdateSchedule",

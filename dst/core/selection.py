@@ -90,7 +90,7 @@ def _by_pairs(
     group: _Groups, scores: Array, where: Array | None, k: ArrayLike
 ) -> tuple[Array, Array]:
     """Groups of few positions: the rank of each is how many others come before it."""
-    keys, counts = _ordered(scores, where), group.counts(k)
+    keys, counts = ordered(scores, where), group.counts(k)
     (axis,) = group.counted
     position = lax.broadcasted_iota(jnp.int32, keys.shape, axis)
     rank = jnp.zeros_like(keys, jnp.int32)
@@ -130,7 +130,7 @@ class _Pool:
         self, groups: list[_Groups], scores: list[Array], wheres: list[Array | None]
     ) -> None:
         self.groups = groups
-        self.keys = [_ordered(s, w) for s, w in zip(scores, wheres, strict=True)]
+        self.keys = [ordered(s, w) for s, w in zip(scores, wheres, strict=True)]
         self.size = sum(g.size for g in groups)
         if self.size > checks.LARGEST:
             raise ValueError(
@@ -247,7 +247,7 @@ class _Groups:
         return jnp.uint32(self.size) - index
 
 
-def _ordered(scores: Array, where: Array | None) -> Array:
+def ordered(scores: Array, where: Array | None) -> Array:
     """uint32 keys in the order of float32 scores; 0 for NaN and for excluded positions.
 
     Integer arithmetic throughout: comparing floats would flush subnormals on some devices.

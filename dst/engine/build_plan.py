@@ -20,7 +20,7 @@ from dst.rules.allocation import Allocation, Allocator, Global, Layer, Uniform, 
 from dst.rules.counts import fixed_point
 from dst.rules.layout import Layout
 from dst.rules.schedule import exact
-from dst.rules.structure import Structure
+from dst.rules.structure import Structure, structure_of
 
 _OVERRIDES = ("sparsity", "structure")
 
@@ -72,7 +72,7 @@ def build_plan(
     leaves = selected(leaves, targets.sparsity, masks)
     sparse = [leaf for leaf in leaves if leaf.sparse]
     allocate = allocator(targets.allocation)
-    structures = {x.path: (x.settings or {}).get("structure") or targets.structure for x in sparse}
+    structures = {x.path: structure_of(x, targets.structure) for x in sparse}
     layers = {
         leaf.path: Layer(
             shape=leaf.layer_shape if isinstance(allocate, Uniform) else leaf.merged_shape,
@@ -227,4 +227,5 @@ def _leaf_plan(
             f"leave it dense: overrides={{{leaf.path!r}: {{'sparsity': 0}}}}."
         )
     rows = np.stack([np.minimum(np.minimum(kept, active), aims), aims], axis=1)
+    layout.check_counts(leaf.path, np.append(rows, initial))
     return LeafPlan(leaf, structure, layout, initial, rows.astype(np.int32))

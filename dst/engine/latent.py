@@ -199,9 +199,10 @@ def _latent_leaves(
     rule: Latent, flat: Flat, state: SparsifyState, grads: list[Array]
 ) -> list[LatentLeaf]:
     softness, keys = softness_at(rule, state.count), _keys(rule, flat, state, 0)
-    columns = flat.masks(state.masks), flat.of(state.variables), flat.sparse, grads, keys
+    variables = flat.masks(state.masks), flat.of(state.variables)
+    columns = *variables, flat.sparse, grads, keys, flat.plans
     leaves = []
-    for mask, kept, weight, grad, key in zip(*columns, strict=True):
+    for mask, kept, weight, grad, key, plan in zip(*columns, strict=True):
         active = masks.active(mask)
         latent = kept.get("latent", weight.astype(jnp.float32))
         leaves.append(
@@ -214,6 +215,7 @@ def _latent_leaves(
                 softness=softness,
                 key=key,
                 scores=kept.get("scores", latent),
+                layout=plan.layout,
             )
         )
     return leaves

@@ -44,7 +44,8 @@ def counts_of_masks(leaf: Leaf, layout: Layout, mask: np.ndarray) -> np.ndarray:
     """int32 active units per group of a mask, of shape ``layout.counts``.
 
     Raises:
-      ValueError: units that are active in part, groups of unequal counts.
+      ValueError: units that are active in part, groups of unequal counts, blocks that do not have
+        their pattern.
     """
     split = mask.reshape(layout.split)
     if layout.members:
@@ -54,6 +55,7 @@ def counts_of_masks(leaf: Leaf, layout: Layout, mask: np.ndarray) -> np.ndarray:
                 f"masks: {leaf.path} is not constant within the units of its structure."
             )
         split = units
+    layout.check_mask(leaf.path, split)
     ranked = tuple(a for a in range(split.ndim) if a not in layout.group_axes)
     per_group = split.sum(axis=ranked)
     inner = tuple(range(len(layout.counts), per_group.ndim))

@@ -27,7 +27,7 @@ from dst.oneshot.stages import Piece
 from dst.oneshot.statistics import Statistics
 from dst.oneshot.views import Base, Place
 from dst.rules.allocation import Allocator, Global, Layer, allocator
-from dst.rules.structure import Structure
+from dst.rules.structure import Structure, structure_of
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,7 @@ class Leaves:
             jnp.asarray(x) if p in chosen else x for p, x in zip(self.paths, leaves, strict=True)
         ]
         self._method, self._preserve = method, preserve
-        self._structures = {
-            p: (x.settings or {}).get("structure") or structure for p, x in chosen.items()
-        }
+        self._structures = {p: structure_of(x, structure) for p, x in chosen.items()}
         self.own = {p: own_sparsity(x, self._structures[p]) for p, x in chosen.items()}
         self._masks = {p: jnp.zeros(x.shape, bool) for p, x in chosen.items()}
         self.sparsities: Mapping[str, Fraction] = {}

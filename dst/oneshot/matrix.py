@@ -113,7 +113,8 @@ class Matrix:
 def best_of(scores: Array, weight: Array, keep: ArrayLike, layout: Layout, preserve: bool) -> Array:
     """:meth:`Matrix.best`, for use while tracing: ``keep`` units of each group."""
     alive = weight != 0
-    where = layout.units_of(alive) if preserve else None
+    # A pattern is chosen whole; what it has of zeros then goes.
+    where = layout.units_of(alive) if preserve and layout.pattern is None else None
     pooled = layout.pool(scores.astype(jnp.float32))
     mask = layout.spread(top_k_mask(pooled, keep, where, group_axes=layout.group_axes))
     return mask & alive if preserve else mask

@@ -12,6 +12,7 @@ from dst.core import checks
 from dst.core.tree import Leaf
 from dst.core.typing import Array
 from dst.rules.allocation import Allocator, Global, allocator
+from dst.rules.layout import Layout
 from dst.rules.schedule import Schedule, UpdateSchedule
 from dst.rules.structure import Structure, Unstructured
 
@@ -27,6 +28,7 @@ class LatentLeaf(NamedTuple):
       grad: float32, the gradient with respect to the weights in use.
       softness: float32 scalar, 0 for hard masks.
       scores: float32, trained beside the latent variables; these, where a method trains none.
+      layout: the groups in which connections are chosen.
       key: of the leaf and the count of updates, the same for the weights in use and the gradient
         that comes back for them; None where the method draws nothing.
     """
@@ -38,6 +40,7 @@ class LatentLeaf(NamedTuple):
     grad: Array
     softness: Array
     scores: Array
+    layout: Layout
     key: Array | None = None
 
 
@@ -83,7 +86,8 @@ class Latent:
       allocation: as in :class:`dst.rules.rule.HowMany`; not one that ranks all layers together.
       start: ``(weight, leaf, key) ->`` latent variables at initialisation; of as many axes as the
         weight.
-      fix: ``(weight, leaf) ->`` variables that never change; None where there are none.
+      fix: ``(weight, leaf) ->`` variables that never change, of the shape of the weight or one that
+        broadcasts against it; None where there are none.
       scores: trained beside the latent variables; None where there are none. Not together with
         ``backward_sparsity``.
       score: of trained scores, or else of latent variables, of the shape of the weight; the best

@@ -12,11 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 
 from dst.core.reductions import exact_sum, totals
 from dst.core.typing import Array
+from dst.rules.transposable import BlockPattern
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Layout:
       members: axes of ``split`` that lie inside one unit.
       counts: the shape of an array of counts: the stacked axes, of which every slice may have a
         count of its own. It broadcasts against the group axes.
+      pattern: where the choices of several groups depend on each other: it marks the best units
+        of all of them. None: every group chooses by itself.
 
     Raises:
       ValueError: ``split`` has another number of elements than ``shape``.
@@ -40,6 +44,7 @@ class Layout:
     groups: tuple[int, ...] = ()
     members: tuple[int, ...] = ()
     counts: tuple[int, ...] = ()
+    pattern: BlockPattern | None = None
 
     def __post_init__(self) -> None:
         size = split = 1
@@ -100,9 +105,40 @@ class Layout:
         return tuple(kept.index(a) for a in self.groups)
 
     def pool(self, scores: Array) -> Array:
-        """One score per unit: the sum over its members, bit-identical on every mesh."""
+        """One score per unit: the sum over its members, bit-identical on every mesh.
+
+        Where there is a pattern: 1 for the units that it marks, 0 for others.
+        """
         split = _reshape(scores, self.split)
+        if self.pattern is not None:
+            return self.pattern.marks(split)
         return exact_sum(split, self.members) if self.members else split
+
+    def check_counts(self, path: str, counts: np.ndarray) -> None:
+        """Raises ValueError where a pattern does not have some of the counts of a leaf."""
+        if self.pattern is None:
+            return
+        known = self.pattern.n, self.units
+        if not np.isin(counts, known).all():
+            found = sorted({int(n) for n in counts.flat} - set(known))
+            raise ValueError(
+                f"{path}: a transposable pattern keeps {known[0]} of {known[1]}, or all, but this "
+                f"method also asks for {found}. It drops or grows single connections: use "
+                "dst.TSRSTE, dst.Static or dst.prune, or structure=dst.NM(n, m)."
+            )
+
+    def check_mask(self, path: str, split: np.ndarray) -> None:
+        """Raises ValueError where a mask, of shape ``split``, lacks the pattern in some block."""
+        if self.pattern is None or split.all():
+            return
+        n, m = self.pattern.n, self.pattern.m
+        for axes in (self.pattern.rows, self.pattern.columns):
+            found = split.sum(axis=axes)
+            if (found != n).any():
+                raise ValueError(
+                    f"masks: {path} must keep {n} of {m} along inputs and outputs of every block, "
+                    f"got between {found.min()} and {found.max()}."
+                )
 
     def units_of(self, mask: Array) -> Array:
         """One bool per unit, from a mask that is constant within units."""
@@ -112,10 +148,19 @@ class Layout:
 
     def spread(self, units: Array, like: Array | None = None) -> Array:
         """The mask of the leaf, from one bool per unit; with the explicit sharding of ``like``."""
-        mask = jnp.broadcast_to(lax.expand_dims(units, self.members), self.split)
+        return self._joined(lax.expand_dims(units, self.members), like)
+
+    def largest(self, values: Array) -> Array:
+        """For every weight the largest value in its group, of the shape of the leaf."""
+        inside = tuple(a for a in range(len(self.split)) if a not in self.groups)
+        split = _reshape(values, self.split)
+        return self._joined(jnp.max(split, axis=inside, keepdims=True), values)
+
+    def _joined(self, split: Array, like: Array | None) -> Array:
+        whole = jnp.broadcast_to(split, self.split)
         if like is None or not _explicit(like):
-            return _reshape(mask, self.shape)
-        return lax.reshape(mask, self.shape, out_sharding=jax.typeof(like).sharding.spec)
+            return _reshape(whole, self.shape)
+        return lax.reshape(whole, self.shape, out_sharding=jax.typeof(like).sharding.spec)
 
     def count(self, *units: Array) -> list[Array]:
         """int32 active weights of each mask of units, of shape ``counts``."""

@@ -7,13 +7,14 @@ spread over its members again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from dst.core import checks
 from dst.core.tree import Leaf
 from dst.rules.layout import Layout
+from dst.rules.transposable import ENUMERATED, BlockPattern
 
 
 @runtime_checkable
@@ -26,6 +27,12 @@ class Structure(Protocol):
     def layout(self, leaf: Leaf) -> Layout:
         """The layout of a leaf. Raises ValueError where the leaf does not fit."""
         ...
+
+
+def structure_of(leaf: Leaf, default: Structure) -> Structure:
+    """The structure that ``overrides`` give to a leaf, or else the default."""
+    own: Structure | None = (leaf.settings or {}).get("structure")
+    return own or default
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,73 @@ class NM:
     def layout(self, leaf: Leaf) -> Layout:
         """Groups along the input axes; see :class:`Structure`."""
         return _layout(leaf, self, {"i": ("group", self.m, "unit"), "o": "group", "k": "group"})
+
+
+@dataclass(frozen=True)
+class TransposableNM:
+    """``n`` active weights of every ``m`` consecutive ones along the inputs, and along the outputs.
+
+    The transposed kernel, by which gradients go back, is N:M too. Patterns are chosen whole, in
+    blocks of ``m`` inputs by ``m`` outputs. The ``exact`` search maximises the sum of the scores of
+    a block over all patterns, 90 for 2:4. The ``greedy`` one takes the best connection that its row
+    and its column still have room for, then the next. Where that fills all rows, the sum is at
+    least half of the largest. Other rows are filled by swaps.
+
+    Args:
+      n: active along either axis, at least 1.
+      m: must divide the input axis and the output axis.
+      search: ``exact``, up to 4 weights per block side, or ``greedy``; ``auto``: the first where it
+        can be had.
+
+    Raises:
+      ValueError: an exact search over larger blocks.
+
+    Example:
+      >>> import dst, jax.numpy as jnp
+      >>> params = {"w": jnp.array([[3.0, 2.0], [2.5, 0.1]])}
+      >>> dst.prune(params, 0.5, structure=dst.TransposableNM(1, 2))[0]["w"].tolist()
+      [[0.0, 2.0], [2.5, 0.0]]
+
+    References: Hubara et al. 2021, "Accelerated Sparse Neural Training: A Provable and Efficient
+    Method to Find N:M Transposable Masks" (arXiv 2102.08124).
+    Checked against: papers-submission/structured_transposable_masks at aecd501,
+    dynamic_TNM/src/sparse_ops.py (``update_mask_approx2``, the greedy choice), and
+    huyz2023/2by4-pretrain at 0c75543, sparse/transposable_semi_structured.py (the 90 patterns):
+    tests/rules/test_transposable.py.
+    Differs from these codes: blocks lie in the kernel, where the first one folds ``m * m``
+    consecutive weights; rows that greedy choices leave short stay short there; of equal scores the
+    lowest index stays; no exact search over large blocks, there by network flow.
+    """
+
+    n: int
+    m: int
+    search: Literal["auto", "exact", "greedy"] = "auto"
+
+    def __post_init__(self) -> None:
+        checks.integer("n of TransposableNM(n, m)", self.n, at_least=1)
+        checks.integer("m of TransposableNM(n, m)", self.m, at_least=self.n + 1)
+        checks.one_of("search of TransposableNM", self.search, ("auto", "exact", "greedy"))
+        if self.search == "exact" and self.m > ENUMERATED:
+            raise ValueError(
+                f"search of TransposableNM: exact compares all patterns, for m up to {ENUMERATED}; "
+                f"got {self.n}:{self.m}. Use 'greedy'."
+            )
+
+    @property
+    def sparsity(self) -> Fraction:
+        """The only possible sparsity: ``1 - n / m``."""
+        return 1 - Fraction(self.n, self.m)
+
+    def layout(self, leaf: Leaf) -> Layout:
+        """Groups along the input axes whose choices a pattern joins; see :class:`Structure`."""
+        unit, group = ("group", self.m, "unit"), ("group", self.m, "group")
+        along = _layout(leaf, self, {"i": unit, "o": group, "k": "group"})
+        across = _layout(leaf, self, {"i": group, "o": unit, "k": "group"})
+        rows, columns = (
+            tuple(a for a in range(len(x.split)) if a not in x.groups) for x in (along, across)
+        )
+        exact = self.search != "greedy" and self.m <= ENUMERATED
+        return replace(along, pattern=BlockPattern(self.n, self.m, rows, columns, exact))
 
 
 @dataclass(frozen=True)

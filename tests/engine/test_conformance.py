@@ -298,6 +298,8 @@ def staged(count: int, steps: int) -> dict[str, int]:
 
 LATENT = {
     "sr-ste": Case(lambda n: dst.SRSTE(1, 4), kept, changes=False),
+    "t-sr-ste": Case(lambda n: dst.TSRSTE(1, 4, every=EVERY), kept),
+    "s-ste": Case(lambda n: dst.SSTE(1, 4), kept, changes=False),
     "mask-decay": Case(lambda n: dst.MaskDecay(1, 4, start=5, stop=n - 10), decayed, changes=False),
     "mask-llm": Case(lambda n: dst.MaskLLM(1, 4, stop=n - 10), decayed, changes=False),
     "structure-decay": Case(lambda n: dst.StructureDecay(1, 4, start=5, stop=20), staged, False),

@@ -26,10 +26,12 @@ from tests.following import draw
 from tests.reference import asp, journey
 from tests.reference.edge_popup import EdgePopup
 from tests.reference.optimizer import Momentum
-from tests.reference.progressive import Progressive
+from tests.reference.progressive import Progressive, largest
+from tests.reference.s_ste import SSTE
 from tests.reference.smet import SMET
 from tests.reference.spdf import SPDF
 from tests.reference.top_k_weights import TopKWeights
+from tests.reference.transposable import TSRSTE
 from tests.runs import QUICK
 
 SLOW = pytest.mark.evidence
@@ -146,6 +148,46 @@ def test_structure_decay_equals_its_authors_code(seed):
         np.testing.assert_array_equal(kept["latent"][case, step], twin.dense)
         np.testing.assert_array_equal(masks[case, step] & (twin.dense != 0), twin.used != 0)
         close(params[case, step], twin.used)
+
+    follow(params, grads, twin, look)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_t_sr_ste_equals_its_authors_code(seed):
+    """Masks change before the forward passes 0, ``every``, ... ; the decay enters the momentum."""
+    random = np.random.default_rng(seed)
+    weights, grads = numbers(random, CASES, 8, 8), numbers(random, CASES, STEPS, 8, 8)
+    n, m = [(2, 4), (1, 2), (4, 8), (3, 4)][seed]
+    decay, every = 2.0 ** -int(random.integers(2, 6)), int(random.integers(1, 9))
+    params, masks, kept = trained(dst.TSRSTE(n, m, decay, every), weights, grads)
+
+    def twin(case):
+        return TSRSTE(weights[case], n, m, decay, every, Momentum(RATE, MOMENTUM))
+
+    def look(twin, case, step):
+        np.testing.assert_array_equal(kept["latent"][case, step], twin.dense)
+        np.testing.assert_array_equal(masks[case, step], twin.mask)
+        close(params[case, step], twin.used)
+
+    follow(params, grads, twin, look)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_s_ste_equals_its_authors_code(seed):
+    """From the first step on: the first forward pass here has the largest weights as they are."""
+    random, weights, grads = drawn(seed)
+    n, m = [(2, 4), (1, 4), (3, 8), (1, 2)][seed]
+    params, masks, kept = trained(dst.SSTE(n, m), weights, grads)
+
+    def twin(case):
+        return SSTE(weights[case], n, m, Momentum(RATE, MOMENTUM))
+
+    def look(twin, case, step):
+        np.testing.assert_array_equal(kept["latent"][case, step], twin.dense)
+        np.testing.assert_array_equal(masks[case, step], largest(twin.dense, n, m))
+        np.testing.assert_allclose(kept["fixed"][case, step], twin.scale, rtol=1e-6)
+        if step:
+            close(params[case, step], twin.used)
 
     follow(params, grads, twin, look)
 

@@ -93,6 +93,8 @@ EVERY_KIND = {
     "powerprop": {"sparsity": 0.5, "prune": 20},
     "top-kast": {"sparsity": 0.5, "backward_sparsity": 0.3},
     "sr-ste": {},
+    "s-ste": {},
+    "t-sr-ste": {"n": 1, "m": 2, "every": 10},
     "mask-decay": {"start": 10, "stop": 30},
     "mask-llm": {},
     "structure-decay": {"start": 10, "stop": 30},

@@ -27,6 +27,7 @@ from dst.rules.structure import (
     InputChannel,
     OutputChannel,
     Structure,
+    TransposableNM,
     Unstructured,
 )
 from dst.train.config import doors, signatures, strict
@@ -193,6 +194,7 @@ _CHOICES: dict[Any, Choice] = {
         {
             "unstructured": Option(Unstructured),
             "nm": Option(NM),
+            "transposable-nm": Option(TransposableNM),
             "block": Option(Block),
             "balanced-block": Option(BalancedBlock),
             "constant-fan-in": Option(ConstantFanIn),
