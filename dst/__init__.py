@@ -63,6 +63,7 @@ from dst.methods.spdf import SPDF
 from dst.methods.sr_ste import SRSTE
 from dst.methods.srigl import SRigL
 from dst.methods.static import Static
+from dst.methods.str import STR
 from dst.methods.structure_decay import StructureDecay
 from dst.methods.synflow import SynFlow
 from dst.methods.top_k_weights import TopKWeights
@@ -165,6 +166,7 @@ __all__ = [
     "SNIP",
     "SPDF",
     "SRSTE",
+    "STR",
     "Accumulator",
     "Allocation",
     "BalancedBlock",

@@ -296,7 +296,15 @@ def staged(count: int, steps: int) -> dict[str, int]:
     return {p: n * m * kept // 4 for p, (n, m) in SHAPES.items()}
 
 
+def learned(actual: dict[str, int], expected: dict[str, int]) -> bool:
+    """Whether every layer uses some of its weights, at most as many as expected."""
+    return all(0 < actual[path] <= n for path, n in expected.items())
+
+
 LATENT = {
+    "str": Case(
+        lambda n: dst.STR(SPARSITY, start=-2.0), dense_in(range(-1, 10**6)), False, learned
+    ),
     "sr-ste": Case(lambda n: dst.SRSTE(1, 4), kept, changes=False),
     "mask-decay": Case(lambda n: dst.MaskDecay(1, 4, start=5, stop=n - 10), decayed, changes=False),
     "mask-llm": Case(lambda n: dst.MaskLLM(1, 4, stop=n - 10), decayed, changes=False),

@@ -93,6 +93,7 @@ EVERY_KIND = {
     "powerprop": {"sparsity": 0.5, "prune": 20},
     "top-kast": {"sparsity": 0.5, "backward_sparsity": 0.3},
     "sr-ste": {},
+    "str": {"expected": 0.5, "start": -2.0},
     "mask-decay": {"start": 10, "stop": 30},
     "mask-llm": {},
     "structure-decay": {"start": 10, "stop": 30},
