@@ -36,6 +36,7 @@ from dst.inspect.sensitivity import EqualIncrease, Sensitivity, sensitivity
 from dst.methods import METHODS as _METHODS
 from dst.methods.acdc import ACDC
 from dst.methods.asp import ASP
+from dst.methods.continuous_sparsification import ContinuousSparsification
 from dst.methods.dense import Dense
 from dst.methods.edge_popup import EdgePopup
 from dst.methods.force import FORCE
@@ -47,6 +48,7 @@ from dst.methods.gse import GSE
 from dst.methods.iterative_snip import iterative_snip
 from dst.methods.itop import rigl_itop, set_itop
 from dst.methods.journey import journey
+from dst.methods.l0 import L0
 from dst.methods.mask_decay import MaskDecay
 from dst.methods.mask_llm import MaskLLM
 from dst.methods.mest import MEST
@@ -59,6 +61,8 @@ from dst.methods.smet import smet
 from dst.methods.snfs import SNFS
 from dst.methods.snip import SNIP
 from dst.methods.snip_ratio import SNIPRatio
+from dst.methods.soft_movement import SoftMovement
+from dst.methods.spartan import Spartan
 from dst.methods.spdf import SPDF
 from dst.methods.sr_ste import SRSTE
 from dst.methods.srigl import SRigL
@@ -68,6 +72,7 @@ from dst.methods.structure_decay import StructureDecay
 from dst.methods.synflow import SynFlow
 from dst.methods.top_k_weights import TopKWeights
 from dst.methods.top_kast import TopKAST
+from dst.methods.trainable_thresholds import TrainableThresholds
 from dst.rules.accumulators import Accumulator, Observation
 from dst.rules.allocation import Allocation, ErdosRenyi, Global, Uniform
 from dst.rules.latent import Latent
@@ -159,6 +164,7 @@ __all__ = [
     "FORCE",
     "GMP",
     "GSE",
+    "L0",
     "MEST",
     "NM",
     "SET",
@@ -173,6 +179,7 @@ __all__ = [
     "Block",
     "CHTs",
     "ConstantFanIn",
+    "ContinuousSparsification",
     "DSnoT",
     "Dense",
     "EdgePopup",
@@ -205,6 +212,8 @@ __all__ = [
     "SNIPRatio",
     "SRigL",
     "Sensitivity",
+    "SoftMovement",
+    "Spartan",
     "SparseGPT",
     "SparseTransformation",
     "SparsifyState",
@@ -214,6 +223,7 @@ __all__ = [
     "SynFlow",
     "TopKAST",
     "TopKWeights",
+    "TrainableThresholds",
     "Uniform",
     "Unstructured",
     "UpdateSchedule",

@@ -305,6 +305,30 @@ LATENT = {
     "str": Case(
         lambda n: dst.STR(SPARSITY, start=-2.0), dense_in(range(-1, 10**6)), False, learned
     ),
+    "spartan": Case(lambda n: dst.Spartan(SPARSITY, warm=0, freeze=10), kept),
+    "continuous-sparsification": Case(
+        lambda n: dst.ContinuousSparsification(SPARSITY, start=0.01, stop=10),
+        dense_in(range(-1, 10**6)),
+        holds=learned,
+    ),
+    "l0": Case(
+        lambda n: dst.L0(SPARSITY, penalty=1e-3, drop_rate=0.4, stop=n - 10),
+        dense_in(range(-1, 10**6)),
+        False,
+        learned,
+    ),
+    "soft-movement": Case(
+        lambda n: dst.SoftMovement(SPARSITY, threshold=0.5, start=5, stop=20),
+        dense_in(range(-1, 10**6)),
+        False,
+        learned,
+    ),
+    "trainable-thresholds": Case(
+        lambda n: dst.TrainableThresholds(SPARSITY, penalty=0.05),
+        dense_in(range(-1, 10**6)),
+        False,
+        learned,
+    ),
     "sr-ste": Case(lambda n: dst.SRSTE(1, 4), kept, changes=False),
     "mask-decay": Case(lambda n: dst.MaskDecay(1, 4, start=5, stop=n - 10), decayed, changes=False),
     "mask-llm": Case(lambda n: dst.MaskLLM(1, 4, stop=n - 10), decayed, changes=False),
