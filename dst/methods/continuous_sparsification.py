@@ -28,16 +28,14 @@ class ContinuousSparsification:
     times the sum of all masks is added to the loss. The sparsity is an outcome of training.
 
     Args:
-      expected: the sparsity, in [0, 1), that plans and estimates of costs assume. 0: all leaves
-        stay dense.
+      expected: the sparsity, in [0, 1), that plans and costs assume. 0: all leaves stay dense.
       start: of s; the lower, the sparser.
       last_beta: at least 1.
       penalty: lambda.
       stop: when masks become hard; steps or percent.
 
     Example:
-      >>> rule = ContinuousSparsification(expected=0.9, stop=100).rule()
-      >>> round(float(rule.softness(50)), 4)
+      >>> round(float(ContinuousSparsification(expected=0.9, stop=100).rule().softness(50)), 4)
       0.0707
 
     References:
@@ -45,11 +43,10 @@ class ContinuousSparsification:
       (arXiv 1912.04427).
 
     Checked against: lolemacs/continuous-sparsification at 2063fe1, models/layers.py
-    (``compute_mask``), and its main.py (temperature, penalty); numbers by hand, a twin in NumPy
-    and autodiff, tests/methods/test_learned_masks.py.
+    (``compute_mask``), and its main.py (temperature, penalty); numbers by hand, a NumPy twin and
+    autodiff, tests/methods/test_learned_masks.py.
     Differs from the code: one round, without rewinding; beta rises at every step, there at every
-    epoch; one optimizer for weights and scores, whose weight decay acts on both. A run that
-    evaluates before ``stop`` evaluates soft masks.
+    epoch; one optimizer and weight decay for both; soft masks are evaluated before ``stop``.
     """
 
     expected: Sparsity

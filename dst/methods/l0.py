@@ -6,11 +6,10 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from dst.core.draws import uniform
 from dst.core.tree import Leaf
 from dst.core.typing import Array
+from dst.rules import hard_concrete
 from dst.rules.fields import AboveZero, NotNegative, Sparsity
 from dst.rules.latent import Latent, LatentLeaf, TrainedScores, above_zero, sum_like
 from dst.rules.method import method, named
@@ -18,8 +17,6 @@ from dst.rules.schedule import Duration, resolve
 from dst.rules.structure import Structure, Unstructured
 
 _HINT = "The authors draw gates over the whole of training."
-_LOW, _HIGH = -0.1, 1.1  # gamma and zeta, between which gates are stretched
-_EDGE = 1e-6  # of the uniform numbers
 _CLAMP = math.log(1e-2), math.log(1e2)
 
 
@@ -73,26 +70,20 @@ class L0:
         if self.drop_rate >= 1:
             raise ValueError(f"drop_rate must lie between 0 and 1, got {self.drop_rate}.")
         stop, heat = resolve("stop", self.stop, steps, _HINT), self.temperature
-        shift = heat * math.log(-_LOW / _HIGH)
 
         def start(weight: Array, leaf: Leaf, key: Array) -> Array:
-            shape = gates(leaf, (leaf.settings or {}).get("structure") or self.structure)
-            u = uniform(jax.random.fold_in(key, 1), jnp.zeros(shape))
-            noise = jnp.sqrt(2.0) * lax.erf_inv(2 * jnp.clip(u, _EDGE, 1 - _EDGE) - 1)
-            return math.log(1 / self.drop_rate - 1) + 0.01 * noise
+            structure = (leaf.settings or {}).get("structure") or self.structure
+            return hard_concrete.start(leaf, structure, self.drop_rate, jax.random.fold_in(key, 1))
 
         def gate(log_alpha: Array, leaf: LatentLeaf) -> Array:
             assert leaf.key is not None  # the method draws
-            u = uniform(jax.random.fold_in(leaf.key, 2), log_alpha)
-            u = jnp.clip(u, _EDGE, 1 - _EDGE)
-            drawn = (jnp.log(u) - jnp.log1p(-u) + log_alpha) / heat
-            s = jax.nn.sigmoid(jnp.where(leaf.count < stop, drawn, log_alpha))
-            return jnp.clip(s * (_HIGH - _LOW) + _LOW, 0.0, 1.0)
+            key = jax.random.fold_in(leaf.key, 2)
+            return hard_concrete.gate(log_alpha, heat, key, leaf.count < stop)
 
         def slope(leaf: LatentLeaf) -> Array:
             _, pull = jax.vjp(lambda x: gate(x, leaf), leaf.scores)
             learned = pull(sum_like(leaf.grad * leaf.latent, leaf.scores))[0]
-            p = jax.nn.sigmoid(leaf.scores - shift)
+            p = hard_concrete.alive(leaf.scores, heat)
             return learned + jnp.float32(self.penalty * leaf.layout.unit_size) * p * (1 - p)
 
         return Latent(
@@ -105,18 +96,3 @@ class L0:
             gradient=lambda leaf: leaf.grad * gate(leaf.scores, leaf),
             draws=True,
         )
-
-
-def gates(leaf: Leaf, structure: Structure) -> tuple[int, ...]:
-    """The shape of the weight, with 1 for the axes that share a gate.
-
-    Raises:
-      ValueError: units that are parts of axes.
-    """
-    layout = structure.layout(leaf)
-    if layout.split != leaf.shape or len(layout.groups) > len(layout.counts):
-        raise ValueError(
-            f"{leaf.path}: a gate belongs to a weight, an input or an output, not to {structure}. "
-            "Choose dst.Unstructured(), dst.InputChannel() or dst.OutputChannel()."
-        )
-    return tuple(1 if a in layout.members else n for a, n in enumerate(leaf.shape))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from fractions import Fraction
 
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from dst.rules.fields import AboveZero, Sparsity
 from dst.rules.latent import Latent, LatentLeaf
 from dst.rules.method import method, named
 from dst.rules.schedule import Duration, UpdateSchedule, resolve
-from dst.rules.soft_top_k import kept, pulled_back, soft_top_k
+from dst.rules.soft_top_k import shares, spread, through
 from dst.rules.structure import Structure, Unstructured
 
 _HINT = "The authors lower the density over 20 % of training and freeze masks at 80 %."
@@ -57,9 +56,8 @@ class Spartan:
     schedules) and spartan/modules/linear.py; numbers by hand, a twin with Sinkhorn's iterations and
     autodiff through them, tests/methods/test_spartan.py.
     Differs from the code: no forward hook; u is found by halving an interval, there by iterations
-    to a tolerance of 1 %; layers do not compete; after ``freeze`` shares go on to follow the
-    weights, there they are frozen; of equal weights the lower index stays. With ``warm=0`` the
-    first forward pass has no shares.
+    to 1 %; layers do not compete; after ``freeze`` shares follow the weights, there they are
+    frozen; ties go to the lower index. With ``warm=0`` the first forward pass has no shares.
     """
 
     sparsity: Sparsity
@@ -80,44 +78,23 @@ class Spartan:
                 "sparsity would not be reached. Raise it."
             )
         n = min(_STAGES, warm)
-        share = shares(self.first_beta, self.last_beta, freeze)
+
+        def beta(leaf: LatentLeaf) -> Array:
+            done = jnp.minimum(leaf.count.astype(jnp.float32) / freeze, 1.0)
+            rising = self.first_beta + (self.last_beta - self.first_beta) * done
+            return rising * math.sqrt(leaf.layout.unit_size)
+
+        def slope(leaf: LatentLeaf) -> Array:
+            learns = leaf.active | (leaf.count < freeze)
+            return jnp.where(learns, through(leaf, beta(leaf), jnp.where(learns, leaf.grad, 0)), 0)
+
         return Latent(
             self.sparsity,
             self.structure,
             self.allocation,
-            weight=lambda leaf: leaf.latent * leaf.layout.spread(share(leaf)[0], leaf.latent),
-            gradient=through(share, freeze),
+            weight=lambda leaf: leaf.latent * spread(shares(leaf, beta(leaf)), leaf),
+            gradient=slope,
             when=UpdateSchedule(0, 1, freeze - 1),
             stages=tuple(warm * (k + 1) // n - 1 for k in range(n)),
             ramp=(lambda k: Fraction(k, n)) if n else None,
         )
-
-
-def shares(first: float, last: float, freeze: int) -> Callable[[LatentLeaf], tuple[Array, Array]]:
-    """The share of every unit, and beta."""
-
-    def share(leaf: LatentLeaf) -> tuple[Array, Array]:
-        layout = leaf.layout
-        done = jnp.minimum(leaf.count.astype(jnp.float32) / freeze, 1.0)
-        beta = (first + (last - first) * done) * math.sqrt(layout.unit_size)
-        sizes = layout.pool(jnp.abs(leaf.latent)) / layout.unit_size
-        k = kept(layout.units_of(leaf.active), layout)
-        return soft_top_k(beta * sizes, k, layout), beta
-
-    return share
-
-
-def through(
-    share: Callable[[LatentLeaf], tuple[Array, Array]], freeze: int
-) -> Callable[[LatentLeaf], Array]:
-    """``d(w m) / dw`` times the gradient, straight through the choice of the k largest."""
-
-    def gradient(leaf: LatentLeaf) -> Array:
-        layout, (m, beta) = leaf.layout, share(leaf)
-        learns = leaf.active | (leaf.count < freeze)
-        grad = jnp.where(learns, leaf.grad, 0.0)
-        pull = pulled_back(m, layout.pool(grad * leaf.latent), layout) * beta / layout.unit_size
-        m, pull = layout.spread(m, leaf.latent), layout.spread(pull, leaf.latent)
-        return jnp.where(learns, grad * m + pull * jnp.sign(leaf.latent), 0.0)
-
-    return gradient

@@ -6,11 +6,14 @@ group: ``m = sigmoid(z - u)``, where u makes the sum k.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from dst.core.typing import Array
+from dst.rules.latent import LatentLeaf
 from dst.rules.layout import Layout
 
 _HALVINGS = 32  # of an interval of less than 2^8: below the rounding of float32
@@ -54,9 +57,24 @@ def pulled_back(share: Array, grad: Array, layout: Layout) -> Array:
     return slope * (grad - mean)
 
 
-def kept(units: Array, layout: Layout) -> Array:
-    """k of every group, from the mask of the units."""
-    return jnp.sum(units, _inside(units, layout), jnp.float32, keepdims=True)
+def shares(leaf: LatentLeaf, beta: Any) -> Array:
+    """The shares of the units of a leaf, by the mean size of their weights; k are active."""
+    layout = leaf.layout
+    sizes, units = layout.pool(jnp.abs(leaf.latent)), layout.units_of(leaf.active)
+    k = jnp.sum(units, _inside(units, layout), jnp.float32, keepdims=True)
+    return soft_top_k(beta / layout.unit_size * sizes, k, layout)
+
+
+def spread(units: Array, leaf: LatentLeaf) -> Array:
+    """One number per weight, from one per unit."""
+    return leaf.layout.spread(units, leaf.latent)
+
+
+def through(leaf: LatentLeaf, beta: Any, grad: Array) -> Array:
+    """The gradient for the weights ``w``, from that for ``w m`` with their shares ``m``."""
+    m, layout = shares(leaf, beta), leaf.layout
+    pull = pulled_back(m, layout.pool(grad * leaf.latent), layout) * beta / layout.unit_size
+    return grad * spread(m, leaf) + spread(pull, leaf) * jnp.sign(leaf.latent)
 
 
 def _inside(x: Array, layout: Layout) -> tuple[int, ...]:
