@@ -6,8 +6,9 @@ import jax.numpy as jnp
 
 from dst.core.tree import Leaf
 from dst.core.typing import Array
+from dst.rules import latent
 from dst.rules.fields import NotNegative, Sparsity
-from dst.rules.latent import Latent, LatentLeaf, TrainedScores, above_zero, sum_like
+from dst.rules.latent import Latent, LatentLeaf, TrainedScores
 from dst.rules.method import method, named
 
 _LEAST = 0.01  # of the weights of a layer
@@ -51,13 +52,13 @@ class TrainableThresholds:
 
         def slope(leaf: LatentLeaf) -> Array:
             pull = leaf.grad * leaf.latent * long_tail(rest(leaf))
-            return -sum_like(pull, leaf.scores) - self.penalty * jnp.exp(-leaf.scores)
+            return -latent.sum_like(pull, leaf.scores) - self.penalty * jnp.exp(-leaf.scores)
 
         return Latent(
             self.expected,
             scores=TrainedScores(thresholds, slope, not_empty),
             score=rest,
-            counts=above_zero,
+            counts=latent.above_zero,
             gradient=both_ways,
         )
 
