@@ -36,6 +36,7 @@ from dst.inspect.sensitivity import EqualIncrease, Sensitivity, sensitivity
 from dst.methods import METHODS as _METHODS
 from dst.methods.acdc import ACDC
 from dst.methods.asp import ASP
+from dst.methods.continuous_sparsification import ContinuousSparsification
 from dst.methods.dense import Dense
 from dst.methods.edge_popup import EdgePopup
 from dst.methods.force import FORCE
@@ -47,6 +48,7 @@ from dst.methods.gse import GSE
 from dst.methods.iterative_snip import iterative_snip
 from dst.methods.itop import rigl_itop, set_itop
 from dst.methods.journey import journey
+from dst.methods.l0 import L0
 from dst.methods.mask_decay import MaskDecay
 from dst.methods.mask_llm import MaskLLM
 from dst.methods.mest import MEST
@@ -60,15 +62,19 @@ from dst.methods.smet import smet
 from dst.methods.snfs import SNFS
 from dst.methods.snip import SNIP
 from dst.methods.snip_ratio import SNIPRatio
+from dst.methods.soft_movement import SoftMovement
+from dst.methods.spartan import Spartan
 from dst.methods.spdf import SPDF
 from dst.methods.sr_ste import SRSTE
 from dst.methods.srigl import SRigL
 from dst.methods.static import Static
+from dst.methods.str import STR
 from dst.methods.structure_decay import StructureDecay
 from dst.methods.synflow import SynFlow
 from dst.methods.t_sr_ste import TSRSTE
 from dst.methods.top_k_weights import TopKWeights
 from dst.methods.top_kast import TopKAST
+from dst.methods.trainable_thresholds import TrainableThresholds
 from dst.rules.accumulators import Accumulator, Observation
 from dst.rules.allocation import Allocation, ErdosRenyi, Global, Uniform
 from dst.rules.latent import Latent
@@ -161,6 +167,7 @@ __all__ = [
     "FORCE",
     "GMP",
     "GSE",
+    "L0",
     "MEST",
     "NM",
     "SET",
@@ -170,12 +177,14 @@ __all__ = [
     "SRSTE",
     "SSTE",
     "TSRSTE",
+    "STR",
     "Accumulator",
     "Allocation",
     "BalancedBlock",
     "Block",
     "CHTs",
     "ConstantFanIn",
+    "ContinuousSparsification",
     "DSnoT",
     "Dense",
     "EdgePopup",
@@ -208,6 +217,8 @@ __all__ = [
     "SNIPRatio",
     "SRigL",
     "Sensitivity",
+    "SoftMovement",
+    "Spartan",
     "SparseGPT",
     "SparseTransformation",
     "SparsifyState",
@@ -218,6 +229,7 @@ __all__ = [
     "TopKAST",
     "TopKWeights",
     "TransposableNM",
+    "TrainableThresholds",
     "Uniform",
     "Unstructured",
     "UpdateSchedule",

@@ -27,6 +27,8 @@ _YOURS = {
     "every": 100,
     "lift": "50%",
     "exchanged": 600,
+    "expected": 0.9,
+    "penalty": 1e-6,
 }
 _METHODS = json_schema.of_choice(METHOD)["anyOf"]
 _SHARED = {"allocation": _ALLOCATION, "structure": _STRUCTURE}

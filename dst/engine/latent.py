@@ -20,7 +20,7 @@ from dst.engine.latent_log import logged, softness_at
 from dst.engine.latent_plan import backward_plan_of, plan_of
 from dst.engine.plan import Planner
 from dst.engine.state import SparsifyState, initial_state
-from dst.engine.trained_scores import gradients, joined, parted
+from dst.engine.trained_scores import parted, points, projected, slopes
 from dst.rules.latent import Latent, LatentLeaf
 
 
@@ -73,22 +73,12 @@ class LatentWeights:
         """The state before the first step."""
         rule, flat = self.rule, Flat(params, self.plan)
         seed, begin = jnp.asarray(self.seed, jnp.uint32), jnp.zeros([], jnp.int32)
-        weights = [p.astype(jnp.float32) for p in flat.sparse]
-        leaves = [p.leaf for p in flat.plans]
-        keys = masks.keys(flat.sparse_paths, seed, 0)
-        latent = [rule.start(w, x, k) for w, x, k in zip(weights, leaves, keys, strict=True)]
-        fixed = [rule.fix(w, x) if rule.fix else w for w, x in zip(weights, leaves, strict=True)]
-        scores = latent
-        if (trained := rule.scores) is not None:
-            scores = [trained.start(*x) for x in zip(weights, leaves, keys, strict=True)]
-        first = [p.counts[0, 1] for p in flat.plans]
-        everything = [jnp.ones(w.shape, bool) for w in weights]
-        chosen = self._choose(flat, scores, first, Chosen(everything, everything))
-        chosen = _narrowed(rule, chosen, begin)
+        leaves = _first_leaves(rule, flat, seed, begin)
+        counts = _counts(rule, leaves, [p.counts[0, 1] for p in flat.plans])
+        chosen = _narrowed(rule, self._choose(flat, leaves, counts), begin)
         support = _support(rule, chosen.active, begin)
         # Copies: the state may be donated, and the parameters belong to the caller.
-        kept = _variables(rule, flat, latent, fixed, scores, chosen)
-        variables = jax.tree.map(jnp.copy, kept)
+        variables = jax.tree.map(jnp.copy, _variables(rule, flat, leaves, chosen))
         placed = map(placed_like, map(masks.first_masks, support), flat.sparse)
         return initial_state(
             flat,
@@ -96,7 +86,7 @@ class LatentWeights:
             seed,
             list(placed),
             variables=variables,
-            inner_state=self.inner.init(flat.rebuild(flat.leaves, joined(rule, latent, scores))),
+            inner_state=self.inner.init(flat.rebuild(flat.leaves, points(rule, leaves))),
         )
 
     def update(
@@ -110,60 +100,45 @@ class LatentWeights:
         """One step: updates of the parameters, and the state after it."""
         rule, flat = self.rule, Flat(params, self.plan)
         before = _latent_leaves(rule, flat, state, flat.pick(leaves := flat.gradients(grads)))
-        points = joined(rule, [x.latent for x in before], [x.scores for x in before])
-        slopes = joined(rule, *gradients(rule, before))
         dense_grads = leaves if rule.train_dense else list(map(jnp.zeros_like, leaves))
         updates, inner_state = self.inner.update(
-            flat.rebuild(dense_grads, slopes),
+            flat.rebuild(dense_grads, slopes(rule, before)),
             state.inner_state,
-            flat.rebuild(flat.leaves, points),
+            flat.rebuild(flat.leaves, points(rule, before)),
             **extra,
         )
         steps = flat.leaves_of(updates)
         first, second = parted(rule, flat.pick(steps))
         moves = scaling.scale_updates(self.scale, flat, state, first)
-        moved = [
+        latent = [
             x.latent + u
             if rule.backward_sparsity is None  # latent variables may have another shape
             else jnp.where(x.backward, x.latent + u, x.latent)
             for x, u in zip(before, moves, strict=True)
         ]
-        scores = moved
+        scores = latent
         if rule.scores is not None:
             scores = [x.scores + u for x, u in zip(before, second, strict=True)]
 
         count = state.count + 1
-        counts = _stage_counts(rule, flat, state)
+        after = projected(rule, _moved(rule, flat, state, before, latent, scores))
+        counts = _counts(rule, after, _stage_counts(rule, flat, state))
         fired = True if rule.when is None else schedule_lookup.fired(topology, state)
-        old = Chosen([x.active for x in before], [x.backward for x in before])
         chosen = schedule_lookup.branch(
-            fired, partial(self._choose, flat, scores, counts, old), lambda: old
+            fired, partial(self._choose, flat, after, counts), lambda: _chosen(after)
         )
         chosen = _narrowed(rule, chosen, count)
         if rule.backward_sparsity is not None:
             outside = flat.tree([~x for x in chosen.backward])
             inner_state = cold_start.reset(self.inner, inner_state, outside)
         support = _support(rule, chosen.active, count)
+        columns = support, after, chosen.active, chosen.backward, flat.sparse, moves
         changes = [
-            _change(rule, s, x, p, u)
-            for s, x, p, u in zip(
-                support,
-                _moved(
-                    before,
-                    moved,
-                    scores,
-                    chosen,
-                    softness_at(rule, count),
-                    _keys(rule, flat, state, 1),
-                ),
-                flat.sparse,
-                moves,
-                strict=True,
-            )
+            _change(rule, s, x._replace(active=a, backward=b), p, u)
+            for s, x, a, b, p, u in zip(*columns, strict=True)
         ]
         if not rule.train_dense:
             steps = jax.tree.map(jnp.zeros_like, steps)
-        fixed = [x.fixed for x in before]
         return flat.rebuild(steps, changes), state._replace(
             count=count,
             masks=flat.zip(
@@ -172,19 +147,18 @@ class LatentWeights:
                 support,
             ),
             active=flat.zip(masks.count_active, flat.plans, support),
-            topology=logged(rule, flat, state, support, scores, counts, topology),
-            variables=_variables(rule, flat, moved, fixed, scores, chosen),
+            topology=logged(rule, flat, state, support, after, counts, topology),
+            variables=_variables(rule, flat, after, chosen),
             inner_state=inner_state,
         )
 
-    def _choose(
-        self, flat: Flat, scores: list[Array], counts: Sequence[ArrayLike], old: Chosen
-    ) -> Chosen:
+    def _choose(self, flat: Flat, leaves: list[LatentLeaf], counts: Sequence[ArrayLike]) -> Chosen:
         """The connections of highest score, and the larger set that gradients reach.
 
-        Groups that NaN scores leave with too few candidates stay as they were in ``old``.
+        Groups that NaN scores leave with too few candidates stay as they were.
         """
-        active = _best(self.rule, scores, flat, counts, old.active)
+        old = _chosen(leaves)
+        active = _best(self.rule, leaves, flat, counts, old.active)
         if self.rule.backward_sparsity is None:
             return Chosen(active, [jnp.ones_like(c) for c in active])
         plan = self._backward_plan.of(flat.paths, flat.leaves, flat.treedef.unflatten(flat.leaves))
@@ -192,17 +166,45 @@ class LatentWeights:
         paths, units = flat.sparse_paths, [p.layout.units for p in flat.plans]
         found = [plan.sparse.get(path) for path in paths]
         larger = [n if p is None else p.counts[0, 1] for p, n in zip(found, units, strict=True)]
-        return Chosen(active, _best(self.rule, scores, flat, larger, old.backward))
+        return Chosen(active, _best(self.rule, leaves, flat, larger, old.backward))
+
+
+def _chosen(leaves: list[LatentLeaf]) -> Chosen:
+    return Chosen([x.active for x in leaves], [x.backward for x in leaves])
+
+
+def _first_leaves(rule: Latent, flat: Flat, seed: Array, begin: Array) -> list[LatentLeaf]:
+    keys = masks.keys(flat.sparse_paths, seed, 0)
+    leaves = []
+    for plan, weight, key in zip(flat.plans, flat.sparse, keys, strict=True):
+        weight = weight.astype(jnp.float32)
+        latent = rule.start(weight, plan.leaf, key)
+        everything = jnp.ones(weight.shape, bool)
+        leaves.append(
+            LatentLeaf(
+                latent=latent,
+                fixed=rule.fix(weight, plan.leaf) if rule.fix else weight,
+                active=everything,
+                backward=everything,
+                grad=jnp.zeros_like(weight),
+                softness=softness_at(rule, begin),
+                scores=rule.scores.start(weight, plan.leaf, key) if rule.scores else latent,
+                count=begin,
+                layout=plan.layout,
+                key=key if rule.draws else None,
+            )
+        )
+    return leaves
 
 
 def _latent_leaves(
     rule: Latent, flat: Flat, state: SparsifyState, grads: list[Array]
 ) -> list[LatentLeaf]:
     softness, keys = softness_at(rule, state.count), _keys(rule, flat, state, 0)
-    variables = flat.masks(state.masks), flat.of(state.variables)
-    columns = *variables, flat.sparse, grads, keys, flat.plans
+    variables = flat.of(state.variables)
+    columns = flat.plans, flat.masks(state.masks), variables, flat.sparse, grads, keys
     leaves = []
-    for mask, kept, weight, grad, key, plan in zip(*columns, strict=True):
+    for plan, mask, kept, weight, grad, key in zip(*columns, strict=True):
         active = masks.active(mask)
         latent = kept.get("latent", weight.astype(jnp.float32))
         leaves.append(
@@ -213,9 +215,10 @@ def _latent_leaves(
                 backward=kept.get("backward", jnp.ones_like(active)),
                 grad=grad.astype(jnp.float32),
                 softness=softness,
-                key=key,
                 scores=kept.get("scores", latent),
+                count=state.count,
                 layout=plan.layout,
+                key=key,
             )
         )
     return leaves
@@ -237,33 +240,28 @@ def _change(rule: Latent, support: Array, leaf: LatentLeaf, weight: Array, move:
 
 
 def _moved(
+    rule: Latent,
+    flat: Flat,
+    state: SparsifyState,
     before: list[LatentLeaf],
     latent: list[Array],
     scores: list[Array],
-    chosen: Chosen,
-    softness: Array,
-    keys: Sequence[Array | None],
 ) -> list[LatentLeaf]:
-    columns = before, latent, scores, chosen.active, chosen.backward, keys
+    """The leaves after the step of the optimizer, with the connections from before it."""
+    count = state.count + 1
+    softness, keys = softness_at(rule, count), _keys(rule, flat, state, 1)
     return [
-        x._replace(latent=w, active=a, backward=b, softness=softness, scores=s, key=key)
-        for x, w, s, a, b, key in zip(*columns, strict=True)
+        x._replace(latent=w, scores=s, softness=softness, count=count, key=key)
+        for x, w, s, key in zip(before, latent, scores, keys, strict=True)
     ]
 
 
-def _variables(
-    rule: Latent,
-    flat: Flat,
-    latent: list[Array],
-    fixed: list[Array],
-    scores: list[Array],
-    chosen: Chosen,
-) -> PyTree:
+def _variables(rule: Latent, flat: Flat, leaves: list[LatentLeaf], chosen: Chosen) -> PyTree:
     """What the state keeps of every leaf beside its mask; nothing that follows from the mask."""
     kept = {
-        "latent": latent if rule.keep_latent else None,
-        "fixed": None if rule.fix is None else fixed,
-        "scores": None if rule.scores is None else scores,
+        "latent": [x.latent for x in leaves] if rule.keep_latent else None,
+        "fixed": None if rule.fix is None else [x.fixed for x in leaves],
+        "scores": None if rule.scores is None else [x.scores for x in leaves],
         "active": None if rule.softness is None else chosen.active,
         "backward": None if rule.backward_sparsity is None else chosen.backward,
     }
@@ -271,16 +269,25 @@ def _variables(
     return flat.tree([{k: v[i] for k, v in columns.items()} for i in range(len(flat.plans))])
 
 
+def _counts(
+    rule: Latent, leaves: list[LatentLeaf], planned: Sequence[ArrayLike]
+) -> Sequence[ArrayLike]:
+    """int32 units per group of every leaf: as planned, unless training decides."""
+    if rule.counts is None:
+        return planned
+    return [rule.counts(x.layout.pool(rule.score(x)), x.layout) for x in leaves]
+
+
 def _best(
     rule: Latent,
-    scores: list[Array],
+    leaves: list[LatentLeaf],
     flat: Flat,
     counts: Sequence[ArrayLike],
     old: Sequence[Array],
 ) -> list[Array]:
     """Masks of the ``counts`` units of highest score per group; ``old`` where too few have one."""
     layouts = [p.layout for p in flat.plans]
-    pooled = [x.pool(rule.score(v)) for x, v in zip(layouts, scores, strict=True)]
+    pooled = [x.layout.pool(rule.score(x)) for x in leaves]
     wanted = [x.per_group(n) for n, x in zip(counts, layouts, strict=True)]
     axes = [x.group_axes for x in layouts]
     units, short = top_k_masks_and_short(pooled, wanted, [None] * len(pooled), axes)

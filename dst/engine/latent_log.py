@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 
 from dst.core.reductions import totals
-from dst.core.typing import Array
+from dst.core.typing import Array, ArrayLike
 from dst.engine import masks, schedule_lookup
 from dst.engine.flat import Flat
 from dst.engine.state import SparsifyState, TopologyLog
-from dst.rules.latent import Latent
+from dst.rules.latent import Latent, LatentLeaf
 
 
 def logged(
@@ -17,8 +19,8 @@ def logged(
     flat: Flat,
     state: SparsifyState,
     support: list[Array],
-    scores: list[Array],
-    counts: list[Array],
+    leaves: list[LatentLeaf],
+    counts: Sequence[ArrayLike],
     topology: bool | Array | None,
 ) -> TopologyLog:
     """The log after this step; unchanged where the step chose no connections."""
@@ -27,17 +29,17 @@ def logged(
     def chose() -> TopologyLog:
         soft = softness_at(rule, state.count + 1) > 0
         dropped, grown, unscored, scheduled = [], [], [], []
-        for p, mask, new, variable, n in zip(
-            flat.plans, flat.of(state.masks), support, scores, counts, strict=True
+        for p, mask, new, leaf, n in zip(
+            flat.plans, flat.of(state.masks), support, leaves, counts, strict=True
         ):
             old = masks.active(mask)
             axes = tuple(range(len(p.layout.counts), old.ndim))
-            nan = jnp.isnan(rule.score(variable))
+            nan = jnp.isnan(rule.score(leaf))
             gone, come, bad = totals([old & ~new, new & ~old, nan], axes)
             dropped.append(gone)
             grown.append(come)
             unscored.append(jnp.sum(bad, dtype=jnp.int32))
-            asked = p.layout.weights(jnp.broadcast_to(n, p.layout.counts))
+            asked = p.layout.weights(p.layout.per_group(n))
             scheduled.append(jnp.where(soft, jnp.int32(p.leaf.layer_size), asked))
         return TopologyLog(
             done=before.done + (rule.when is not None),

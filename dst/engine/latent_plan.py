@@ -23,7 +23,7 @@ def plan_of(leaves: Sequence[Leaf], latent: Latent) -> Plan:
       ValueError: as :func:`dst.engine.build_plan.build_plan`.
     """
     plan = build_plan(leaves, _targets(latent, latent.sparsity))
-    return replace(plan, usage=partial(_usage, latent, plan))
+    return replace(plan, usage=partial(_usage, latent, plan), exact=latent.counts is None)
 
 
 def backward_plan_of(leaves: Sequence[Leaf], latent: Latent) -> Plan:

@@ -68,6 +68,7 @@ class Plan:
         are equal. Rules that count connections at the topology step read them.
       usage: ``usage(steps)``: how sparse weights and their gradients are, averaged over
         ``steps`` optimizer steps.
+      exact: whether the counts will be these. Otherwise training decides, and they are expected.
     """
 
     leaves: tuple[Leaf, ...]
@@ -75,6 +76,7 @@ class Plan:
     allocation: Allocation
     shares: np.ndarray
     usage: Callable[[int], Usage] = _no_usage
+    exact: bool = True
 
     def __str__(self) -> str:
         rows = [("leaf", "shape", "axes", "active", "sparsity", "why")]
@@ -94,8 +96,9 @@ class Plan:
             )
         lines = aligned(rows, left=len(rows[0]))
         if selected:
+            known = "active at the end" if self.exact else "expected to be active; training decides"
             lines.append(
-                f"selected: {active} of {selected} weights active at the end, "
+                f"selected: {active} of {selected} weights {known}, "
                 f"sparsity {1 - active / selected:.4f}"
             )
         return "\n".join(lines)

@@ -11,7 +11,7 @@ from dst.core.typing import Array, PyTree
 from dst.rules.latent import Latent, LatentLeaf
 
 
-def joined(rule: Latent, latent: list[Array], scores: list[Array]) -> list[PyTree]:
+def _joined(rule: Latent, latent: list[Array], scores: list[Array]) -> list[PyTree]:
     """What the wrapped optimizer sees of every sparse leaf."""
     if rule.scores is None:
         return latent
@@ -26,7 +26,19 @@ def parted(rule: Latent, leaves: Sequence[PyTree]) -> tuple[list[Array], list[Ar
     return [x["weight"] for x in leaves], [x["scores"] for x in leaves]
 
 
-def gradients(rule: Latent, leaves: list[LatentLeaf]) -> tuple[list[Array], list[Array]]:
-    """For the latent variables and for the scores."""
+def points(rule: Latent, leaves: list[LatentLeaf]) -> list[PyTree]:
+    """What the wrapped optimizer trains."""
+    return _joined(rule, [x.latent for x in leaves], [x.scores for x in leaves])
+
+
+def slopes(rule: Latent, leaves: list[LatentLeaf]) -> list[PyTree]:
+    """The gradients for it."""
     of_scores = rule.gradient if rule.scores is None else rule.scores.gradient
-    return [rule.gradient(x) for x in leaves], [of_scores(x) for x in leaves]
+    return _joined(rule, [rule.gradient(x) for x in leaves], [of_scores(x) for x in leaves])
+
+
+def projected(rule: Latent, leaves: list[LatentLeaf]) -> list[LatentLeaf]:
+    """The leaves after what the rule does with scores that an optimizer has moved."""
+    if rule.scores is None or (project := rule.scores.project) is None:
+        return leaves
+    return [x._replace(scores=project(x)) for x in leaves]

@@ -88,7 +88,7 @@ class MaskLLM:
             NM(self.n, self.m),
             start=start,
             fix=lambda weight, leaf: weight,
-            score=lambda logits: candidates.hard_mask(logits, soft.every),
+            score=lambda x: candidates.hard_mask(x.latent, soft.every),
             weight=lambda x: x.fixed * soft.mask(x.latent, x.softness, x.key),
             gradient=gradient,
             train_dense=False,

@@ -67,7 +67,7 @@ class Movement:
             self.structure,
             self.allocation,
             scores=TrainedScores(zeros, movement),
-            score=lambda scores: scores,
+            score=lambda leaf: leaf.scores,
             gradient=lambda leaf: jnp.where(leaf.active, leaf.grad, 0.0),
             stages=stages,
             ramp=lambda k: share(stages[k - 1]) if k else 0,

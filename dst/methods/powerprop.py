@@ -73,7 +73,7 @@ class Powerprop:
             self.structure,
             self.allocation,
             start=start,
-            score=lambda theta: jnp.abs(theta) ** jnp.float32(alpha),
+            score=lambda leaf: jnp.abs(leaf.latent) ** jnp.float32(alpha),
             weight=lambda leaf: leaf.latent * jnp.abs(leaf.latent) ** jnp.float32(alpha - 1),
             gradient=slope,
             stages=(resolve("prune", self.prune, steps, _HINT),),

@@ -15,7 +15,7 @@ from dst.rules.method import method, named
 from dst.rules.structure import NM, structure_of
 
 
-@named("s-ste")
+@named("s-ste", kind="latent weights")
 @method
 class SSTE:
     """Shrinks every group of ``m`` dense weights by its largest weight that is not among ``n``.

@@ -12,7 +12,7 @@ from dst.rules.structure import TransposableNM
 _HINT = "The paper chooses masks every 40 steps."
 
 
-@named("t-sr-ste")
+@named("t-sr-ste", kind="latent weights")
 @method
 class TSRSTE:
     """Uses ``n`` of every ``m`` dense weights along inputs and outputs; all of them get a gradient.

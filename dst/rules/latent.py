@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 
 from dst.core import checks
+from dst.core.reductions import exact_sum
 from dst.core.tree import Leaf
 from dst.core.typing import Array
 from dst.rules.allocation import Allocator, Global, allocator
@@ -28,7 +30,8 @@ class LatentLeaf(NamedTuple):
       grad: float32, the gradient with respect to the weights in use.
       softness: float32 scalar, 0 for hard masks.
       scores: float32, trained beside the latent variables; these, where a method trains none.
-      layout: the groups in which connections are chosen.
+      count: int32 scalar: of the updates before the weights are used.
+      layout: how the structure reads the leaf.
       key: of the leaf and the count of updates, the same for the weights in use and the gradient
         that comes back for them; None where the method draws nothing.
     """
@@ -40,6 +43,7 @@ class LatentLeaf(NamedTuple):
     grad: Array
     softness: Array
     scores: Array
+    count: Array  # type: ignore[assignment]  # as in Optax's states
     layout: Layout
     key: Array | None = None
 
@@ -50,12 +54,14 @@ class TrainedScores(NamedTuple):
     To the optimizer, the leaf is ``{"weight": latent variables, "scores": scores}``.
 
     Attributes:
-      start: ``(weight, leaf, key) ->`` scores at initialisation, of the shape of the weight.
+      start: ``(weight, leaf, key) ->`` scores at initialisation, of as many axes as the weight.
       gradient: for the scores.
+      project: what becomes of the scores after every step; None: they stay.
     """
 
     start: Callable[[Array, Leaf, Array], Array]
     gradient: Callable[[LatentLeaf], Array]
+    project: Callable[[LatentLeaf], Array] | None = None
 
 
 def unchanged(weight: Array, leaf: Leaf, key: Array) -> Array:
@@ -68,9 +74,27 @@ def itself(leaf: LatentLeaf) -> Array:
     return leaf.latent
 
 
+def size(leaf: LatentLeaf) -> Array:
+    """The size of a latent variable."""
+    return jnp.abs(leaf.latent)
+
+
 def straight_through(leaf: LatentLeaf) -> Array:
     """The gradient with respect to the weight in use, on active and inactive weights alike."""
     return leaf.grad
+
+
+def above_zero(scores: Array, layout: Layout) -> Array:
+    """As many units per group as have a positive score. NaN counts, so that a layer whose scores
+    are no numbers has too few candidates and stays as it was."""
+    axes = tuple(a for a in range(scores.ndim) if a not in layout.group_axes)
+    return jnp.sum(~(scores <= 0), axis=axes, dtype=jnp.int32)
+
+
+def sum_like(x: Array, like: Array) -> Array:
+    """Sums over the axes along which an array has one entry, bit-identical on every mesh."""
+    axes = tuple(a for a, n in enumerate(like.shape) if n == 1)
+    return lax.expand_dims(exact_sum(x, axes), axes)
 
 
 @dataclass(frozen=True)
@@ -90,8 +114,10 @@ class Latent:
         broadcasts against it; None where there are none.
       scores: trained beside the latent variables; None where there are none. Not together with
         ``backward_sparsity``.
-      score: of trained scores, or else of latent variables, of the shape of the weight; the best
-        are active.
+      score: of the shape of the weight; the best are active.
+      counts: ``(scores per unit, layout) ->`` int32 active units per group, where training decides
+        how many there are. ``sparsity`` then enters plans and estimates of costs alone. None: as
+        many as the plan says.
       weight: of an active connection (of every one while the softness is positive).
       gradient: for the latent variables.
       keep_latent: whether latent variables are kept from step to step; False: they are the
@@ -105,7 +131,7 @@ class Latent:
         its sparsity, and ``ramp(0)`` before. Without stages it always has all of it.
       softness: schedule of the optimizer step that never rises, an input of ``weight``. While it
         is positive all weights are in use.
-      draws: whether ``weight`` and ``gradient`` draw random numbers, by the ``key`` of the leaf.
+      draws: whether the functions draw random numbers, by the ``key`` of the leaf.
     """
 
     # A trainer reads this from rules of either kind.
@@ -117,7 +143,8 @@ class Latent:
     start: Callable[[Array, Leaf, Array], Array] = unchanged
     fix: Callable[[Array, Leaf], Array] | None = None
     scores: TrainedScores | None = None
-    score: Callable[[Array], Array] = jnp.abs
+    score: Callable[[LatentLeaf], Array] = size
+    counts: Callable[[Array, Layout], Array] | None = None
     weight: Callable[[LatentLeaf], Array] = itself
     gradient: Callable[[LatentLeaf], Array] = straight_through
     keep_latent: bool = True

@@ -296,7 +296,39 @@ def staged(count: int, steps: int) -> dict[str, int]:
     return {p: n * m * kept // 4 for p, (n, m) in SHAPES.items()}
 
 
+def learned(actual: dict[str, int], expected: dict[str, int]) -> bool:
+    """Whether every layer uses some of its weights, at most as many as expected."""
+    return all(0 < actual[path] <= n for path, n in expected.items())
+
+
 LATENT = {
+    "str": Case(
+        lambda n: dst.STR(SPARSITY, start=-2.0), dense_in(range(-1, 10**6)), False, learned
+    ),
+    "spartan": Case(lambda n: dst.Spartan(SPARSITY, warm=0, freeze=10), kept),
+    "continuous-sparsification": Case(
+        lambda n: dst.ContinuousSparsification(SPARSITY, start=0.01, stop=10),
+        dense_in(range(-1, 10**6)),
+        holds=learned,
+    ),
+    "l0": Case(
+        lambda n: dst.L0(SPARSITY, penalty=1e-3, drop_rate=0.4, stop=n - 10),
+        dense_in(range(-1, 10**6)),
+        False,
+        learned,
+    ),
+    "soft-movement": Case(
+        lambda n: dst.SoftMovement(SPARSITY, threshold=0.5, start=5, stop=20),
+        dense_in(range(-1, 10**6)),
+        False,
+        learned,
+    ),
+    "trainable-thresholds": Case(
+        lambda n: dst.TrainableThresholds(SPARSITY, penalty=0.05),
+        dense_in(range(-1, 10**6)),
+        False,
+        learned,
+    ),
     "sr-ste": Case(lambda n: dst.SRSTE(1, 4), kept, changes=False),
     "t-sr-ste": Case(lambda n: dst.TSRSTE(1, 4, every=EVERY), kept),
     "s-ste": Case(lambda n: dst.SSTE(1, 4), kept, changes=False),
