@@ -100,6 +100,7 @@ def main() -> None:
     """Trains what is missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="of the table")
     parser.add_argument("--only", nargs="+", choices=ROWS, help="rows to train; no table then")
     parser.add_argument("--set", nargs="+", default=[], help="overrides of base.yaml")
     parser.add_argument("--dir", type=Path, default=Path("runs/methods_stdlib"))
@@ -109,7 +110,8 @@ def main() -> None:
     # Seeds and rates are data of a compiled program: it is compiled once for all of them.
     jax.config.update("jax_compilation_cache_dir", str(options.dir.absolute() / "compiled"))
     rows = [
-        cells(row, range(options.seeds), options.dir, options.set) for row in options.only or ROWS
+        cells(row, range(options.seeds), options.dir, options.set)
+        for row in options.only or options.rows
     ]
     tried = [f"validation at {r:g}" for r in RATES]
     heads = [f"{SPARSITY:.0%} sparsity", "bits per byte", "rate", *tried, "training cost", "R_s"]
