@@ -66,9 +66,10 @@ class SparseTransformation(optax.GradientTransformationExtraArgs):
         """What ``update`` takes as ``grads`` at a topology step.
 
         For most methods that is the gradient of the loss. GraSP takes the product of the Hessian
-        and the gradient, as if the leaves that stay dense were constants. SynFlow takes the
-        gradient of the sum of all outputs with respect to the sizes of the weights, for one input
-        of ones; ``derivative.of`` is ``"ones"`` then.
+        and the gradient, as if the leaves that stay dense were constants, of a loss whose logits
+        are divided by ``derivative.temperature``. SynFlow takes the gradient of the sum of all
+        outputs with respect to the sizes of the weights, for one input of ones; ``derivative.of``
+        is ``"ones"`` then.
 
         Args:
           function: of the parameters: the loss, a scalar; where ``derivative.of`` is ``"ones"``,

@@ -21,10 +21,12 @@ class Derivative(NamedTuple):
       of: ``"loss"``, or ``"ones"``: the outputs of the network for one input of ones.
       take: ``(function, params, selected) ->`` a tree like the parameters; ``selected`` says of
         every leaf whether it is sparse.
+      temperature: by which the outputs of the network are divided before the loss.
     """
 
     of: Literal["loss", "ones"]
     take: Callable[[Function, Params, Sequence[bool]], Params]
+    temperature: float = 1.0
 
 
 def _hessian_gradient(loss: Function, params: Params, selected: Sequence[bool]) -> Params:

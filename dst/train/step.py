@@ -12,6 +12,7 @@ from jax import lax
 
 import dst
 from dst.core.typing import Array, Batch, Params, PyTree
+from dst.rules.derivatives import Derivative
 from dst.train import objectives
 from dst.train.distributed.mesh import Placement
 from dst.train.objectives import Objective
@@ -62,12 +63,18 @@ def make(
         topology: bool,
     ) -> tuple[TrainState, Metrics]:
         def loss(
-            params: Params, opt_state: PyTree, carried: PyTree, batch: Batch, key: Array
+            params: Params,
+            opt_state: PyTree,
+            carried: PyTree,
+            batch: Batch,
+            key: Array,
+            temperature: float = 1.0,
         ) -> tuple[Array, PyTree]:
             if opt_state is not None:
                 params = weights(params, opt_state)
             model = network.merge(network.train, params, carried)
-            value, metrics = objective.loss(model, batch, key, *more)
+            called = model if temperature == 1 else lambda *args: model(*args) / temperature
+            value, metrics = objective.loss(called, batch, key, *more)
             return value, ({"loss": value, **metrics}, variables(model))
 
         seed = jax.random.key(state.opt_state.hyper.seed, impl="threefry2x32")
@@ -81,18 +88,20 @@ def make(
             before = carried
             grads, (scores, carried) = jax.grad(loss, has_aux=True)(*point, carried, batch, key)
             if topology and tx.derivative is not None:
-                grads = derived(tx.derivative.of, before, batch, key)
+                grads = derived(tx.derivative, before, batch, key)
             return carried, (placement.keep(grads), scores)
 
-        def derived(of: str, carried: PyTree, batch: Batch, key: Array) -> PyTree:
+        def derived(what: Derivative, carried: PyTree, batch: Batch, key: Array) -> PyTree:
             """What the method takes in place of gradients at a topology step."""
-            whole_loss = partial(loss, opt_state=None, carried=carried, batch=batch, key=key)
+
+            def whole_loss(params: Params) -> Array:
+                return loss(params, None, carried, batch, key, what.temperature)[0]
 
             def outputs(params: Params) -> Array:
                 sizes = jax.tree.map(_size, carried)
                 return network.merge(network.test, params, sizes)(_ones_like(batch[0]))
 
-            function = outputs if of == "ones" else lambda p: whole_loss(p)[0]
+            function = outputs if what.of == "ones" else whole_loss
             return tx.topology_gradients(function, state.weights)
 
         def add(so_far: PyTree, part: PyTree) -> tuple[PyTree, None]:
