@@ -48,5 +48,5 @@ def decoder(seed=0, **changes):
         if "kernel" in path:
             variable.set_value((random.normal(size=value.shape) * 0.7).astype(np.float32))
         elif "embedding" in path:
-            variable.set_value(value * 40)
+            variable.set_value(value * 3.2)
     return model
