@@ -83,8 +83,19 @@ def test_methods_and_first_words_of_generated_pages_are_linked_as_pages_of_the_s
         assert links.rewritten(f"[x]({target})", origin, page) == f"[x]({there})"
 
 
+SLOW = ["docs/howto/recover.md"]  # trains language models
+
+
 # README's script is run by tests/test_adoption.py.
-@pytest.mark.parametrize("page", [x for x in PAGES[3:] if blocks(x, "python")], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(x, marks=[pytest.mark.evidence] if name(x) in SLOW else [])
+        for x in PAGES[3:]
+        if blocks(x, "python")
+    ],
+    ids=name,
+)
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}

@@ -67,7 +67,7 @@ def thresholds(weight: Array, leaf: Leaf, key: Array) -> Array:
     """0 for every output of every layer."""
     own = zip(leaf.layer_shape, leaf.letters, strict=True)
     shape = tuple(n if letter == "o" else 1 for n, letter in own)
-    return jnp.zeros(leaf.shape[: leaf.stacked] + shape)
+    return jnp.zeros(leaf.shape[: leaf.stacked] + shape, jnp.float32)
 
 
 def rest(leaf: LatentLeaf) -> Array:

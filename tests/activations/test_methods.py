@@ -76,7 +76,7 @@ def test_a_second_pass_of_teal_meets_the_target_behind_the_zeros_of_the_first():
     for passes in (1, 3):
         zeros = apply(model, TEAL(0.6, passes=passes), BATCHES[:1])
         errors.append(np.mean([np.abs(x - 0.6) for x in zeros.values()]))
-    assert errors[1] < errors[0] / 2 and errors[1] < 0.015
+    assert errors[1] < 0.7 * errors[0] and errors[1] < 0.015
 
 
 def test_cats_meets_its_target_exactly_in_the_first_layer_of_one_batch():
