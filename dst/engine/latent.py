@@ -20,7 +20,7 @@ from dst.engine.latent_log import logged, softness_at
 from dst.engine.latent_plan import backward_plan_of, plan_of
 from dst.engine.plan import Planner
 from dst.engine.state import SparsifyState, initial_state
-from dst.engine.trained_scores import parted, points, projected, slopes
+from dst.engine.trained_scores import gradients, parted, projected, trained_variables
 from dst.rules.latent import Latent, LatentLeaf
 
 
@@ -86,7 +86,7 @@ class LatentWeights:
             seed,
             list(placed),
             variables=variables,
-            inner_state=self.inner.init(flat.rebuild(flat.leaves, points(rule, leaves))),
+            inner_state=self.inner.init(flat.rebuild(flat.leaves, trained_variables(rule, leaves))),
         )
 
     def update(
@@ -102,9 +102,9 @@ class LatentWeights:
         before = _latent_leaves(rule, flat, state, flat.pick(leaves := flat.gradients(grads)))
         dense_grads = leaves if rule.train_dense else list(map(jnp.zeros_like, leaves))
         updates, inner_state = self.inner.update(
-            flat.rebuild(dense_grads, slopes(rule, before)),
+            flat.rebuild(dense_grads, gradients(rule, before)),
             state.inner_state,
-            flat.rebuild(flat.leaves, points(rule, before)),
+            flat.rebuild(flat.leaves, trained_variables(rule, before)),
             **extra,
         )
         steps = flat.leaves_of(updates)

@@ -26,12 +26,12 @@ def parted(rule: Latent, leaves: Sequence[PyTree]) -> tuple[list[Array], list[Ar
     return [x["weight"] for x in leaves], [x["scores"] for x in leaves]
 
 
-def points(rule: Latent, leaves: list[LatentLeaf]) -> list[PyTree]:
+def trained_variables(rule: Latent, leaves: list[LatentLeaf]) -> list[PyTree]:
     """What the wrapped optimizer trains."""
     return _joined(rule, [x.latent for x in leaves], [x.scores for x in leaves])
 
 
-def slopes(rule: Latent, leaves: list[LatentLeaf]) -> list[PyTree]:
+def gradients(rule: Latent, leaves: list[LatentLeaf]) -> list[PyTree]:
     """The gradients for it."""
     of_scores = rule.gradient if rule.scores is None else rule.scores.gradient
     return _joined(rule, [rule.gradient(x) for x in leaves], [of_scores(x) for x in leaves])

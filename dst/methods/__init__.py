@@ -15,7 +15,7 @@ KINDS = (
     "drop and grow",
     "prune and grow",
     "gradual pruning",
-    "before training",
+    "pruning at initialisation",
     "latent weights",
     "fixed masks",
 )

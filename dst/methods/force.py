@@ -13,7 +13,7 @@ from dst.rules.scores import first_saliency
 from dst.rules.structure import Structure, Unstructured
 
 
-@named("force", kind="before training")
+@named("force", kind="pruning at initialisation")
 @method
 class FORCE:
     """Keeps the weights of largest ``|w_0 dL/dw|``, whether they are pruned so far or not.

@@ -12,7 +12,7 @@ from dst.rules.scores import signed_saliency
 from dst.rules.structure import Structure, Unstructured
 
 
-@named("grasp", kind="before training")
+@named("grasp", kind="pruning at initialisation")
 @method
 class GraSP:
     """Removes the weights of largest ``-w (H g)``: without them the gradient stays largest.

@@ -10,7 +10,7 @@ from dst.rules.method import named, preset
 _SETTINGS: dict[str, Any] = {"rounds": 300}
 
 
-@named("iterative-snip", kind="before training")
+@named("iterative-snip", kind="pruning at initialisation")
 @preset(SNIP, _SETTINGS)
 def iterative_snip(sparsity: float, **changes: Any) -> SNIP:
     """SNIP in 300 rounds, each on a batch of its own: what is pruned stays pruned.

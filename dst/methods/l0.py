@@ -14,7 +14,7 @@ from dst.rules.fields import AboveZero, NotNegative, Sparsity
 from dst.rules.latent import Latent, LatentLeaf, TrainedScores, above_zero, sum_like
 from dst.rules.method import method, named
 from dst.rules.schedule import Duration, resolve
-from dst.rules.structure import Structure, Unstructured
+from dst.rules.structure import Structure, Unstructured, structure_of
 
 _HINT = "The authors draw gates over the whole of training."
 _CLAMP = math.log(1e-2), math.log(1e2)
@@ -69,21 +69,21 @@ class L0:
         """The latent rule with durations in steps; percentages need ``steps``."""
         if self.drop_rate >= 1:
             raise ValueError(f"drop_rate must lie between 0 and 1, got {self.drop_rate}.")
-        stop, heat = resolve("stop", self.stop, steps, _HINT), self.temperature
+        stop, temperature = resolve("stop", self.stop, steps, _HINT), self.temperature
 
         def start(weight: Array, leaf: Leaf, key: Array) -> Array:
-            structure = (leaf.settings or {}).get("structure") or self.structure
+            structure = structure_of(leaf, self.structure)
             return hard_concrete.start(leaf, structure, self.drop_rate, jax.random.fold_in(key, 1))
 
         def gate(log_alpha: Array, leaf: LatentLeaf) -> Array:
             assert leaf.key is not None  # the method draws
             key = jax.random.fold_in(leaf.key, 2)
-            return hard_concrete.gate(log_alpha, heat, key, leaf.count < stop)
+            return hard_concrete.gate(log_alpha, temperature, key, leaf.count < stop)
 
         def slope(leaf: LatentLeaf) -> Array:
             _, pull = jax.vjp(lambda x: gate(x, leaf), leaf.scores)
             learned = pull(sum_like(leaf.grad * leaf.latent, leaf.scores))[0]
-            p = hard_concrete.alive(leaf.scores, heat)
+            p = hard_concrete.alive(leaf.scores, temperature)
             return learned + jnp.float32(self.penalty * leaf.layout.unit_size) * p * (1 - p)
 
         return Latent(

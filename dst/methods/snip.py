@@ -11,7 +11,7 @@ from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.structure import Structure, Unstructured
 
 
-@named("snip", kind="before training")
+@named("snip", kind="pruning at initialisation")
 @method
 class SNIP:
     """Keeps the weights of largest ``|w dL/dw|`` on the first batch; then the mask is fixed.

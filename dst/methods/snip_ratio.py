@@ -11,7 +11,7 @@ from dst.rules.rule import HowMany, Reset, Rule, Which
 from dst.rules.structure import Structure, Unstructured
 
 
-@named("snip-ratio", kind="before training")
+@named("snip-ratio", kind="pruning at initialisation")
 @method
 class SNIPRatio:
     """As many weights per layer as SNIP keeps on the first batch, at random positions.

@@ -9,7 +9,7 @@ from dst.rules.rule import HowMany, Rule
 from dst.rules.structure import Structure, Unstructured
 
 
-@named("static", kind="before training")
+@named("static", kind="pruning at initialisation")
 @method
 class Static:
     """Random pruning at initialisation, then training at a fixed mask.

@@ -12,7 +12,7 @@ from dst.rules.scores import saliency
 from dst.rules.structure import Structure, Unstructured
 
 
-@named("synflow", kind="before training")
+@named("synflow", kind="pruning at initialisation")
 @method
 class SynFlow:
     """Keeps the weights of largest ``|w| dR/d|w|``: what flows through them, in many rounds.

@@ -109,8 +109,7 @@ class Decoder(nnx.Module):
         self.embedding = nnx.Embed(
             classes,
             width,
-            # As large as the output of a projection, and logits of variance 1: blocks must not hide
-            # the token from those after them.
+            # Logits begin with variance 1 at every width, and tokens not far below what blocks add.
             embedding_init=normal(width**-0.5),
             embedding_metadata=axis_names("vocab", "embed"),
             rngs=rngs,

@@ -56,5 +56,5 @@ def start(leaf: Leaf, structure: Structure, drop_rate: float, key: Array) -> Arr
             "Choose dst.Unstructured(), dst.InputChannel() or dst.OutputChannel()."
         )
     shape = tuple(1 if a in layout.members else n for a, n in enumerate(leaf.shape))
-    u = jnp.clip(uniform(key, jnp.zeros(shape)), _EDGE, 1 - _EDGE)
-    return math.log(1 / drop_rate - 1) + 0.01 * jnp.sqrt(2.0) * lax.erf_inv(2 * u - 1)
+    u = jnp.clip(uniform(key, jnp.zeros(shape, jnp.float32)), _EDGE, 1 - _EDGE)
+    return math.log(1 / drop_rate - 1) + 0.01 * math.sqrt(2) * lax.erf_inv(2 * u - 1)

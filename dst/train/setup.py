@@ -120,6 +120,13 @@ def _make(config: Config) -> Setup:
     if weights is not None:
         safetensors.replaced(shapes, weights)  # refused before anything is written
 
+    derivative = getattr(getattr(config.rule(), "which", None), "derivative", None)
+    if derivative and derivative.temperature != 1 and not getattr(objective, "softmax", True):
+        raise ValueError(
+            f"method.temperature must be 1 where the objective divides no logits, got "
+            f"{derivative.temperature:g}. Set method.temperature=1, or choose another objective."
+        )
+
     def transformation(seed: int, form: str = config.sparsify.form) -> dst.SparseTransformation:
         return dst.sparsify(
             optimizer.make(config.optimizer, steps, stacked, start.step, shapes),

@@ -86,7 +86,7 @@ def best_rate(row: str, where: Path, changes: list[str]) -> tuple[float, dict[fl
 
 
 def cells(row: str, seeds: range, where: Path, changes: list[str]) -> list[str]:
-    """Rate, bits per byte with their standard error, lead over rates, cost and explored share."""
+    """Bits per byte with their standard error, the rate, all rates tried, cost, explored share."""
     rate, tried = best_rate(row, where, [f"data.validation={VALIDATION}", *changes])
     found = [run(row, rate, seed, where, changes) for seed in seeds]
     bits = spread(x["bits_per_byte"] for x in found).words(3)

@@ -229,3 +229,10 @@ def test_size_base_and_epsilon_reach_every_block(scan):
 def test_a_sequence_longer_than_the_context_is_refused():
     with pytest.raises(ValueError, match="at most 6 tokens long, got 7"):
         nnx.eval_shape(lambda: _decoder()(jnp.zeros((1, 7), int)))
+
+
+@pytest.mark.parametrize("width", [32, 256])
+def test_logits_begin_with_variance_one_at_every_width(width):
+    model = Decoder((16,), 64, width=width, layers=4, heads=4, hidden=4 * width, rngs=nnx.Rngs(0))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 64, (8, 16)))
+    assert _run(model, tokens).std() == pytest.approx(1, rel=0.25)

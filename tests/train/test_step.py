@@ -187,3 +187,14 @@ def test_topology_steps_look_at_what_the_method_asks_for(method, tmp_path):
     )
     assert differ <= 4  # of 1184: scores next to the threshold, whose rounding differs
     dst.check_invariants(state.opt_state, state.params)
+
+
+def test_a_temperature_of_logits_needs_logits(tmp_path):
+    random = np.random.default_rng(0)
+    arrays = {"x": random.normal(size=(64, 8)), "y": random.normal(size=64)}
+    np.savez(tmp_path / "a.npz", **{k: v.astype(np.float32) for k, v in arrays.items()})
+    data = {"name": f"npz:{tmp_path / 'a.npz'}", "batch_size": 8}
+    changes = [f"data={data}", "method={'name': 'grasp', 'sparsity': 0.5}"]
+    with pytest.raises(setup.SetupError, match=r"method\.temperature must be 1.*Set"):
+        setup.make(small(tmp_path, *changes))
+    setup.make(small(tmp_path, *changes, "method.temperature=1"))

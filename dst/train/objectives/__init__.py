@@ -38,6 +38,8 @@ class Objective(Protocol):
         may be arrays. ``of(units) -> objective`` adapts it to the units of a data set's labels. And
         where it has ``arrays``, a pytree that is not None, such as the weights of a teacher, they
         are the last argument of ``loss``: what a compiled program reads should not be part of it.
+        ``softmax = False`` says that calling the network gives no logits that could be divided by a
+        temperature, as GraSP asks.
 
         Args:
           model: the network, to be called on inputs.

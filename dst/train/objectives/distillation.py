@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,8 @@ class Distillation:
     tests/train/test_distillation.py. The authors' code (IST-DASLab/SparseFinetuning at 447f673f)
     has the same terms.
     """
+
+    softmax: ClassVar[bool] = False  # it reads states, and no outputs of a call
 
     teacher: str
     cross_entropy: float = 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -26,6 +26,8 @@ class Regression:
     Checked against: scikit-learn's `mean_squared_error` and `r2_score`, in
     tests/train/test_objectives.py.
     """
+
+    softmax: ClassVar[bool] = False  # outputs are no logits
 
     units: tuple[float, ...] | None = None
 
