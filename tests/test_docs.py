@@ -83,7 +83,8 @@ def test_methods_and_first_words_of_generated_pages_are_linked_as_pages_of_the_s
         assert links.rewritten(f"[x]({target})", origin, page) == f"[x]({there})"
 
 
-SLOW = ["docs/howto/recover.md"]  # trains language models
+# Each trains or compiles for ten seconds and more.
+SLOW = [f"docs/howto/{x}.md" for x in ("recover", "blocks", "caches", "prune")]
 
 
 # README's script is run by tests/test_adoption.py.

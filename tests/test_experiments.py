@@ -101,8 +101,12 @@ def test_a_sweep_that_is_not_done_has_no_table(tmp_path):
 
 @pytest.mark.parametrize(
     "model",
-    [{"name": "mlp", "hidden": [8]}, {"name": "convnet1d", "channels": [4, 4]}],
-    ids=lambda model: model["name"],
+    [
+        pytest.param({"name": "mlp", "hidden": [8]}, id="mlp"),
+        pytest.param(
+            {"name": "convnet1d", "channels": [4, 4]}, id="convnet1d", marks=pytest.mark.evidence
+        ),
+    ],
 )
 def test_runs_that_train_together_are_those_that_train_alone(model, tmp_path):
     """Sparsity, seed and learning rate are data of one program."""

@@ -202,6 +202,7 @@ def test_notebooks_are_in_plain_english(path):
     assert not [x[0] for x in PRIVATE.finditer("\n".join(prose(text)))]
 
 
+@pytest.mark.evidence
 def test_a_notebook_runs_in_a_fast_mode(tmp_path):
     # 20 s on two quiet cores; shared cores count up to three times that.
     (path,) = (x for x in NOTEBOOKS if x.stem == "02_your_own_loop")

@@ -261,6 +261,7 @@ def test_bad_input_ends_with_2_and_a_message(arguments, message, run):
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
 
 
+@pytest.mark.evidence
 def test_smollm2_knows_the_capital_of_france_and_english(run):
     code, out, _ = run(str(smollm2()), "--windows", "4x32", "--json")
     found = json.loads(out)

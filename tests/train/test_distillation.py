@@ -176,6 +176,7 @@ def test_only_what_is_trainable_moves_and_has_moments(folder):
     assert moments == 2 * trained
 
 
+@pytest.mark.evidence
 def test_low_rank_changes_alone_are_trained_and_merged(folder):
     overrides = ["model.lora=mask", "model.rank=2", "optimizer.trainable=['**/lora_*']"]
     loop.train(recovery(folder, *overrides, "optimizer.weight_decay=0"), folder / "lora")

@@ -59,7 +59,7 @@ def test_its_checkpoint_holds_active_weights_alone_and_its_model_is_dense(runs):
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("stop", [10, 17])
+@pytest.mark.parametrize("stop", [pytest.param(10, marks=pytest.mark.evidence), 17])
 def test_a_resumed_packed_run_equals_one_that_never_stopped(stop, runs, tmp_path):
     run = tmp_path / "run"
     assert loop.train(small(tmp_path, *PACKED), run, until=stop) is None
@@ -77,7 +77,7 @@ def bare(state):
     return state._replace(opt_state=opt_state._replace(masks=masks))
 
 
-@pytest.mark.parametrize("form", OTHER)
+@pytest.mark.parametrize("form", [pytest.param("masked", marks=pytest.mark.evidence), "packed"])
 def test_a_run_goes_on_in_the_other_form_with_the_same_bits(form, runs, tmp_path):
     """Restored, rolled back or looked at: weights, masks and moments are those that were saved."""
     run, changed = tmp_path / "run", f"sparsify.form={OTHER[form]}"

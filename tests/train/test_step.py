@@ -40,6 +40,7 @@ def test_micro_batches_equal_one_big_batch(optimizer, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.evidence
 def test_eight_devices_train_as_one(tmp_path):
     if jax.local_device_count() < 8:
         pytest.skip("needs eight devices")

@@ -96,6 +96,7 @@ def _masks(where, number):
     return dst.load_masks(where / f"masks-{number:02d}.safetensors")
 
 
+@pytest.mark.evidence
 def test_controls_differ_in_one_thing_each(finished):
     ticket, reinit, drawn = (
         finished / f"round-01{name}" for name in ("", "-reinit", "-random_masks")

@@ -196,8 +196,8 @@ def test_a_section_and_another_key_of_it_may_both_vary(tmp_path):
 
 
 def test_more_values_than_can_be_checked_are_refused(tmp_path):
-    values = ",".join(map(str, range(30_000)))
-    refused(tmp_path, 7, ["at most 1000 values", "got 30002"], f"data.seed: {{values: [{values}]}}")
+    values = ",".join(map(str, range(2_000)))
+    refused(tmp_path, 7, ["at most 1000 values", "got 2002"], f"data.seed: {{values: [{values}]}}")
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,7 @@ def test_masks_are_those_of_one_device_given_its_weights_and_gradients(runs, met
         assert_same(*map(jax.device_get, masks))
 
 
+@pytest.mark.evidence
 def test_a_run_saved_on_eight_devices_resumes_on_one_and_four_and_back(runs, tmp_path):
     eight, one = runs("4 x 2 fully sharded"), runs("1")
     four = Run(small(tmp_path, *SETTINGS, "mesh.data=2", "mesh.model=2"))

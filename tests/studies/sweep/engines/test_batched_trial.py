@@ -67,6 +67,7 @@ def outcome(storage):
     return entry.state, entry.error
 
 
+@pytest.mark.evidence
 def test_its_loop_is_the_run_that_trains_alone(storage, trial, tmp_path, capsys):
     threads = threading.active_count()
     one = candidate(trial, trial.sweep.command)

@@ -192,6 +192,7 @@ def compiled(tmp_path, seeds):
     return Counter(name for name in names if any(x in name for x in shared))
 
 
+@pytest.mark.evidence
 def test_what_is_compiled_does_not_grow_with_the_number_of_trials(tmp_path):
     jax.clear_caches()
     few = compiled(tmp_path, 2)
