@@ -16,6 +16,7 @@ import dst
 from dst.report import markdown
 from dst.report.spread import spread
 from experiments import together
+from experiments.methods_stdlib import run as text
 from tests.training import ROOT, small
 
 
@@ -92,6 +93,26 @@ def test_table_and_picture_stand_in_the_folder(tmp_path):
     drawn = (folder / "table.svg").read_text()
     assert "stop 50%" in drawn and "stop 75%" in drawn and "training cost" in drawn
     assert len(drawn) < 60_000
+
+
+@pytest.mark.parametrize("best", text.RATES)
+def test_rates_are_tried_until_the_best_has_neighbours(best):
+    at = text.RATES.index(best)
+    rate, tried = text.best_rate(lambda r: float(abs(text.RATES.index(r) - at)))
+    assert rate == best
+    assert set(text.RATES[1:-1]) | set(text.RATES[max(at - 1, 0) : at + 2]) == set(tried)
+
+
+def test_rows_of_a_table_that_are_not_trained_stay(tmp_path):
+    readme = tmp_path / "README.md"
+    heads = ["80%", "bits per byte"]
+    there = markdown.table(heads, [["dense", 2.9], ["RigL", 3.0]])
+    readme.write_text(f"before\n<!-- table -->\n{there}\n<!-- /table -->\nafter\n")
+    text.merge(readme, heads, [["SET", "2.8"], ["RigL", "2.7"]])
+    found = markdown.read_table(readme.read_text())
+    assert found == (heads, [["dense", "2.9"], ["SET", "2.8"], ["RigL", "2.7"]])
+    text.merge(readme, ["90%", "bits per byte"], [["SET", "2.5"]])  # another table
+    assert markdown.read_table(readme.read_text()) == (["90%", "bits per byte"], [["SET", "2.5"]])
 
 
 def test_a_sweep_that_is_not_done_has_no_table(tmp_path):

@@ -23,15 +23,41 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join([f"| {' | '.join(heads)} |", *lines])
 
 
+def read_table(text: str) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the first table in a text; both empty where there is none.
+
+    >>> read_table(table(["method", "R_s"], [["RigL", 0.27]]))
+    (['method', 'R_s'], [['RigL', '0.27']])
+    """
+    lines = [x for x in text.splitlines() if x.startswith("|")]
+    cells = [[x.strip() for x in line[1:].removesuffix("|").split("|")] for line in lines]
+    return (cells[0], cells[2:]) if cells else ([], [])
+
+
+def read_between(path: Path, name: str) -> str:
+    """What stands between ``<!-- name -->`` and ``<!-- /name -->`` in a file.
+
+    Raises:
+      ValueError: a file without exactly one such pair.
+    """
+    return _parts(path, name)[1]
+
+
 def write_between(path: Path, name: str, text: str) -> None:
     """Replaces what stands between ``<!-- name -->`` and ``<!-- /name -->`` in a file.
 
     Raises:
       ValueError: a file without exactly one such pair.
     """
+    before, _, after = _parts(path, name)
+    write(path, f"{before}\n{text}\n{after}")
+
+
+def _parts(path: Path, name: str) -> tuple[str, str, str]:
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     whole = path.read_text(encoding="utf-8")
     if whole.count(begin) != 1 or whole.count(end) != 1:
         raise ValueError(f"{path} must have {begin} and {end} once each. Add them.")
     before, rest = whole.split(begin)
-    write(path, f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+    between, after = rest.split(end)
+    return before + begin, between, end + after

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,12 @@ def run(row: str, rate: float, seed: int, where: Path, changes: list[str]) -> di
     return loop.finish(settings, where / name)
 
 
-def best_rate(row: str, where: Path, changes: list[str]) -> tuple[float, dict[float, float]]:
+def best_rate(bits: Callable[[float], float]) -> tuple[float, dict[float, float]]:
     """The best learning rate, which has tried neighbours; bits per byte by rate."""
     asked, tried = list(RATES[1:-1]), {}
     while asked:
         rate = asked.pop()
-        tried[rate] = run(row, rate, TUNING_SEED, where, changes)["bits_per_byte"]
+        tried[rate] = bits(rate)
         if not asked:
             best = RATES.index(min(tried, key=lambda r: tried[r]))
             asked = [r for r in RATES[max(best - 1, 0) : best + 2] if r not in tried]
@@ -87,7 +88,8 @@ def best_rate(row: str, where: Path, changes: list[str]) -> tuple[float, dict[fl
 
 def cells(row: str, seeds: range, where: Path, changes: list[str]) -> list[str]:
     """Bits per byte with their standard error, the rate, all rates tried, cost, explored share."""
-    rate, tried = best_rate(row, where, [f"data.validation={VALIDATION}", *changes])
+    tuning = [f"data.validation={VALIDATION}", *changes]
+    rate, tried = best_rate(lambda r: run(row, r, TUNING_SEED, where, tuning)["bits_per_byte"])
     found = [run(row, rate, seed, where, changes) for seed in seeds]
     bits = spread(x["bits_per_byte"] for x in found).words(3)
     cost = statistics.mean(x["training_cost"] for x in found)
@@ -96,12 +98,21 @@ def cells(row: str, seeds: range, where: Path, changes: list[str]) -> list[str]:
     return [row, bits, f"{rate:g}", *shown, f"{cost:.3f}", explored]
 
 
+def merge(readme: Path, heads: list[str], rows: list[list[str]]) -> None:
+    """Writes rows into the table of a README; rows of other names stay, unless its heads differ."""
+    before, there = markdown.read_table(markdown.read_between(readme, "table"))
+    named = {x[0]: x for x in [*(there if before == heads else ()), *rows]}
+    text = markdown.table(heads, sorted(named.values(), key=lambda x: list(ROWS).index(x[0])))
+    markdown.write_between(readme, "table", text)
+
+
 def main() -> None:
     """Trains what is missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="of the table")
-    parser.add_argument("--only", nargs="+", choices=ROWS, help="rows to train; no table then")
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="to train; the others stay"
+    )
     parser.add_argument("--set", nargs="+", default=[], help="overrides of base.yaml")
     parser.add_argument("--dir", type=Path, default=Path("runs/methods_stdlib"))
     options = parser.parse_args()
@@ -109,16 +120,11 @@ def main() -> None:
         parser.error(f"--seeds must be at least 2, got {options.seeds}: a spread needs two runs.")
     # Seeds and rates are data of a compiled program: it is compiled once for all of them.
     jax.config.update("jax_compilation_cache_dir", str(options.dir.absolute() / "compiled"))
-    rows = [
-        cells(row, range(options.seeds), options.dir, options.set)
-        for row in options.only or options.rows
-    ]
+    rows = [cells(row, range(options.seeds), options.dir, options.set) for row in options.rows]
     tried = [f"validation at {r:g}" for r in RATES]
     heads = [f"{SPARSITY:.0%} sparsity", "bits per byte", "rate", *tried, "training cost", "R_s"]
-    text = markdown.table(heads, rows)
-    print(text)
-    if not options.only:
-        markdown.write_between(HERE / "README.md", "table", text)
+    print(markdown.table(heads, rows))
+    merge(HERE / "README.md", heads, rows)
 
 
 if __name__ == "__main__":
