@@ -11,6 +11,7 @@ import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dst.report.spread import spread
 from dst.train.config import run as config
 from experiments import together
 from experiments.methods import METHODS, MOMENTUM, ONE_BY_ONE
+from experiments.rows import merged
 from experiments.together import Run
 
 VALIDATION = 0.1
@@ -37,6 +39,8 @@ COLORS = ["#2a6f97", "#c1121f", "#588157", "#f4a261", "#6d597a", "#8ecae6", "#34
 SHOWN = ("Static", "SET", "RigL", "GMP, ERK", "GraNet", "Edge-popup", "AC/DC, momentum")
 
 Records = list[dict[str, Any]]
+Rows = list[list[str]]
+Table = tuple[list[str], Rows]
 
 
 def section_of(name: str) -> dict[str, Any]:
@@ -111,7 +115,7 @@ def accuracies(records: Records, sparsity: float) -> list[float]:
     return [100 * r["accuracy"] for r in records if r["sparsity"] == sparsity]
 
 
-def table(found: Mapping[str, Records], sparsities: tuple[float, ...]) -> str:
+def table(found: Mapping[str, Records], sparsities: tuple[float, ...]) -> Table:
     """A row per method: accuracy with its standard error, and the learning rate, by sparsity."""
     rows = []
     for name, records in found.items():
@@ -126,10 +130,10 @@ def table(found: Mapping[str, Records], sparsities: tuple[float, ...]) -> str:
     heads = ["method"]
     for s in sparsities:
         heads += [f"{s:.0%}", "rate"]
-    return markdown.table(heads, rows)
+    return heads, rows
 
 
-def costs(found: Mapping[str, Records], sparsities: tuple[float, ...]) -> str:
+def costs(found: Mapping[str, Records], sparsities: tuple[float, ...]) -> Table:
     """A row per method: multiply-adds of the whole training relative to dense, by sparsity."""
     rows = []
     for name, records in found.items():
@@ -138,26 +142,32 @@ def costs(found: Mapping[str, Records], sparsities: tuple[float, ...]) -> str:
             some = [r["training_cost"] for r in records if r["sparsity"] == s]
             cells.append(f"{statistics.mean(some):.3f}" if some else "")
         rows.append(cells)
-    return markdown.table(["cost of training", *(f"{s:.0%}" for s in sparsities)], rows)
+    return ["cost of training", *(f"{s:.0%}" for s in sparsities)], rows
 
 
-def picture(found: Mapping[str, Records], sparsities: tuple[float, ...], path: Path) -> None:
-    """Mean accuracy of every method against the density; some methods have a colour."""
+def picture(rows: Rows, sparsities: tuple[float, ...], path: Path) -> None:
+    """Mean accuracy of every method against the density; some methods have a colour.
+
+    Args:
+      rows: as :func:`table` makes them.
+      sparsities: of their columns, the first of which is 0.
+      path: the SVG file to write.
+    """
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    for name, records in found.items():
+    for name, *cells in rows:
         if name.startswith("Dense"):
-            dense, style = statistics.mean(accuracies(records, 0.0)), ":" if "," in name else "--"
+            dense, style = float(cells[0].split()[0]), ":" if "," in name else "--"
             axes.axhline(dense, color="black", linestyle=style, linewidth=1, label=name)
             continue
-        xs = [1 - s for s in sparsities if accuracies(records, s)]
-        ys = [spread(accuracies(records, s)) for s in sparsities if accuracies(records, s)]
+        there = [(1 - s, x) for s, x in zip(sparsities, cells[::2], strict=True) if x]
+        means, errors = zip(*(map(float, x.split(" ± ")) for _, x in there), strict=True)
         shown = name in SHOWN
         color = COLORS[SHOWN.index(name)] if shown else "#ced4da"
         axes.errorbar(
-            xs,
-            [y.mean for y in ys],
-            yerr=[y.error for y in ys],
+            [x for x, _ in there],
+            means,
+            yerr=errors,
             color=color,
             label=name if shown else None,
             linewidth=1.6 if shown else 0.8,
@@ -176,8 +186,27 @@ def picture(found: Mapping[str, Records], sparsities: tuple[float, ...], path: P
         figure.savefig(path, metadata={"Date": None})
 
 
+def write_rows(found: Mapping[str, Records], columns: tuple[float, ...], path: Path) -> None:
+    """Writes rows into the two tables of a network, and the picture of all its rows.
+
+    Args:
+      found: the tested runs of the methods whose rows are new; the other rows stay.
+      columns: sparsities.
+      path: README; the picture lies beside it.
+    """
+    network = path.stem
+    readme = path.with_name("README.md")
+    there = markdown.read_between(readme, network).strip().split("\n\n")
+    new = table(found, columns), costs(found, columns)
+    rows = [merged(old, *x, METHODS) for old, x in zip_longest(there[:2], new, fillvalue="")]
+    text = "\n\n".join(markdown.table(heads, x) for (heads, _), x in zip(new, rows, strict=True))
+    print(text)
+    markdown.write_between(readme, network, text)
+    picture(rows[0], columns, path)
+
+
 def main(folder: Path, about: str, defaults: Mapping[str, Mapping[str, Any]] | None = None) -> None:
-    """Trains what is missing, and writes table and picture of a network into a folder.
+    """Trains what is missing, and writes tables and picture of a network into a folder.
 
     Args:
       folder: with a config for every network.
@@ -196,15 +225,16 @@ def main(folder: Path, about: str, defaults: Mapping[str, Mapping[str, Any]] | N
         parser.add_argument(
             f"--{optimizer}", type=float, nargs="+", default=rates, help="learning rates to try"
         )
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="rows of the table")
+    parser.add_argument(
+        "--methods", nargs="+", default=list(METHODS), help="to train; other rows stay"
+    )
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="runs in one program, at most")
-    parser.add_argument("--only", nargs="*", help="methods to train; no table is written")
     parser.add_argument("--dir", type=Path, default=Path("runs"))
     parser.set_defaults(**(defaults or {}).get(parser.parse_known_args()[0].network, {}))
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error(f"--seeds must be at least 2, got {options.seeds}: a spread needs two runs.")
-    if unknown := sorted({*options.methods, *(options.only or ())} - set(METHODS)):
+    if unknown := sorted(set(options.methods) - set(METHODS)):
         parser.error(f"methods must be among {list(METHODS)}, got {unknown}.")
     plan = Plan(
         folder / f"{options.network}.yaml",
@@ -215,10 +245,5 @@ def main(folder: Path, about: str, defaults: Mapping[str, Mapping[str, Any]] | N
         options.at_once,
         {optimizer: tuple(getattr(options, optimizer)) for optimizer in RATES},
     )
-    found = {x: of_method(x, plan)[1] for x in options.only or options.methods}
-    columns = (0.0, *plan.sparsities)
-    text = f"{table(found, columns)}\n\n{costs(found, columns)}"
-    print(text)
-    if not options.only:
-        markdown.write_between(folder / "README.md", options.network, text)
-        picture(found, columns, folder / f"{options.network}.svg")
+    found = {x: of_method(x, plan)[1] for x in options.methods}
+    write_rows(found, (0.0, *plan.sparsities), folder / f"{options.network}.svg")

@@ -15,8 +15,9 @@ import pytest
 import dst
 from dst.report import markdown
 from dst.report.spread import spread
-from experiments import together
+from experiments import together, tuned
 from experiments.methods_stdlib import run as text
+from experiments.rows import merged
 from tests.training import ROOT, small
 
 
@@ -103,16 +104,36 @@ def test_rates_are_tried_until_the_best_has_neighbours(best):
     assert set(text.RATES[1:-1]) | set(text.RATES[max(at - 1, 0) : at + 2]) == set(tried)
 
 
-def test_rows_of_a_table_that_are_not_trained_stay(tmp_path):
-    readme = tmp_path / "README.md"
-    heads = ["80%", "bits per byte"]
-    there = markdown.table(heads, [["dense", 2.9], ["RigL", 3.0]])
-    readme.write_text(f"before\n<!-- table -->\n{there}\n<!-- /table -->\nafter\n")
-    text.merge(readme, heads, [["SET", "2.8"], ["RigL", "2.7"]])
-    found = markdown.read_table(readme.read_text())
-    assert found == (heads, [["dense", "2.9"], ["SET", "2.8"], ["RigL", "2.7"]])
-    text.merge(readme, ["90%", "bits per byte"], [["SET", "2.5"]])  # another table
-    assert markdown.read_table(readme.read_text()) == (["90%", "bits per byte"], [["SET", "2.5"]])
+def test_rows_of_a_table_that_are_not_made_again_stay():
+    there = markdown.table(["80%", "bits"], [["dense", 2.9], ["RigL", 3.0]])
+    order, new = ["dense", "SET", "RigL"], [["RigL", "2.7"], ["SET", "2.8"]]
+    kept = [["dense", "2.9"], ["SET", "2.8"], ["RigL", "2.7"]]
+    assert merged(there, ["80%", "bits"], new, order) == kept
+    assert merged(there, ["90%", "bits"], new, order) == kept[1:]  # another table
+    assert merged("", ["80%", "bits"], new, order) == kept[1:]
+
+
+def test_a_method_is_added_to_the_tables_and_the_picture_of_a_network(tmp_path):
+    def runs(accuracy, *sparsities):
+        seeds = (0.0, 0.02)
+        return [
+            {"accuracy": accuracy + x, "sparsity": s, "rate": 0.1, "training_cost": 1 - s}
+            for s in sparsities
+            for x in seeds
+        ]
+
+    (tmp_path / "README.md").write_text("before\n<!-- mlp -->\n<!-- /mlp -->\nafter\n")
+    columns, path = (0.0, 0.9, 0.98), tmp_path / "mlp.svg"
+    tuned.write_rows({"RigL": runs(0.5, 0.9, 0.98)}, columns, path)
+    tuned.write_rows({"Dense": runs(0.6, 0.0), "SET": runs(0.4, 0.9)}, columns, path)
+    accuracies, training = markdown.read_between(tmp_path / "README.md", "mlp").split("\n\n")
+    assert markdown.read_table(accuracies)[1] == [
+        ["Dense", "61.0 ± 1.0", "0.1", "", "", "", ""],
+        ["SET", "", "", "41.0 ± 1.0", "0.1", "", ""],
+        ["RigL", "", "", "51.0 ± 1.0", "0.1", "51.0 ± 1.0", "0.1"],
+    ]
+    assert markdown.read_table(training)[1][2] == ["RigL", "", "0.100", "0.020"]
+    assert all(name in path.read_text() for name in ("Dense", "SET", "RigL"))
 
 
 def test_a_sweep_that_is_not_done_has_no_table(tmp_path):

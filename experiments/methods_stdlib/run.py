@@ -23,6 +23,7 @@ from dst.report import markdown
 from dst.report.spread import spread
 from dst.train import loop
 from dst.train.config import run as config
+from experiments.rows import merged
 
 HERE = Path(__file__).parent
 SPARSITY = 0.8
@@ -98,14 +99,6 @@ def cells(row: str, seeds: range, where: Path, changes: list[str]) -> list[str]:
     return [row, bits, f"{rate:g}", *shown, f"{cost:.3f}", explored]
 
 
-def merge(readme: Path, heads: list[str], rows: list[list[str]]) -> None:
-    """Writes rows into the table of a README; rows of other names stay, unless its heads differ."""
-    before, there = markdown.read_table(markdown.read_between(readme, "table"))
-    named = {x[0]: x for x in [*(there if before == heads else ()), *rows]}
-    text = markdown.table(heads, sorted(named.values(), key=lambda x: list(ROWS).index(x[0])))
-    markdown.write_between(readme, "table", text)
-
-
 def main() -> None:
     """Trains what is missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -123,8 +116,10 @@ def main() -> None:
     rows = [cells(row, range(options.seeds), options.dir, options.set) for row in options.rows]
     tried = [f"validation at {r:g}" for r in RATES]
     heads = [f"{SPARSITY:.0%} sparsity", "bits per byte", "rate", *tried, "training cost", "R_s"]
-    print(markdown.table(heads, rows))
-    merge(HERE / "README.md", heads, rows)
+    there = markdown.read_between(HERE / "README.md", "table")
+    text = markdown.table(heads, merged(there, heads, rows, ROWS))
+    print(text)
+    markdown.write_between(HERE / "README.md", "table", text)
 
 
 if __name__ == "__main__":
