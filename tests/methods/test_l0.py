@@ -10,7 +10,7 @@ import pytest
 
 import dst
 from dst.engine.masks import keys
-from tests.methods.test_learned_thresholds import (
+from tests.methods.latent import (
     SHAPE,
     column,
     drawn,

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import dst
-from tests.methods.test_learned_thresholds import (
+from tests.methods.latent import (
     column,
     drawn,
     equal,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax import lax
 
 import dst
 from dst.rules.allocation import zeros
 from dst.rules.ramps import CURVES, share_of
 from tests.following import draw
+from tests.methods.latent import course
 from tests.reference import asp, journey
 from tests.reference.edge_popup import EdgePopup
 from tests.reference.optimizer import Momentum
@@ -52,25 +51,8 @@ def numbers(random: np.random.Generator, *shape: int) -> np.ndarray:
 def trained(method: Any, weights: np.ndarray, grads: np.ndarray, inner: Any = None) -> Any:
     """Parameters, masks and variables ``[case, 1 + step, ...]``, from before the first step."""
     tx = dst.sparsify(inner or optax.sgd(RATE, momentum=MOMENTUM), method, seed=3)
-
-    def seen(params, state):
-        return params["w"], dst.masks(state)["w"], state.variables["w"]
-
-    def one(weight, grads):
-        state = tx.init({"w": weight})
-        params = dst.apply_masks({"w": weight}, state)
-
-        def step(carry, grad):
-            params, state = carry
-            updates, state = tx.update({"w": grad}, state, params)
-            params = optax.apply_updates(params, updates)
-            return (params, state), seen(params, state)
-
-        first = seen(params, state)
-        _, rest = lax.scan(step, (params, state), grads)
-        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
-
-    return jax.device_get(partial(jax.jit, compiler_options=QUICK)(jax.vmap(one))(weights, grads))
+    cases = jax.vmap(lambda *case: course(tx, *case)[0])
+    return jax.device_get(jax.jit(cases, compiler_options=QUICK)(weights, grads))
 
 
 def follow(found: Any, grads: np.ndarray, twin_of: Callable[[int], Any], look: Any) -> None:

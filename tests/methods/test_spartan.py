@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 import dst
-from tests.methods.test_learned_thresholds import column, drawn, follow, momentum, trained
+from tests.methods.latent import column, drawn, follow, momentum, trained
 from tests.reference.spartan import Spartan
 from tests.runs import quick
 
