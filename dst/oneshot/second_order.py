@@ -26,6 +26,7 @@ Scope = Literal["global", "layer"]
 SCOPES = ("global", "layer")
 
 _NUMBERS = 2**25  # of all blocks that are factorised at once
+_RELATIVE = 1e-6  # to the largest number of the diagonal, a dampening after one that failed
 
 Function = Callable[..., tuple[Array, Array]]
 
@@ -96,7 +97,8 @@ def by_blocks(
       function: of blocks, dampening and, where given, the weights that stay.
       matrix: with its curvature.
       size: weights of a block.
-      dampening: the first; ten times as large, up to three times, where no factor is found.
+      dampening: the first. Where no factor is found it grows, to 1e-6 of the largest number of the
+        diagonal or ten times as large, and twice more by ten.
       memory: GiB of curvature at once.
       keep: bool of the shape of the weight.
 
@@ -104,7 +106,7 @@ def by_blocks(
       float32 of the shape of the weight.
 
     Raises:
-      ValueError: a curvature that has no factor, also with a dampening a thousand times as large.
+      ValueError: a curvature that has no factor with any of them.
     """
     alive = matrix.weight != 0 if matrix.preserve else jnp.ones(matrix.weight.shape, bool)
     rows = [in_blocks(x, size) for x in (matrix.weight, alive, keep) if x is not None]
@@ -134,6 +136,7 @@ def _solved(
             name,
             "curvature of the loss",
             "Raise the dampening, or take more batches.",
+            lambda: _RELATIVE * float(jnp.max(jnp.diagonal(curvature, axis1=1, axis2=2))),
         )
 
 

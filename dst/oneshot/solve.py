@@ -64,6 +64,7 @@ def dampened(
     name: str,
     what: str = "Gram matrix",
     hint: str = "Take more calibration rows than inputs, or check them for huge values.",
+    least: Callable[[], float] = lambda: 0.0,
 ) -> T:
     """The factors of a matrix with the first dampening, of four, that gives good ones.
 
@@ -72,6 +73,7 @@ def dampened(
       dampening: the first; each further one is ten times as large.
       name: of the leaf, for messages.
       what, hint: the matrix and the way out, for messages.
+      least: what the second dampening is at least.
 
     Raises:
       ValueError: the residual is never below 1e-3.
@@ -79,7 +81,7 @@ def dampened(
     value = float(dampening)
     for retry in range(1 + _RETRIES):
         if retry:
-            larger = 10 * value if value else 1e-4
+            larger = max(10 * value, least() if retry == 1 else 0.0) or 1e-4
             warnings.warn(
                 f"{name}: its {what} could not be factorised with dampening {value:g}; trying "
                 f"{larger:g}.",
