@@ -162,7 +162,8 @@ def competes(method: Any, allocation: str | Allocator | DataAllocator) -> TypeGu
     Raises:
       ValueError: an allocation beside it.
     """
-    if not getattr(method, "needs_curvature", False) or method.scope != "global":
+    own = getattr(method, "needs_curvature", False)
+    if not own or getattr(method, "scope", "layer") != "global":
         return False
     if not isinstance(allocation, DataAllocator):
         if allocation == "uniform" or allocator(allocation) == Global():

@@ -141,7 +141,7 @@ def test_blocks_are_consecutive_inputs_of_an_output():
     np.testing.assert_array_equal(from_blocks(rows, (2, 3, 4)), matrices)
 
 
-@pytest.mark.parametrize(("size", "memory"), [(1000, 2.0), (10, 3e-6), (10, 1e-9)])
+@pytest.mark.parametrize(("size", "memory"), [(1000, 1e-9), (10, 3e-6)])
 def test_scores_are_those_of_numpys_inverse(size, memory):
     """In one pass or many; a block larger than the matrix is the whole matrix."""
     seen = {}
