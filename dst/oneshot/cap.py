@@ -73,7 +73,7 @@ class CAP:
     def _size(self, matrix: Matrix) -> int:
         check_structure(matrix, "CAP", (Unstructured, NM))
         multiple = matrix.structure.m if isinstance(matrix.structure, NM) else 1
-        return block_size(self.block, matrix, multiple)
+        return block_size(self.block, multiple)
 
     def scores(self, matrix: Matrix) -> Array:
         """What its block has lost when a weight goes, float32 of the shape of the weight."""

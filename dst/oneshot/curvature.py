@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -39,16 +39,17 @@ class Curvature(Protocol):
     """The blocks along the diagonal of the curvature of the loss at one matrix."""
 
     def blocks(self, size: int, memory: float) -> Iterator[tuple[int, Array]]:
-        """The number of the first block, and float32 ``[blocks, size, size]``; all, in order.
+        """The number of the first block, and float32 ``[blocks, size, size]``, in order.
 
         Args:
-          size: weights of a block, in the order of :func:`in_blocks`.
+          size: weights of a block, in the order of :func:`in_blocks`; of a smaller matrix, all.
           memory: GiB that blocks may take at once.
         """
         ...
 
 
-class _Slice(NamedTuple):
+@dataclass(frozen=True)
+class _Slice:
     """Consecutive blocks of one piece."""
 
     piece: Piece
@@ -212,7 +213,7 @@ def _passes(pieces: Sequence[Piece], size: int, memory: float, batches: int) -> 
         blocks, first = -(-piece.place.size // own), 0
         while first < blocks:
             count = min(blocks - first, open_ // own)
-            if count == 0:
+            if count < 1:
                 if passes[-1]:
                     passes.append([])
                     open_ = most

@@ -90,7 +90,7 @@ class OBERT:
             multiple = structure.h
         if isinstance(structure, NM):
             multiple = structure.m
-        return block_size(self.block, matrix, multiple)
+        return block_size(self.block, multiple)
 
     def scores(self, matrix: Matrix) -> Array:
         """What removing each weight, or its unit, costs; float32 of the shape of the weight."""

@@ -21,6 +21,7 @@ from dst.oneshot.statistics import Needs
 from dst.oneshot.surgery import Blocks
 from dst.rules.allocation import Allocator, Global, allocator
 from dst.rules.counts import best_of_all
+from dst.rules.layout import Layout
 
 Scope = Literal["global", "layer"]
 SCOPES = ("global", "layer")
@@ -77,10 +78,9 @@ def curvature_of(
     return Fisher(objective, leaves, batches, pieces, say).of
 
 
-def block_size(size: int, matrix: Matrix, multiple: int = 1) -> int:
-    """Weights of a block: a multiple of a pattern's, and no more than the matrix has."""
-    own = max(size - size % multiple, multiple)
-    return min(own, matrix.weight.size)
+def block_size(size: int, multiple: int) -> int:
+    """Weights of a block: a multiple of a pattern's."""
+    return max(size - size % multiple, multiple)
 
 
 def by_blocks(
@@ -96,7 +96,7 @@ def by_blocks(
     Args:
       function: of blocks, dampening and, where given, the weights that stay.
       matrix: with its curvature.
-      size: weights of a block.
+      size: weights of a block; of a smaller matrix, all.
       dampening: the first. Where no factor is found it grows, to 1e-6 of the largest number of the
         diagonal or ten times as large, and twice more by ten.
       memory: GiB of curvature at once.
@@ -109,14 +109,15 @@ def by_blocks(
       ValueError: a curvature that has no factor with any of them.
     """
     alive = matrix.weight != 0 if matrix.preserve else jnp.ones(matrix.weight.shape, bool)
-    rows = [in_blocks(x, size) for x in (matrix.weight, alive, keep) if x is not None]
+    own = min(size, matrix.weight.size)
+    rows = [in_blocks(x, own) for x in (matrix.weight, alive, keep) if x is not None]
     results = []
     for first, curvature in matrix.curvature_of_loss.blocks(size, memory):
-        most = max(_NUMBERS // size**2, 1)
+        most = max(_NUMBERS // own**2, 1)
         for start in range(0, len(curvature), most):
             part = curvature[start : start + most]
-            own = [x[first + start : first + start + len(part)] for x in rows]
-            results.append(_solved(function, part, own, dampening, matrix.name))
+            here = [x[first + start : first + start + len(part)] for x in rows]
+            results.append(_solved(function, part, here, dampening, matrix.name))
     return from_blocks(jnp.concatenate(results), matrix.shape)
 
 
@@ -186,7 +187,8 @@ def compete(run: Leaves, method: SecondOrder, pieces: Sequence[Piece], sparsity:
     pieces = [x for x in pieces if run.own[x.base.path] is None]
     if not pieces:
         return
-    layouts, pooled, alive = [], [], []
+    layouts: list[Layout] = []
+    pooled, alive = [], []
     for piece in pieces:
         matrix = run.matrix(piece, None)
         layout = matrix.layout()

@@ -69,7 +69,7 @@ class WoodFisher:
     def _size(self, matrix: Matrix) -> int:
         check_structure(matrix, "WoodFisher", (Unstructured, NM))
         multiple = matrix.structure.m if isinstance(matrix.structure, NM) else 1
-        return block_size(self.block, matrix, multiple)
+        return block_size(self.block, multiple)
 
     def scores(self, matrix: Matrix) -> Array:
         """``w^2 / (2 diag(F^-1))``, float32 of the shape of the weight."""
