@@ -338,12 +338,12 @@ def test_zeros_stay_where_they_are_to_stay(method):
 
 def test_a_matrix_without_a_factor_gets_more_dampening():
     given = {"loss": loss, "batches": BATCHES[:3]}  # of rank 3
-    with pytest.warns(UserWarning, match="a: its curvature of the loss could not be factorised"):
+    with pytest.warns(UserWarning, match="its curvature of the loss could not be factorised"):
         pruned, _ = dst.prune(PARAMS, 0.5, method=dst.OBERT(block=10, dampening=0.0), **given)
     assert all(bool(jnp.isfinite(x).all()) for x in pruned.values())
     # The scale of the gradients does not matter: dampening grows to where there is a factor.
     large = [jax.tree.map(lambda x: 1e4 * x, b) for b in BATCHES[:3]]
-    with pytest.warns(UserWarning, match="could not be factorised with dampening 1e-07"):
+    with pytest.warns(UserWarning, match="could not be factorised"):
         dst.prune(PARAMS, 0.5, method=dst.OBERT(block=10), loss=loss, batches=large)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
