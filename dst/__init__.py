@@ -112,11 +112,15 @@ if TYPE_CHECKING:  # what `__getattr__` loads, for type checkers and editors
     from dst.io.safetensors import save_weights as save_weights
     from dst.oneshot.alps import ALPS as ALPS
     from dst.oneshot.calibrate import calibrate as calibrate
+    from dst.oneshot.cap import CAP as CAP
     from dst.oneshot.dsnot import DSnoT as DSnoT
     from dst.oneshot.ecoflap import ECoFLaP as ECoFLaP
     from dst.oneshot.evopress import EvoPress as EvoPress
     from dst.oneshot.gblm import GBLM as GBLM
     from dst.oneshot.magnitude import Magnitude as Magnitude
+    from dst.oneshot.obd import OBD as OBD
+    from dst.oneshot.obert import OBERT as OBERT
+    from dst.oneshot.obs import OBS as OBS
     from dst.oneshot.owl import OWL as OWL
     from dst.oneshot.prune import prune as prune
     from dst.oneshot.sparsegpt import SparseGPT as SparseGPT
@@ -124,20 +128,26 @@ if TYPE_CHECKING:  # what `__getattr__` loads, for type checkers and editors
     from dst.oneshot.structured.groups import channel_groups as channel_groups
     from dst.oneshot.structured.remove import remove as remove
     from dst.oneshot.wanda import Wanda as Wanda
+    from dst.oneshot.woodfisher import WoodFisher as WoodFisher
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "ALPS": "oneshot.alps",
+    "CAP": "oneshot.cap",
     "DSnoT": "oneshot.dsnot",
     "Delta": "forms.deltas",
     "ECoFLaP": "oneshot.ecoflap",
     "EvoPress": "oneshot.evopress",
     "GBLM": "oneshot.gblm",
     "Magnitude": "oneshot.magnitude",
+    "OBD": "oneshot.obd",
+    "OBERT": "oneshot.obert",
+    "OBS": "oneshot.obs",
     "OWL": "oneshot.owl",
     "SparseGPT": "oneshot.sparsegpt",
     "Wanda": "oneshot.wanda",
+    "WoodFisher": "oneshot.woodfisher",
     "apply_deltas": "forms.deltas",
     "calibrate": "oneshot.calibrate",
     "delta": "forms.deltas",
@@ -163,6 +173,7 @@ __all__ = [
     "ACDC",
     "ALPS",
     "ASP",
+    "CAP",
     "DSR",
     "FORCE",
     "GMP",
@@ -207,6 +218,9 @@ __all__ = [
     "MaskDecay",
     "MaskLLM",
     "Movement",
+    "OBD",
+    "OBERT",
+    "OBS",
     "OWL",
     "Observation",
     "OutputChannel",

@@ -18,7 +18,9 @@ same command goes on after the last finished stage."""
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model directory or a GGUF file.")]
 Method = Annotated[
     str,
-    typer.Option(help="A one-shot method: magnitude, wanda, sparsegpt, 'sparsegpt(mask=wanda)'."),
+    typer.Option(
+        help="A one-shot method: magnitude, wanda, sparsegpt, 'sparsegpt(mask=wanda)', obert."
+    ),
 ]
 Sparsity = Annotated[
     float | None, typer.Option(help="Of the pruned matrices, in [0, 1). N:M has its own.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,10 +16,11 @@ from jax import lax
 from dst.core import tree
 from dst.core.text import shown
 from dst.core.tree import Leaf
-from dst.core.typing import Array, Params, Tree
+from dst.core.typing import Array, Params, PyTree, Tree
 from dst.engine.build_plan import own_sparsity
 from dst.engine.initial_masks import placed_like
-from dst.oneshot.calibrate import Walk, written
+from dst.oneshot.calibrate import written
+from dst.oneshot.curvature import Curvature
 from dst.oneshot.finished import Pruned, Solved, digest
 from dst.oneshot.loss import Gradients, as_numbers
 from dst.oneshot.matrix import Matrix, OneShot
@@ -37,12 +38,14 @@ class Progress:
     Attributes:
       stage: its number, from 0.
       stages: how many there are.
-      matrices: of this stage.
+      matrices: of this stage; none while something is computed before it.
+      doing: what that is: ``gradients, pass 1 of 2: 30 of 128``.
     """
 
     stage: int
     stages: int
     matrices: tuple[Pruned, ...]
+    doing: str = ""
 
 
 class Leaves:
@@ -60,6 +63,8 @@ class Leaves:
       own: the sparsity that overrides or a pattern give to a chosen leaf, or None.
       sparsities: of every piece, by its name.
       gradients: of the loss, by leaf path; empty where the method reads none.
+      curvature: of the loss at a piece; None where the method reads none.
+      chosen: masks of pieces that were chosen beforehand, as matrices compete.
     """
 
     def __init__(
@@ -80,6 +85,8 @@ class Leaves:
         self._masks = {p: jnp.zeros(x.shape, bool) for p, x in chosen.items()}
         self.sparsities: Mapping[str, Fraction] = {}
         self.gradients: Mapping[str, Gradients] = {}
+        self.curvature: Callable[[Piece], Curvature] | None = None
+        self.chosen: dict[str, Array] = {}
         self._copied: set[int] = set()
 
     def allocated(
@@ -101,6 +108,23 @@ class Leaves:
         shares = allocate(layers, sparsity).sparsity
         return {piece.name: shares[piece.base.path] for piece in pieces}
 
+    def matrix(
+        self, piece: Piece, statistics: Statistics | None, sparsity: Fraction | None = None
+    ) -> Matrix:
+        """What the method sees; arguments as for :meth:`solve`."""
+        leaf = self.leaves[piece.base.leaf]
+        return Matrix(
+            piece.name,
+            piece.place.matrices(piece.base.read(leaf)).astype(jnp.float32),
+            statistics,
+            self.sparsities[piece.name] if sparsity is None else sparsity,
+            self._structures[piece.base.path],
+            self._preserve,
+            self._gradients(piece),
+            None if self.curvature is None else self.curvature(piece),
+            self.chosen.get(piece.name),
+        )
+
     def solve(
         self, piece: Piece, statistics: Statistics | None, sparsity: Fraction | None = None
     ) -> Solved:
@@ -112,16 +136,8 @@ class Leaves:
           sparsity: None: what :attr:`sparsities` say.
         """
         start, leaf = time.perf_counter(), self.leaves[piece.base.leaf]
-        dense = piece.place.matrices(piece.base.read(leaf)).astype(jnp.float32)
-        matrix = Matrix(
-            piece.name,
-            dense,
-            statistics,
-            self.sparsities[piece.name] if sparsity is None else sparsity,
-            self._structures[piece.base.path],
-            self._preserve,
-            self._gradients(piece),
-        )
+        matrix = self.matrix(piece, statistics, sparsity)
+        dense = matrix.weight
         solved, mask = self._method(matrix)
         if solved.shape != dense.shape or mask.shape != dense.shape:
             raise ValueError(
@@ -150,17 +166,26 @@ class Leaves:
         self._masks[base.path] = written(self._masks[base.path], piece, solved.mask)
         return solved.pruned
 
-    def identity(self, walk: Walk) -> dict[str, str]:
-        """What this pruning is made of, as text; equal text means equal results."""
+    def identity(self, plan: str, entered: PyTree, loss: float | None = None) -> dict[str, str]:
+        """What this pruning is made of, as text; equal text means equal results.
+
+        Args:
+          plan: of its stages, as text.
+          entered: what enters the first stage, for all batches.
+          loss: at a batch, which tells losses apart; None where they do not matter.
+        """
         structures = {path: repr(x) for path, x in self._structures.items()}
-        plan = f"{walk.plan}{dict(self.sparsities)}{structures}{self._preserve}"
+        text = f"{plan}{dict(self.sparsities)}{structures}{self._preserve}"
         reads = {"gradients": digest([as_numbers(x) for x in self.gradients.values()])}
+        choice = {"masks chosen": digest(self.chosen)}
         return {
             **(reads if self.gradients else {}),
+            **(choice if self.chosen else {}),
+            **({} if loss is None else {"loss": repr(loss)}),
             "method": repr(self._method),
-            "plan": hashlib.sha256(plan.encode()).hexdigest(),
+            "plan": hashlib.sha256(text.encode()).hexdigest(),
             "weights": digest(self.leaves),
-            "batches": digest(walk.entered()),
+            "batches": digest(entered),
         }
 
     def result(self, params: Tree) -> tuple[Tree, dict[str, Array]]:

@@ -57,6 +57,22 @@ class Objective:
         """The loss; not finite where it is not."""
         return float(self._compiled(leaves, batch))
 
+    def gradient(
+        self, numbers: Sequence[int]
+    ) -> Callable[[Sequence[Array], Batch], Sequence[Array]]:
+        """The gradients of the loss with respect to some leaves, by number; to be traced."""
+
+        def of_chosen(some: Sequence[Array], leaves: Sequence[Array], batch: Batch) -> Array:
+            filled = list(leaves)
+            for i, leaf in zip(numbers, some, strict=True):
+                filled[i] = leaf
+            return self._value(filled, batch)
+
+        def gradient(leaves: Sequence[Array], batch: Batch) -> Sequence[Array]:
+            return jax.grad(of_chosen)([leaves[i] for i in numbers], leaves, batch)
+
+        return gradient
+
     def gradients(
         self, leaves: Sequence[Array], batches: Sequence[Batch], chosen: Collection[str]
     ) -> dict[str, Gradients]:
@@ -71,17 +87,11 @@ class Objective:
           ValueError: a gradient that is not finite, naming the leaf.
         """
         numbers = [i for i, path in enumerate(self.paths) if path in chosen]
-
-        def of_chosen(some: Sequence[Array], leaves: Sequence[Array], batch: Batch) -> Array:
-            filled = list(leaves)
-            for i, leaf in zip(numbers, some, strict=True):
-                filled[i] = leaf
-            return self._value(filled, batch)
+        gradient = self.gradient(numbers)
 
         @jax.jit
         def add(sums: Any, leaves: Sequence[Array], batch: Batch) -> Any:
-            found = jax.grad(of_chosen)([leaves[i] for i in numbers], leaves, batch)
-            exact = [g.astype(jnp.float32) for g in found]
+            exact = [g.astype(jnp.float32) for g in gradient(leaves, batch)]
             return [
                 (a + jnp.abs(g), s + jnp.square(g)) for (a, s), g in zip(sums, exact, strict=True)
             ]

@@ -14,6 +14,7 @@ from dst.core import checks
 from dst.core.selection import top_k_mask
 from dst.core.tree import Leaf
 from dst.core.typing import Array, ArrayLike
+from dst.oneshot.curvature import Curvature
 from dst.oneshot.loss import Gradients
 from dst.oneshot.statistics import Needs, Statistics
 from dst.rules.allocation import zeros
@@ -37,6 +38,8 @@ class Matrix:
       preserve: whether weights that are zero stay zero.
       gradients: norms of the gradients of the loss, of the shape of the weight; None where the
         method does not say ``needs_loss = True``.
+      curvature: of the loss; None where no second-order method reads it.
+      chosen: a mask that was chosen beforehand, as matrices compete; None: there is none.
     """
 
     name: str
@@ -46,6 +49,28 @@ class Matrix:
     structure: Structure = Unstructured()
     preserve: bool = False
     gradients: Gradients | None = None
+    curvature: Curvature | None = None
+    chosen: Array | None = None
+
+    @property
+    def curvature_of_loss(self) -> Curvature:
+        """The curvature.
+
+        Raises:
+          ValueError: there is none, as the loss was not given.
+        """
+        if self.curvature is None:
+            raise ValueError(
+                f"{self.name}: this method reads the curvature of the loss. Call dst.prune with "
+                "loss= and batches=."
+            )
+        return self.curvature
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(groups, inputs, outputs)``."""
+        groups, inputs, outputs = self.weight.shape
+        return groups, inputs, outputs
 
     @property
     def of_loss(self) -> Gradients:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -62,6 +62,11 @@ class Network:
         arrays = list(self.leaves.leaves)
         return Walk(self.plan, arrays, self.batches, needs, self.where, self.offload)
 
+    def live_walk(self) -> Walk:
+        """The forward pass with the weights that :attr:`leaves` have when a stage runs."""
+        arrays, needs = self.leaves.leaves, self.method.needs
+        return Walk(self.plan, arrays, self.batches, needs, self.where, self.offload)
+
 
 @runtime_checkable
 class DataAllocator(Protocol):
@@ -79,11 +84,24 @@ class DataAllocator(Protocol):
 
 
 def needs_loss(method: Any) -> bool:
-    """Whether a one-shot method, or one that it is made of, reads gradients of the loss."""
-    if getattr(method, "needs_loss", False):
-        return True
-    inner = [getattr(method, x.name) for x in fields(method)] if is_dataclass(method) else []
-    return any(needs_loss(x) for x in inner if isinstance(x, OneShot))
+    """Whether a one-shot method, or one that it is made of, reads the loss."""
+    return any(getattr(x, "needs_loss", False) for x in made_of(method))
+
+
+def needs_gradients(method: Any) -> bool:
+    """Whether a one-shot method, or one that it is made of, reads norms of gradients."""
+    return any(
+        getattr(x, "needs_loss", False) and not getattr(x, "needs_curvature", False)
+        for x in made_of(method)
+    )
+
+
+def made_of(method: Any) -> Iterator[Any]:
+    """A one-shot method, and those that are fields of it."""
+    yield method
+    for x in fields(method) if is_dataclass(method) else ():
+        if isinstance(getattr(method, x.name), OneShot):
+            yield from made_of(getattr(method, x.name))
 
 
 def block_of(name: str, block: Callable[[str], str] | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dst.core import tree
@@ -12,15 +12,16 @@ from dst.core.text import shown
 from dst.core.tree import Select
 from dst.core.typing import Array, Batch, Params, PyTree, Tree
 from dst.engine.build_plan import selected
-from dst.oneshot.calibrate import Walk, Where, as_batches, of_piece
+from dst.oneshot.calibrate import Where, as_batches, of_piece
 from dst.oneshot.finished import Finished
 from dst.oneshot.leaves import Leaves, Progress, whole
 from dst.oneshot.loss import Loss, Objective
 from dst.oneshot.magnitude import Magnitude
 from dst.oneshot.matrix import OneShot
-from dst.oneshot.network import DataAllocator, Network, needs_loss
+from dst.oneshot.network import DataAllocator, Network, needs_gradients, needs_loss
+from dst.oneshot.second_order import compete, competes, curvature_of, needs_curvature
 from dst.oneshot.stages import plan
-from dst.oneshot.statistics import NEEDS, Needs
+from dst.oneshot.statistics import NEEDS
 from dst.rules.allocation import Allocator, Global, allocator
 from dst.rules.rule import Rule
 from dst.rules.structure import Structure, Unstructured
@@ -60,16 +61,18 @@ def prune(
       params: any pytree of weights; not changed.
       sparsity: of the selected weights, in [0, 1).
       method: :class:`dst.Magnitude`, :class:`dst.Wanda`, :class:`dst.SparseGPT`,
-        :class:`dst.ALPS`, :class:`dst.DSnoT`, :class:`dst.GBLM` or your own
+        :class:`dst.ALPS`, :class:`dst.DSnoT`, :class:`dst.GBLM`, :class:`dst.OBD`,
+        :class:`dst.OBS`, :class:`dst.WoodFisher`, :class:`dst.OBERT`, :class:`dst.CAP` or your own
         :class:`dst.oneshot.OneShot`.
-      forward: ``forward(params, batch)``, of any library. Its results do not matter. Magnitudes
-        need none; with it, layers that a loop stacks in one leaf are known.
+      forward: ``forward(params, batch)``, of any library. Its results do not matter. Magnitudes and
+        second-order methods need none; with it, layers that a loop stacks in one leaf are known.
       batches: calibration data: pytrees of arrays, all of one shape.
       loss: ``loss(params, batch)``, one number; for methods and allocations that read it.
       where: ``where(batch)``: bool, which rows count, as for :func:`dst.calibrate`.
       allocation: ``uniform``, ``er``, ``erk``, an allocator, :class:`dst.OWL`,
         :class:`dst.ECoFLaP` or :class:`dst.EvoPress`; with magnitudes also ``global`` and ``lamp``,
-        where the weights of all layers compete.
+        where the weights of all layers compete. Second-order methods let them compete unless their
+        ``scope`` is ``layer``.
       structure: what is switched: weights, N:M, blocks, channels, ...
       select, overrides, stacked, axes, roles: as for :func:`dst.sparsify`.
       blocks: ``auto``, or ``matrix``: matrices see the pruned ones before them, also within a
@@ -135,56 +138,75 @@ def prune(
             raise ValueError(
                 f"{type(who).__name__} reads the loss: give loss=, such as loss(params, batch)."
             )
-    if forward is None or batches is None:
-        of_data = isinstance(allocation, DataAllocator)
-        if method.needs != "nothing" or of_data or needs_loss(method):
-            what = type(allocation if method.needs == "nothing" and of_data else method).__name__
-            raise ValueError(
-                f"{what} looks at calibration data: give forward=, such as "
-                "forward(params, batch), and batches=."
-            )
-        run = Leaves(params, method, structure, chosen, preserve)
-        pieces = [whole(i, chosen[p]) for i, p in enumerate(run.paths) if p in chosen]
-        run.sparsities = run.allocated(allocation, sparsity, pieces)  # type: ignore[arg-type]
-        pruned = [run.put(piece, run.solve(piece, None)) for piece in pieces]
-        if progress is not None:
-            progress(Progress(0, 1, tuple(pruned)))
-        return run.result(params)
-    data = as_batches(batches)
-    traced = plan(forward, params, data[0], chosen, blocks)
+    competing = competes(method, allocation)
+    data = [] if batches is None else as_batches(batches)
     run = Leaves(params, method, structure, chosen, preserve)
     objective = None if loss is None else Objective(loss, params)
-    dense = Network(traced, run, data, sparsity, method, objective, where, offload)
-    if needs_loss(method):
-        run.gradients = dense.loss.gradients(run.leaves, data, chosen)
+    dense: Network | None = None
+    if forward is None or not data:
+        _check_given(method, allocation, data)
+        pieces = [whole(i, chosen[p]) for i, p in enumerate(run.paths) if p in chosen]
+        stages = [[x] for x in pieces] if needs_curvature(method) else [pieces]
+    else:
+        traced = plan(forward, params, data[0], chosen, blocks)
+        dense = Network(traced, run, data, sparsity, method, objective, where, offload)
+        pieces, stages = dense.pieces, [list(x.pieces) for x in traced.stages]
+        if needs_gradients(method):
+            run.gradients = dense.loss.gradients(run.leaves, data, chosen)
+    number = 0
+
+    def say(doing: str) -> None:
+        if progress is not None:
+            progress(Progress(number, len(stages), (), doing))
+
+    run.curvature = curvature_of(method, objective, run.leaves, data, pieces, say)
     if isinstance(allocation, DataAllocator):
+        assert dense is not None  # checked above
         _check_free(allocation, run)
         run.sparsities = allocation.shares(dense)
     else:
-        run.sparsities = run.allocated(allocation, sparsity, dense.pieces)
-    walk = Walk(traced, run.leaves, data, _needed(method), where, offload)
-    kept = None if directory is None else Finished(directory, run.identity(walk))
-    for number, stage in enumerate(traced.stages):
-        solved = None if kept is None else kept.read(number, [x.name for x in stage.pieces])
+        run.sparsities = run.allocated("uniform" if competing else allocation, sparsity, pieces)
+    if competing:
+        compete(run, method, pieces, sparsity)  # type: ignore[arg-type]
+    walk = None if dense is None or method.needs == "nothing" else dense.live_walk()
+    kept = None
+    if directory is not None:
+        reads = objective is not None and data and needs_curvature(method)
+        value = objective(run.leaves, data[0]) if objective is not None and reads else None
+        entered = (str(stages), data) if walk is None else (str(walk.plan), walk.entered())
+        kept = Finished(directory, run.identity(*entered, value))
+    for number, stage in enumerate(stages):
+        solved = None if kept is None else kept.read(number, [x.name for x in stage])
         if solved is None:
-            sources = [] if method.needs == "nothing" else walk.statistics(number)
-            solved = [
-                run.solve(piece, of_piece(piece, sources) if sources else None)
-                for piece in stage.pieces
-            ]
+            sources = [] if walk is None else walk.statistics(number)
+            solved = [run.solve(x, of_piece(x, sources) if sources else None) for x in stage]
             del sources
             if kept is not None:
                 kept.write(number, solved)
-        pruned = [run.put(piece, x) for piece, x in zip(stage.pieces, solved, strict=True)]
+        pruned = [run.put(piece, x) for piece, x in zip(stage, solved, strict=True)]
         if progress is not None:
-            progress(Progress(number, len(traced.stages), tuple(pruned)))
-        if method.needs != "nothing":
+            progress(Progress(number, len(stages), tuple(pruned)))
+        if walk is not None:
             walk.advance(number)
     return run.result(params)
 
 
-def _needed(method: OneShot) -> Needs:
-    return "norms" if method.needs == "nothing" else method.needs
+def _check_given(method: OneShot, allocation: Any, data: Sequence[Batch]) -> None:
+    """Raises where a forward pass or batches are needed that were not given."""
+    of_data = isinstance(allocation, DataAllocator)
+    if method.needs == "nothing" and not of_data:
+        if not needs_loss(method) or (data and not needs_gradients(method)):
+            return
+        if not needs_gradients(method):
+            raise ValueError(
+                f"{type(method).__name__} looks at calibration data: give batches=, each of which "
+                "gives one gradient of the loss."
+            )
+    what = type(allocation if method.needs == "nothing" and of_data else method).__name__
+    raise ValueError(
+        f"{what} looks at calibration data: give forward=, such as forward(params, batch), and "
+        "batches=."
+    )
 
 
 def _check_free(allocation: DataAllocator, run: Leaves) -> None:

@@ -58,13 +58,22 @@ def factor(gram: Array, dampening: float, name: str) -> tuple[Array, Array]:
     return dampened(attempt, dampening, name)
 
 
-def dampened(attempt: Callable[[float], tuple[T, Array]], dampening: float, name: str) -> T:
+def dampened(
+    attempt: Callable[[float], tuple[T, Array]],
+    dampening: float,
+    name: str,
+    what: str = "Gram matrix",
+    hint: str = "Take more calibration rows than inputs, or check them for huge values.",
+    least: Callable[[], float] = lambda: 0.0,
+) -> T:
     """The factors of a matrix with the first dampening, of four, that gives good ones.
 
     Args:
       attempt: from a dampening, the factors and their residual, relative to the matrix.
       dampening: the first; each further one is ten times as large.
       name: of the leaf, for messages.
+      what, hint: the matrix and the way out, for messages.
+      least: what the second dampening is at least.
 
     Raises:
       ValueError: the residual is never below 1e-3.
@@ -72,9 +81,9 @@ def dampened(attempt: Callable[[float], tuple[T, Array]], dampening: float, name
     value = float(dampening)
     for retry in range(1 + _RETRIES):
         if retry:
-            larger = 10 * value if value else 1e-4
+            larger = max(10 * value, least() if retry == 1 else 0.0) or 1e-4
             warnings.warn(
-                f"{name}: its Gram matrix could not be factorised with dampening {value:g}; trying "
+                f"{name}: its {what} could not be factorised with dampening {value:g}; trying "
                 f"{larger:g}.",
                 stacklevel=2,
             )
@@ -83,8 +92,8 @@ def dampened(attempt: Callable[[float], tuple[T, Array]], dampening: float, name
         if bool(residual < _RESIDUAL):
             return factors
     raise ValueError(
-        f"{name}: expected a Gram matrix that can be factorised, found none up to dampening "
-        f"{value:g}. Take more calibration rows than inputs, or check them for huge values."
+        f"{name}: expected a {what} that can be factorised, found none up to dampening {value:g}. "
+        f"{hint}"
     )
 
 

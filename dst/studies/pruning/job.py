@@ -210,6 +210,8 @@ def beside(target: Path, result: str) -> Path:
 
 def _line(step: Progress) -> str:
     """A stage in a line: where, how many zeros, the largest error, seconds."""
+    if not step.matrices:
+        return f"stage {step.stage + 1} of {step.stages}: {step.doing}"
     names = [x.name for x in step.matrices]
     common = os.path.commonpath(names) or "the network"
     where = names[0] if len(names) == 1 else f"{common}, {len(names)} matrices"

@@ -103,6 +103,7 @@ def test_an_encoder_is_judged_by_its_embeddings(tmp_path, capsys):
         ({"sparsity": 0.5, "allocation": "owl"}, 0.5),
         ({"sparsity": 0.5, "select": ("**/gate/*",)}, 0.5),
         ({"sparsity": 0.75, "method": "dsnot"}, 0.75),
+        ({"sparsity": 0.5, "method": "obert(block=16, dampening=1e-4)"}, 0.5),
     ],
     ids=lambda x: "-".join(map(str, x)) if isinstance(x, dict) else "",
 )
@@ -284,7 +285,7 @@ def test_the_dense_model_stays_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "windows"), [("gblm", 1), ("dsnot(initial=gblm)", 1), ("wanda", 4)]
+    ("method", "windows"), [("gblm", 1), ("dsnot(initial=gblm)", 1), ("wanda", 4), ("cap", 1)]
 )
 def test_methods_that_read_gradients_get_one_for_every_window(tmp_path, arguments, method, windows):
     model, text = arguments[1], arguments[3]
