@@ -11,13 +11,13 @@ import numpy as np
 
 from dst.core import checks
 from dst.core.text import shown
-from dst.core.typing import Array
+from dst.core.typing import Array, ArrayLike
 from dst.train.attacks import FGSM, PGD, as_function
 from dst.train.objectives.adversarial import nats
 
 Attack = FGSM | PGD
 # (inputs, labels, key, radii) -> whether an answer is wrong, and the size of the perturbation
-Attacked = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
+Attacked = Callable[[ArrayLike, ArrayLike, Array, ArrayLike], tuple[Array, Array]]
 
 
 def checked(inputs: Any, labels: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

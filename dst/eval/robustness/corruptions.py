@@ -82,6 +82,6 @@ def _raw(inputs: np.ndarray, ball: Ball | None) -> np.ndarray:
 
 def _in_range(raw: np.ndarray, inputs: np.ndarray, ball: Ball | None) -> np.ndarray:
     if ball is not None:
-        raw = raw if ball.clip is None else np.clip(raw, *ball.clip)
+        raw = raw if ball.clip is None else np.clip(raw, ball.clip[0], ball.clip[1])
         raw = (raw - np.array(ball.mean)) / np.array(ball.std)
     return raw.astype(inputs.dtype)

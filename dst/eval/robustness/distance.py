@@ -68,7 +68,7 @@ def adversarial_distance(
         keys = jax.random.split(jax.random.fold_in(key, i), rounds + 1)
         low = np.zeros(len(y), np.float32)
         high = np.full(len(y), farthest, np.float32)
-        wrong, sizes = attacked(x, y, keys[0], high)
+        wrong, sizes = map(np.asarray, attacked(x, y, keys[0], high))
         found = np.where(wrong, np.minimum(sizes, high), np.float32(np.inf))
         high = np.minimum(found, high)
         for each in keys[1:]:

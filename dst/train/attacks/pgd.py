@@ -81,7 +81,7 @@ class PGD:
             size = jnp.full_like(radii, self.step_size)
         length = ball.per_input(size, inputs)
 
-        def step(_: int, delta: Array) -> Array:
+        def step(_: Array, delta: Array) -> Array:
             grad = gradient(loss, ball, inputs, delta)
             return ball.project(delta + length * ball.steepest(grad), inputs, radii)
 
