@@ -85,6 +85,11 @@ def test_what_does_not_fit_is_refused_with_a_message(folder, case, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_eval_says_what_judges_a_run(folder, capsys):
+    assert cli.main(["eval", str(folder / "clean")]) == 2
+    assert f"`dst robustness {folder / 'clean'}` judges a classifier" in capsys.readouterr().err
+
+
 def test_categories_are_refused(tmp_path):
     tokens = np.zeros((4, 3), np.int32)
     dataset = data.from_arrays((tokens, tokens[:, 0]), (tokens, tokens[:, 0]))
