@@ -5,19 +5,17 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from dst.core import checks
-from dst.core.typing import Array, Float, Int
+from dst.core.typing import Array, ArrayLike, Float
 
 
-def calibration_error(
-    chances: Float[Array, "n classes"], labels: Int[Array, " n"], bins: int = 15
-) -> Float[Array, ""]:
+def calibration_error(chances: ArrayLike, labels: ArrayLike, bins: int = 15) -> Float[Array, ""]:
     """Expected calibration error: ``sum over bins of n_bin / n |accuracy - confidence|``.
 
     The confidence is the largest probability. Bins are of equal width in it.
 
     Args:
-      chances: probabilities in [0, 1].
-      labels: the right classes.
+      chances: float32 ``[n, classes]``, probabilities in [0, 1].
+      labels: int ``[n]``, the right classes.
       bins: how many, >= 1.
 
     Example:
@@ -31,6 +29,7 @@ def calibration_error(
     Checked against: a table by hand, tests/eval/robustness/test_robustness.py.
     """
     checks.integer("bins", bins, at_least=1)
+    chances, labels = jnp.asarray(chances), jnp.asarray(labels)
     confidence, right = jnp.max(chances, -1), jnp.argmax(chances, -1) == labels
     of_bin = jnp.clip((confidence * bins).astype(int), 0, bins - 1)
     member = of_bin[:, None] == jnp.arange(bins)[None]
