@@ -45,6 +45,7 @@ from dst.methods.gmp import GMP
 from dst.methods.granet import GraNet
 from dst.methods.grasp import GraSP
 from dst.methods.gse import GSE
+from dst.methods.hydra import HYDRA
 from dst.methods.iterative_snip import iterative_snip
 from dst.methods.itop import rigl_itop, set_itop
 from dst.methods.journey import journey
@@ -209,6 +210,7 @@ __all__ = [
     "Global",
     "GraNet",
     "GraSP",
+    "HYDRA",
     "HowMany",
     "InputChannel",
     "InvariantError",

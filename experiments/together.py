@@ -26,6 +26,7 @@ import dst
 import dst.nnx
 from dst.core.files import write
 from dst.core.tree import flatten
+from dst.eval.calibration import calibration_error
 from dst.train import data, optimizer, state
 from dst.train.config import run as config
 from dst.train.data.dataset import Batch, Dataset, indices
@@ -211,23 +212,6 @@ def train(
             }
         )
     return records
-
-
-def calibration_error(chances: Any, labels: Any, bins: int = 15) -> Any:
-    """Expected calibration error: how far confidence and accuracy are apart, on average.
-
-    Args:
-      chances: float32 ``[n, classes]``, probabilities.
-      labels: int ``[n]``.
-      bins: of equal width in confidence.
-
-    References: Guo et al. 2017, "On Calibration of Modern Neural Networks" (arXiv 1706.04599).
-    """
-    confidence, right = jnp.max(chances, -1), jnp.argmax(chances, -1) == labels
-    of_bin = jnp.clip((confidence * bins).astype(int), 0, bins - 1)
-    member = of_bin[:, None] == jnp.arange(bins)[None]
-    gaps = jnp.where(member, (right - confidence)[:, None], 0.0).sum(0)
-    return jnp.abs(gaps).sum() / len(labels)
 
 
 def best_rates(records: Iterable[dict[str, Any]]) -> dict[float, float]:

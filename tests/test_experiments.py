@@ -7,7 +7,6 @@ import json
 import math
 from pathlib import Path
 
-import jax
 import numpy as np
 import optax
 import pytest
@@ -190,10 +189,3 @@ def test_the_best_rate_is_that_of_the_highest_mean():
     records = [record(0.9, 0.1, x) for x in (0.5, 0.7)] + [record(0.9, 0.3, x) for x in (0.9, 0.2)]
     records += [record(0.5, 0.3, 0.4), record(0.5, 0.1, 0.4)]
     assert together.best_rates(records) == {0.9: 0.1, 0.5: 0.1}
-
-
-def test_calibration_error_of_a_case_by_hand():
-    """Two of .95, one right; one of .55, right: |1 - 1.9| / 3 + |1 - .55| / 3."""
-    chances = np.array([[0.95, 0.05], [0.95, 0.05], [0.45, 0.55]], np.float32)
-    error = jax.jit(together.calibration_error)(chances, np.array([0, 1, 1]))
-    assert float(error) == pytest.approx((0.9 + 0.45) / 3, abs=1e-6)

@@ -20,6 +20,7 @@ from dst.cli import (
     prune,
     report,
     resume,
+    robustness,
     schema,
     sweep,
     train,
@@ -65,6 +66,7 @@ _add(prune.prune, prune.EPILOG)
 _add(init.init)
 _add(inspect.inspect)
 _add(eval.eval)
+_add(robustness.robustness)
 _add(report.report, report.EPILOG)
 _add(methods.methods)
 _add(schema.schema)

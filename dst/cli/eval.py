@@ -27,6 +27,11 @@ _ROWS = (
     ("agreement of the first choice", "agreement", ".4f"),
     ("KL in nats", "kl", ".4f"),
 )
+_A_RUN = (
+    "MODEL must be a directory as of Hugging Face or a GGUF file, got the run directory {0}. "
+    "`dst robustness {0}` judges a classifier. A language model is saved first: "
+    "dst.models.save('model', dst.train.Run('{0}').model())."
+)
 
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A directory as of Hugging Face, or a GGUF file.")
@@ -104,6 +109,8 @@ def eval(
     from dst import eval as judge
     from dst.models import Encoder, load
 
+    if (model / "config.yaml").is_file() and not (model / "config.json").is_file():
+        return fail(_A_RUN.format(model), BAD_INPUT)
     try:
         method = _method(activations, activation_sparsity, whole)
         chosen = task_table.chosen(tasks, items, seed, normalize)

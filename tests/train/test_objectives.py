@@ -95,9 +95,8 @@ def test_less_error_is_a_better_score_and_what_has_no_name_is_judged_by_its_loss
 def test_an_objective_that_needs_other_labels_is_refused_before_anything_is_built(tmp_path):
     section = small(tmp_path, "objective=regression").objective
     assert objectives.label_kind(section) == "number"
-    with pytest.raises(
-        ValueError, match=r"one of \['classification', 'distillation', 'next-token'\]"
-    ):
+    fit = r"one of \['adversarial', 'classification', 'distillation', 'next-token'\]"
+    with pytest.raises(ValueError, match=fit):
         objectives.check_labels(section, "classification")
     objectives.check_labels(section, "regression")
     objectives.check_labels(None, "classification")

@@ -38,6 +38,7 @@ class Objective(Protocol):
         may be arrays. ``of(units) -> objective`` adapts it to the units of a data set's labels. And
         where it has ``arrays``, a pytree that is not None, such as the weights of a teacher, they
         are the last argument of ``loss``: what a compiled program reads should not be part of it.
+        ``check(dataset)`` refuses a data set that does not suit it, before anything is written.
         ``softmax = False`` says that calling the network gives no logits that could be divided by a
         temperature, as GraSP asks.
 
@@ -97,11 +98,14 @@ def chosen(section: Any, dataset: Any) -> Objective:
       dataset: the :class:`dst.train.data.Dataset`.
 
     Raises:
-      ValueError: a thing without ``loss(model, batch, key)``.
+      ValueError: a thing without ``loss(model, batch, key)``, or a data set that it refuses.
     """
     objective = _named(section, dataset.objective)
     adapt = getattr(objective, "of", None)
-    return objective if adapt is None else adapt(dataset.units)
+    objective = objective if adapt is None else adapt(dataset.units)
+    if (check := getattr(objective, "check", None)) is not None:
+        check(dataset)
+    return objective
 
 
 def check_labels(section: Any, default: str) -> None:

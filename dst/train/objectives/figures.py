@@ -26,6 +26,7 @@ class Figure:
 # has, so that a reader of records needs no config.
 FIGURES = {
     "bits_per_byte": Figure("bits per byte", share=False, best=min),
+    "adversarial_accuracy": Figure("adversarial accuracy", share=True, best=max),
     "accuracy": Figure("accuracy", share=True, best=max),
     "rmse": Figure("RMSE", share=False, best=min),
     "r2": Figure("R²", share=False, best=max),
