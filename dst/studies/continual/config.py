@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -143,8 +143,8 @@ class SupSup:
             raise ValueError("start.weights must be null with strategy 'supsup': they are random.")
         if self.infer and self.own:
             raise ValueError(
-                "continual.strategy.own must be empty with infer: true, since all tasks share their "
-                f"outputs, got {list(self.own)}."
+                "continual.strategy.own must be empty with infer: true, since all tasks share "
+                f"their outputs, got {list(self.own)}."
             )
         if self.infer and scenario == "task":
             raise ValueError(
@@ -223,23 +223,26 @@ class Study:
         self.continual.strategy.value.check(config, scenario)
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+def load(path: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
     """Reads, merges and validates a config and its section ``continual``.
 
     Args:
-      path: of a YAML 1.2 file. Without the section, the study has its defaults.
+      path: of a YAML 1.2 file; or what it would hold. Without the section, the study has its
+        defaults.
       overrides: ``key=value`` with dotted keys, as for a run.
 
     Raises:
       ConfigError: with file, key, what was expected, what was found, and the nearest valid name.
     """
+    name = "the config" if isinstance(path, Mapping) else path
     try:
         data = runs.merged(path, overrides)
         section = data.get(KEY, {})
-        config = runs.parse({k: v for k, v in data.items() if k != KEY}, path)
+        beside = Path() if isinstance(path, Mapping) else path
+        config = runs.parse({k: v for k, v in data.items() if k != KEY}, beside)
         return Study(config, schema.read(Continual, section, KEY))
     except ValueError as error:
-        raise ConfigError(f"{runs.source(path, overrides)}: {error}") from error
+        raise ConfigError(f"{runs.source(name, overrides)}: {error}") from error
 
 
 def dump(study: Study) -> str:
@@ -266,8 +269,8 @@ def _check_method(config: Config, names: Sequence[str], why: str) -> None:
 def _check_known(scenario: str, strategy: str, advice: str = "") -> None:
     if scenario == "class":
         raise ValueError(
-            f"continual.scenario must be 'task' or 'domain' with strategy {strategy!r}, whose masks "
-            f"need to know the task of an example, got 'class'.{advice}"
+            f"continual.scenario must be 'task' or 'domain' with strategy {strategy!r}, whose "
+            f"masks need to know the task of an example, got 'class'.{advice}"
         )
 
 

@@ -44,9 +44,7 @@ def entropy_slopes(call: Call, used: Sequence[PyTree], inputs: Array) -> Float[A
     """
 
     def entropies(shares: Array) -> Array:
-        mixed = jax.tree.map(
-            lambda *w: sum(a * x for a, x in zip(shares, w, strict=True)), *used
-        )
+        mixed = jax.tree.map(lambda *w: sum(a * x for a, x in zip(shares, w, strict=True)), *used)
         logs = jax.nn.log_softmax(call(mixed, inputs).astype(jnp.float32))
         return -jnp.sum(jnp.exp(logs) * logs, axis=-1)
 
@@ -63,9 +61,7 @@ class Inference:
     def __init__(self, tasks: Tasks):
         self._tasks = tasks
         dataset = data.load(tasks.config.data)
-        model = state.network(
-            tasks.config.model, dataset.shape, dataset.classes, tasks.config.seed
-        )
+        model = state.network(tasks.config.model, dataset.shape, dataset.classes, tasks.config.seed)
         model.eval()
         graph, self._params = nnx.graphdef(model), state.parameters(model)
         carried = state.variables(model)

@@ -16,8 +16,8 @@ from dst.rules.schedule import exact, resolve
 from dst.studies import runs
 from dst.studies.continual.sequence import Learned, Tasks, Weights, masks_of, name_of, once
 from dst.train import loop, setup
-from dst.train.config.warm_start import FixedMasks, Start
 from dst.train.config.schema import Section
+from dst.train.config.warm_start import FixedMasks, Start
 
 Masks = dict[str, np.ndarray]  # bool, by leaf path
 
@@ -59,7 +59,7 @@ def pack(
     masks = {}
     for path, axes in stacked.items():
         groups, free = tuple(range(axes)), ~np.asarray(used[path])
-        n = free.sum(tuple(range(axes, free.ndim)), keepdims=True)
+        n = np.asarray(free.sum(tuple(range(axes, free.ndim))))
         kept = n - np.array([int(exact(share) * int(x)) for x in n.flat]).reshape(n.shape)
         if (n == 0).any() or (kept == 0).any():
             raise ValueError(
@@ -67,7 +67,9 @@ def pack(
                 "continual.strategy.prune, so that earlier tasks leave more."
             )
         scores = jnp.abs(jnp.asarray(weights[path]).astype(jnp.float32))
-        (own,) = top_k_masks([scores], [jnp.asarray(kept, jnp.int32)], [jnp.asarray(free)], [groups])
+        (own,) = top_k_masks(
+            [scores], [jnp.asarray(kept, jnp.int32)], [jnp.asarray(free)], [groups]
+        )
         masks[path] = np.asarray(own) | ~free
     return masks
 

@@ -20,6 +20,7 @@ from dst.studies.continual.tasks import Task, classes_of
 from dst.train import data, setup
 from dst.train.config.run import DATA, METHOD, OBJECTIVE, Config
 from dst.train.config.schema import Section
+from dst.train.config.warm_start import Start
 
 Weights = dict[str, np.ndarray]  # by leaf path
 DENSE: Section = METHOD.read("dense", "method")
@@ -171,5 +172,6 @@ class Tasks:
 
     def new_weights(self, number: int, path: Path) -> Weights:
         """The initial weights by the seed of a task, which a file keeps."""
-        runs.new_weights(replace(self.config, method=DENSE), self.seed(number), path)
+        new = replace(self.config, method=DENSE, start=Start())
+        runs.new_weights(new, self.seed(number), path)
         return dst.load_weights(path)

@@ -18,7 +18,9 @@ def everything(split):
 
 
 def task(number, tasks=5, scenario="class", **options):
-    return Task(**({"of": DIGITS, "seed": 0} | options), number=number, tasks=tasks, scenario=scenario)
+    return Task(
+        **({"of": DIGITS, "seed": 0} | options), number=number, tasks=tasks, scenario=scenario
+    )
 
 
 @pytest.mark.parametrize("name", ["train", "test"])
