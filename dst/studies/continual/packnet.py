@@ -67,9 +67,8 @@ def pack(
                 "continual.strategy.prune, so that earlier tasks leave more."
             )
         scores = jnp.abs(jnp.asarray(weights[path]).astype(jnp.float32))
-        (own,) = top_k_masks(
-            [scores], [jnp.asarray(kept, jnp.int32)], [jnp.asarray(free)], [groups]
-        )
+        counts, where = jnp.asarray(kept, jnp.int32), jnp.asarray(free)
+        (own,) = top_k_masks([scores], [counts], [where], [groups])
         masks[path] = np.asarray(own) | ~free
     return masks
 

@@ -95,6 +95,7 @@ class Killed(Exception):
     """Stands for the end of a process."""
 
 
+@pytest.mark.evidence
 def test_a_study_killed_inside_and_between_tasks_equals_one_that_was_not(
     finished, tmp_path, monkeypatch
 ):

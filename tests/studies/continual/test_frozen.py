@@ -26,6 +26,7 @@ def _task(where, number):
     return weights, dst.load_masks(where / f"masks-{number:02d}.safetensors")
 
 
+@pytest.mark.evidence
 def test_piggyback_uses_the_weights_of_the_first_task_bit_for_bit(tmp_path):
     where = tmp_path / "study"
     result = continual.run(study(tmp_path, *PIGGYBACK), where)
@@ -37,6 +38,12 @@ def test_piggyback_uses_the_weights_of_the_first_task_bit_for_bit(tmp_path):
     assert (second["out/kernel"] != first["out/kernel"]).any()
     assert result["backward_transfer"] == 0
 
+
+@pytest.mark.evidence
+def test_piggyback_masks_a_network_that_is_given(tmp_path):
+    where = tmp_path / "study"
+    continual.run(study(tmp_path, *PIGGYBACK), where)
+    (first, _), (_, masks) = (_task(where, i) for i in (1, 2))
     given = f"start.weights={where / 'task-01' / run_dir.weights(STEPS)}"
     other = tmp_path / "given"
     continual.run(study(tmp_path, *PIGGYBACK, given), other)
@@ -46,6 +53,7 @@ def test_piggyback_uses_the_weights_of_the_first_task_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(second_masks[KERNEL], masks[KERNEL])
 
 
+@pytest.mark.evidence
 def test_supsup_infers_tasks_on_one_random_network(tmp_path):
     where = tmp_path / "study"
     infer = ("continual.strategy={name: supsup, infer: true}", "continual.scenario=class")

@@ -18,9 +18,8 @@ def everything(split):
 
 
 def task(number, tasks=5, scenario="class", **options):
-    return Task(
-        **({"of": DIGITS, "seed": 0} | options), number=number, tasks=tasks, scenario=scenario
-    )
+    given = {"of": DIGITS, "seed": 0, "number": number, "tasks": tasks, "scenario": scenario}
+    return Task(**given | options)
 
 
 @pytest.mark.parametrize("name", ["train", "test"])
