@@ -23,6 +23,7 @@ import dst
 from dst import cli
 from dst.cli.app import app
 from dst.studies import sweep
+from dst.studies.continual import config as continual
 from dst.studies.lottery import config as lottery
 from dst.train.config import docstrings, json_schema, plain_data
 from dst.train.config import run as config
@@ -137,8 +138,8 @@ def test_the_commands_of_a_page_are_accepted(page, monkeypatch):
         overrides = [x for x in arguments.get("overrides") or () if x != "..."]
         if command == "sweep":
             assert sweep.load(file).trials()
-        elif command == "lottery":
-            lottery.load(file, overrides)
+        elif command in ("lottery", "continual"):
+            {"lottery": lottery, "continual": continual}[command].load(file, overrides)
         else:
             config.load(file, overrides)
 
@@ -212,6 +213,8 @@ def test_the_reference_has_every_key_of_the_schema():
             assert f"| `{field}` |" in sections[f"method-{key}"], (key, field)
     for key in set(keys_of(lottery.json_schema())) - {"name"}:
         assert f"| `{key}` |" in sections["lottery"], key
+    for key in set(keys_of(continual.json_schema())) - {"name"}:
+        assert f"| `{key}` |" in sections["continual"] + sections["strategy"], key
 
 
 def test_every_public_name_is_documented():

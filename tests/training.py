@@ -17,7 +17,11 @@ from dst.train.records import checkpoint, run_dir
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
-STUDIES = [path for path in FILES if "\nlottery:" in path.read_text(encoding="utf-8")]
+STUDIES = [
+    path
+    for path in FILES
+    if any(f"\n{x}:" in path.read_text(encoding="utf-8") for x in ("lottery", "continual"))
+]
 SWEEPS = [
     path
     for path in [*FILES, *sorted((ROOT / "experiments").rglob("*.yaml"))]

@@ -11,8 +11,8 @@ from typing import Any, get_type_hints
 from dst.methods import METHODS, PRESETS
 from dst.rules.allocation import Allocator
 from dst.rules.structure import Structure
-from dst.studies.lottery.config import KEY as LOTTERY
-from dst.studies.lottery.config import json_schema as lottery_schema
+from dst.studies.continual import config as continual
+from dst.studies.lottery import config as lottery
 from dst.train.config import json_schema, schema
 from dst.train.config import recipes as recipe
 from dst.train.config.run import METHOD, Config
@@ -65,10 +65,12 @@ def page() -> str:
             f"What `{name}` of a method may be: a name, or a mapping with `name` and keys."
         )
         parts += _options(choice)
-    parts.append(
-        f"(config-{LOTTERY})=\n## {LOTTERY}\n\nOnly for `dst lottery`: what the study does."
-    )
-    parts += _arms(lottery_schema())
+    for study in (lottery, continual):
+        key = study.KEY
+        parts.append(f"(config-{key})=\n## {key}\n\nOnly for `dst {key}`: what the study does.")
+        parts += _arms(study.json_schema())
+    parts.append("(config-strategy)=\n### Strategies")
+    parts += [x.replace("### ", "#### ", 1) for x in _options(continual.STRATEGY)]
     return "\n\n".join(parts) + "\n"
 
 

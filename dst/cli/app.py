@@ -10,6 +10,7 @@ import typer
 
 from dst import __version__
 from dst.cli import (
+    continual,
     eval,
     exits,
     init,
@@ -60,6 +61,7 @@ _add(train.train, exits.CODES)
 _add(resume.resume, exits.CODES)
 _add(sweep.sweep, "Exit codes: as for train; 1 also where a trial has failed.")
 _add(lottery.lottery, exits.CODES)
+_add(continual.continual, exits.CODES)
 # What follows train or resume belongs to them, options included.
 _add(launch.launch, exits.CODES, allow_interspersed_args=False)
 _add(prune.prune, prune.EPILOG)

@@ -29,5 +29,6 @@ def lottery(
     return running.study(
         where,
         source(config, changes),
+        configs.KEY,
         lambda study: study.run(settings, where, overwrite=overwrite),
     )

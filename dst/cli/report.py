@@ -17,7 +17,7 @@ Paths = Annotated[
     list[Path],
     typer.Argument(
         metavar="DIR",
-        help="A directory that train, sweep or lottery wrote; several: runs and sweeps, compared.",
+        help="A directory that train, sweep or a study wrote; several: runs and sweeps, compared.",
     ),
 ]
 Out = Annotated[
@@ -37,7 +37,7 @@ def report(paths: Paths, out: Out = None) -> int:
     if len(paths) == 1 and not collect.is_sweep(paths[0]):
         return write(paths[0], out)
     for path in paths:
-        if is_study(path):
+        if study_of(path):
             return fail(f"{path} is a study: `dst report {path}` shows it alone", BAD_INPUT)
     return compare(paths, out)
 
@@ -52,12 +52,15 @@ def compare(paths: Sequence[Path], out: Path | None = None) -> int:
 
 def write(where: Path, out: Path | None = None) -> int:
     """Writes the report of a run or a study."""
-    if is_study(where):
-        from dst.studies.lottery.report import write_report
-    else:
-        from dst.report.run import write_report  # type: ignore[assignment]
+    if key := study_of(where):
+        from dst.studies import directories
 
-    print(f"report: {write_report(where, out=out)}")
+        written = directories.package(key).write_report(where, out=out)
+    else:
+        from dst.report.run import write_report
+
+        written = write_report(where, out=out)
+    print(f"report: {written}")
     return DONE
 
 
@@ -68,8 +71,8 @@ def of_run(where: Path) -> None:
     write_report(where)
 
 
-def is_study(where: Path) -> bool:
-    """Whether a directory is that of a study, not of a run."""
-    from dst.studies.lottery import config
+def study_of(where: Path) -> str | None:
+    """The study that a directory holds, by its key; None: that of a run."""
+    from dst.studies import directories
 
-    return config.is_study(where)
+    return directories.kind(where)

@@ -10,7 +10,7 @@ import typer
 from dst.cli import running
 from dst.cli.exits import BAD_INPUT, fail
 from dst.cli.parameters import Overrides
-from dst.cli.report import is_study
+from dst.cli.report import study_of
 
 Run = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A directory that train wrote.")]
 Changed = Annotated[
@@ -29,7 +29,8 @@ def resume(run: Run, overrides: Overrides = None, changed: Changed = False) -> i
     run_dir.check_run(run)
     changes = overrides or []
     source = str(run / run_dir.CONFIG)
-    if not is_study(run):
+    key = study_of(run)
+    if key is None:
 
         def start(loop: Any, report: running.Report) -> object:
             return loop.resume(run, changes, changed=changed, report=report)
@@ -41,4 +42,4 @@ def resume(run: Run, overrides: Overrides = None, changed: Changed = False) -> i
             f"{changes[0]!r}.",
             BAD_INPUT,
         )
-    return running.study(run, source, lambda study: study.resume(run))
+    return running.study(run, source, key, lambda study: study.resume(run))

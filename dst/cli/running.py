@@ -35,10 +35,17 @@ def run(where: Path, source: str, start: Callable[[Any, Report], Any]) -> int:
 
 
 @tolerated()
-def study(where: Path, source: str, start: Callable[[Any], Any]) -> int:
-    """Starts or resumes a study, prints its table, and writes its report; as :func:`run`."""
-    from dst.studies.lottery import study
+def study(where: Path, source: str, key: str, start: Callable[[Any], Any]) -> int:
+    """Starts or resumes a study, prints its table, and writes its report; as :func:`run`.
 
+    Args:
+      where, source: as of :func:`run`.
+      key: of :data:`dst.studies.directories.PACKAGES`.
+      start: called with the package of the study.
+    """
+    from dst.studies import directories
+
+    study = directories.package(key)
     code = _finish(where, source, lambda: print(f"\n{study.table(start(study))}"))
     return code or write(where)
 

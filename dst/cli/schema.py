@@ -20,8 +20,8 @@ def schema(sweep: Sweep = False) -> int:
 
 def text(*, sweep: bool) -> str:
     """The JSON Schema of configs, or of sweep files, as the text of a file."""
-    from dst.studies.lottery.config import KEY
-    from dst.studies.lottery.config import json_schema as lottery
+    from dst.studies.continual import config as continual
+    from dst.studies.lottery import config as lottery
     from dst.train.config.json_schema import document, json_schema
     from dst.train.config.run import Config
 
@@ -31,6 +31,7 @@ def text(*, sweep: bool) -> str:
 
         found = document(of_sweep(of_config), "A sweep of dst")
     else:
-        of_config["properties"][KEY] = lottery()
+        for study in (lottery, continual):
+            of_config["properties"][study.KEY] = study.json_schema()
         found = document(of_config, "A config of dst")
     return json.dumps(found, indent=2)

@@ -105,7 +105,7 @@ def check(paths: Sequence[Path], out: Path | None = None) -> None:
             present = "a directory without them" if path.is_dir() else "no directory"
             raise run_dir.DirectoryError(
                 f"{path} is not a run, sweep or study: expected {run_dir.CONFIG} or {FILE} in it, "
-                f"found {present}. Give directories that `dst train`, `dst sweep` or `dst lottery` "
+                f"found {present}. Give directories that `dst train`, `dst sweep` or a study "
                 "wrote, for example runs/<name>."
             )
     if out is not None and out.suffix != ".html":

@@ -128,8 +128,11 @@ def _make(config: Config) -> Setup:
         )
 
     def transformation(seed: int, form: str = config.sparsify.form) -> dst.SparseTransformation:
+        inner = optimizer.make(config.optimizer, steps, stacked, start.step, shapes)
+        if start.trained:
+            inner = dst.train_only(inner, dst.load_masks(start.trained))
         return dst.sparsify(
-            optimizer.make(config.optimizer, steps, stacked, start.step, shapes),
+            inner,
             config.rule(),
             seed=seed,
             select=config.sparsify.select,

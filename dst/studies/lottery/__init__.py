@@ -18,7 +18,7 @@ extras.check("train")
 
 _HOMES = lazy.homes(
     {
-        "config": ("Connectivity", "RandomSearch", "Study", "Tickets", "dump", "is_study", "load"),
+        "config": ("Connectivity", "RandomSearch", "Study", "Tickets", "dump", "load"),
         "connectivity": ("Line", "instability", "line"),
         "pruning": ("prune", "random_masks", "remaining"),
         "report": ("write_report",),

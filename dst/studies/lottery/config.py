@@ -16,7 +16,6 @@ from dst.train.config.json_schema import of_choice
 from dst.train.config.run import Config, ConfigError
 from dst.train.config.schema import Choice, Option, Section
 from dst.train.optimizer import learning_rate
-from dst.train.records import run_dir
 
 KEY = "lottery"
 _KEPT = ("lr", "finetune")  # these continue from the trained weights, not from earlier ones
@@ -275,14 +274,6 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Study:
 def dump(study: Study) -> str:
     """The resolved study as YAML; :func:`load` reads it back."""
     return plain_data.to_yaml({KEY: KINDS.dump(study.lottery), **runs.to_dict(study.config)})
-
-
-def is_study(where: Path) -> bool:
-    """Whether a directory is that of a study, not of a run."""
-    try:
-        return KEY in plain_data.read(where / run_dir.CONFIG)
-    except ValueError:  # a damaged config, or none
-        return False
 
 
 def json_schema() -> dict[str, Any]:

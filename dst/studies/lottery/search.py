@@ -11,10 +11,10 @@ import numpy as np
 
 import dst
 from dst.rules.schedule import resolve
-from dst.studies.lottery import runs
+from dst.studies import runs
 from dst.studies.lottery.config import Study
 from dst.studies.lottery.connectivity import STABLE, line
-from dst.studies.lottery.runs import Report, Row
+from dst.studies.runs import Report, Row
 from dst.train import loop
 from dst.train.records import run_dir
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,14 +10,14 @@ from typing import Any
 
 from dst.core.files import write_json
 from dst.core.text import aligned
-from dst.studies.lottery import runs, search, tickets
-from dst.studies.lottery.config import KINDS, Study, dump, is_study, load
-from dst.studies.lottery.runs import shared_programs
+from dst.studies import directories, runs
+from dst.studies.lottery import search, tickets
+from dst.studies.lottery.config import KEY, KINDS, Study, dump, load
+from dst.studies.runs import shared_programs
 from dst.train.config.run import enclosed
 from dst.train.distributed import signals
 from dst.train.records import run_dir
 
-RESULT = "lottery.json"
 _KINDS = {
     "tickets": tickets.rounds,
     "random_search": search.random_search,
@@ -46,7 +45,7 @@ def run(study: Study, where: str | Path, *, overwrite: bool = False) -> dict[str
     """
     path = Path(where)
     run_dir.check_free(path, overwrite)
-    study = replace(study, config=runs.check(study.config))
+    study = replace(study, config=runs.check(study.config, KEY))
     if study.lottery.name == "tickets":
         tickets.prunable_leaves(study)
     config, files = enclosed(study.config)
@@ -61,19 +60,9 @@ def resume(where: str | Path) -> dict[str, Any]:
     Arguments, result and errors are those of :func:`run`.
     """
     path = Path(where)
-    check(path)
+    directories.check(path, KEY)
     with run_dir.lock(path):
         return _finish(load(path / run_dir.CONFIG), path)
-
-
-def check(path: Path) -> None:
-    """Raises DirectoryError unless ``path`` is the directory of a study."""
-    run_dir.check_run(path)
-    if not is_study(path):
-        raise run_dir.DirectoryError(
-            f"{path} is the directory of a single run: expected the key 'lottery' in its "
-            f"{run_dir.CONFIG}, found none. Continue it with `dst resume {path}`."
-        )
 
 
 def read(where: str | os.PathLike[str]) -> dict[str, Any]:
@@ -82,14 +71,7 @@ def read(where: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       DirectoryError: there is no study, or none of its runs has finished.
     """
-    path = Path(where)
-    check(path)
-    if not (path / RESULT).is_file():
-        raise run_dir.DirectoryError(
-            f"{path / RESULT} is not there yet: no run of this study has finished. Continue it "
-            f"with `dst resume {path}`."
-        )
-    return json.loads((path / RESULT).read_text(encoding="utf-8"))
+    return directories.read(Path(where), KEY)
 
 
 def _finish(study: Study, where: Path) -> dict[str, Any]:
@@ -105,7 +87,7 @@ def _finish(study: Study, where: Path) -> dict[str, Any]:
         result.update(rows=rows, finished=finished)
         if study.lottery.name == "random_search":
             result["best"] = search.best(rows)
-        write_json(where / RESULT, result)
+        write_json(where / directories.result(KEY), result)
 
     with shared_programs(), signals.caught():
         _KINDS[study.lottery.name](study, where, write)

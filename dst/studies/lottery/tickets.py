@@ -12,11 +12,11 @@ import numpy as np
 
 import dst
 from dst.rules.schedule import resolve
-from dst.studies.lottery import runs
+from dst.studies import runs
 from dst.studies.lottery.config import Study, Tickets
 from dst.studies.lottery.connectivity import line
 from dst.studies.lottery.pruning import prunable, prune, random_masks
-from dst.studies.lottery.runs import Report, Row
+from dst.studies.runs import Report, Row
 from dst.train import loop, setup
 from dst.train.config.run import Config
 from dst.train.optimizer import learning_rate

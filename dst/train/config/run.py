@@ -79,7 +79,8 @@ _DOORS = {
     "optimizer": OPTIMIZER,
 }
 _LONGEST_NAME = 100
-_OF_OTHERS = {"lottery": "dst lottery"}  # sections that are no part of one run
+# Sections that are no part of one run, and the commands that read them.
+_OF_OTHERS = {"lottery": "dst lottery", "continual": "dst continual"}
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,11 @@ class Config:
             raise ValueError(
                 f"start.step must be 0 with method {self.method.name!r}, whose topology steps are "
                 f"counted from the start of a run, got {start.step}. Only fixed masks can go on."
+            )
+        if start.trained and (isinstance(self.rule(), Latent) or self.rule().when is not None):
+            raise ValueError(
+                f"start.trained must be null with method {self.method.name!r}, whose masks change: "
+                "what it drops would be lost. Only the weights of fixed masks can be frozen."
             )
         if self.method.name == "from_masks" and start.masks is None:
             raise ValueError(

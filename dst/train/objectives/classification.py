@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from dst.core import checks
 from dst.core.registry import named
 from dst.core.typing import Array, Float, Int
 
@@ -15,15 +16,50 @@ from dst.core.typing import Array, Float, Int
 @named("classification", labels="class")
 @dataclass(frozen=True)
 class Classification:
-    """Cross-entropy of logits, in nats; the metrics have the accuracy, in [0, 1], too."""
+    """Cross-entropy of logits, in nats; the metrics have the accuracy, in [0, 1], too.
+
+    Attributes:
+      classes: those that compete; the outputs of all others count as minus infinity. Every label
+        must be one of them. null: all.
+    """
+
+    classes: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is None:
+            return
+        for i in self.classes:
+            checks.integer("classes", i, at_least=0)
+        if len(set(self.classes)) < max(len(self.classes), 2):
+            raise ValueError(
+                f"classes must be two different ones at least, or null for all, got "
+                f"{list(self.classes)}."
+            )
+
+    @property
+    def arrays(self) -> Array | None:
+        """The classes, so that tasks of as many classes share their compiled programs."""
+        return None if self.classes is None else jnp.array(self.classes, jnp.int32)
 
     def loss(
-        self, model: Any, batch: tuple[Array, Array], key: Array
+        self, model: Any, batch: tuple[Array, Array], key: Array, arrays: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """The mean over all labels."""
         inputs, labels = batch
-        scores = cross_entropy(model(inputs), labels)
+        logits = model(inputs)
+        if self.classes is not None:
+            logits = self._masked(logits, self.arrays if arrays is None else arrays)
+        scores = cross_entropy(logits, labels)
         return scores["loss"], scores
+
+    def _masked(self, logits: Array, classes: Array | None) -> Array:
+        if max(self.classes or ()) >= logits.shape[-1]:
+            raise ValueError(
+                f"objective.classes must be below {logits.shape[-1]}, the number of outputs, got "
+                f"{list(self.classes or ())}."
+            )
+        allowed = jnp.zeros(logits.shape[-1:], bool).at[classes].set(True)
+        return jnp.where(allowed, logits, -jnp.inf)
 
 
 def cross_entropy(

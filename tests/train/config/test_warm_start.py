@@ -116,6 +116,7 @@ def test_a_run_with_a_start_resumes_wherever_it_is_moved(parent, masks, tmp_path
         (["start.step=5"], ["start.step", "'rigl'", "topology steps"]),
         (["train.snapshots=[41]"], ["snapshots", "41"]),
         (["lottery.rounds=3"], ["lottery", "dst lottery"]),
+        (["continual.tasks=3"], ["continual", "dst continual"]),
     ],
 )
 def test_a_start_that_cannot_be_is_refused(overrides, parts, tmp_path):

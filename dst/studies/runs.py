@@ -23,12 +23,16 @@ from dst.train.config.warm_start import FixedMasks, Start
 from dst.train.records import run_dir
 from dst.train.state import TrainState
 
-Row = dict[str, Any]  # the figures of one round or run, as in `lottery.json`
+Row = dict[str, Any]  # the figures of one round, run or task, as in the JSON file of a study
 Report = Callable[[list[Row]], None]  # called with all rows so far
 
 
-def check(config: Config) -> Config:
+def check(config: Config, command: str) -> Config:
     """The config with what pins its data, if its networks can be judged.
+
+    Args:
+      config: of a study.
+      command: of ``dst``, for messages.
 
     Raises:
       ConfigError: they have no accuracy, or the config does not fit the data, the network or the
@@ -37,8 +41,8 @@ def check(config: Config) -> Config:
     pieces = setup.make(config)
     if pieces.labels not in (None, "class"):
         raise setup.SetupError(
-            f"dst lottery compares networks by their accuracy, and needs an objective of classes; "
-            f"that of {config.data.name} is of labels of the kind {pieces.labels!r}."
+            f"dst {command} compares networks by their accuracy, and needs an objective of "
+            f"classes; that of {config.data.name} is of labels of the kind {pieces.labels!r}."
         )
     return pieces.config
 
@@ -99,7 +103,11 @@ class Judge:
 
     def error(self, weights: Mapping[str, np.ndarray]) -> float:
         """Fraction of wrong answers."""
-        return 1 - float(self._setup.evaluate(self._with(weights))["accuracy"])
+        return 1 - self.accuracy(weights)
+
+    def accuracy(self, weights: Mapping[str, np.ndarray]) -> float:
+        """Fraction of right answers."""
+        return float(self._setup.evaluate(self._with(weights))["accuracy"])
 
     def halves(self, weights: Mapping[str, np.ndarray]) -> tuple[float, ...]:
         """Accuracy on the even and on the odd test examples."""
