@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, TypeGuard
 
+import jax
 import jax.numpy as jnp
 
 from dst.core.text import shown
@@ -30,6 +31,8 @@ _NUMBERS = 2**25  # of all blocks that are factorised at once
 _RELATIVE = 1e-6  # to the largest number of the diagonal, a dampening after one that failed
 
 Function = Callable[..., tuple[Array, Array]]
+
+_best = jax.jit(best_of_all, static_argnames=("layouts", "min_active"))
 
 
 class SecondOrder(Protocol):
@@ -209,6 +212,6 @@ def compete(run: Leaves, method: SecondOrder, pieces: Sequence[Piece], sparsity:
         )
     units = sum(x.size for x in pooled)
     keep = units - of_global(sparsity, units)
-    best = best_of_all(pooled, layouts, keep, 1, alive)
+    best = _best(pooled, layouts=tuple(layouts), k=keep, min_active=1, among=alive)
     for piece, layout, mask in zip(pieces, layouts, best, strict=True):
         run.chosen[piece.name] = layout.spread(mask)
