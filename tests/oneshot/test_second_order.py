@@ -228,6 +228,7 @@ def test_surgery_step_by_step_is_that_with_fresh_inverses():
         assert float(found[order[count - 1]]) == pytest.approx(d @ h @ d / 2, rel=1e-4)
 
 
+@pytest.mark.evidence
 def test_a_unit_costs_what_its_best_removal_costs():
     w, x = RANDOM.normal(size=8), RANDOM.normal(size=(20, 8))
     h = x.T @ x
@@ -380,6 +381,7 @@ def test_a_pruning_that_was_stopped_goes_on(tmp_path):
         dst.prune(PARAMS, 0.5, directory=tmp_path, **doubled)
 
 
+@pytest.mark.evidence
 def test_slices_of_stacked_layers_are_matrices_of_their_own():
     stacked = np.stack([RANDOM.normal(size=(6, 6)) for _ in range(3)]).astype(np.float32)
     x = [jnp.asarray(RANDOM.normal(size=(5, 6)), jnp.float32) for _ in range(9)]
