@@ -124,7 +124,7 @@ def learn(tasks: Tasks, where: Path, number: int) -> Learned:
         name_of(number),
         method=Section("from_masks", FixedMasks()),
         train=replace(tasks.config.train, steps=steps),
-        start=Start(str(last), str(masks_file), str(trained)),
+        start=Start(str(last), str(masks_file), trained=str(trained)),
     )
     figures = loop.finish(again, where / name_of(number))
     return Learned(

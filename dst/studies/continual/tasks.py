@@ -137,7 +137,7 @@ def Task(
     for name, part in parts.items():
         if not len(part):
             raise ValueError(f"no example in the {name} split is of the classes {list(own)}.")
-    return replace(whole, **parts, identity={})
+    return replace(whole, train=parts["train"], test=parts["test"], identity={})
 
 
 def _with_labels(split: Split, classes: tuple[int, ...]) -> Subset:

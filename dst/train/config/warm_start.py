@@ -23,16 +23,16 @@ class Start:
       weights: safetensors file of all weights by leaf path; null: new ones, by the seed.
       masks: safetensors file of the connections to start with, by leaf path; their counts replace
         the allocation. null: those of sparsify.initial.
-      trained: safetensors file of bool masks by leaf path: the weights that are trained. All others
-        keep every bit, whole leaves without a mask too. null: all are trained.
       step: optimizer updates that count as done: learning rate and batches go on from there. The
         optimizer's own state is new.
+      trained: safetensors file of bool masks by leaf path: the weights that are trained. All others
+        keep every bit, whole leaves without a mask too. null: all are trained.
     """
 
     weights: str | None = None
     masks: str | None = None
-    trained: str | None = None
     step: int = 0
+    trained: str | None = None
 
     def __post_init__(self) -> None:
         checks.integer("step", self.step, at_least=0)
