@@ -85,7 +85,10 @@ def test_methods_and_first_words_of_generated_pages_are_linked_as_pages_of_the_s
 
 
 # Each trains or compiles for ten seconds and more.
-SLOW = [f"docs/howto/{x}.md" for x in ("recover", "blocks", "caches", "prune", "robustness")]
+SLOW = [
+    f"docs/howto/{x}.md"
+    for x in ("recover", "blocks", "caches", "prune", "robustness", "continual")
+]
 
 
 # README's script is run by tests/test_adoption.py.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,16 @@ from dst.train.records import checkpoint, run_dir
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
-STUDIES = [
-    path
-    for path in FILES
-    if any(f"\n{x}:" in path.read_text(encoding="utf-8") for x in ("lottery", "continual"))
-]
+STUDIES = {
+    kind: [path for path in FILES if f"\n{kind}:" in path.read_text(encoding="utf-8")]
+    for kind in ("lottery", "continual")
+}
 SWEEPS = [
     path
     for path in [*FILES, *sorted((ROOT / "experiments").rglob("*.yaml"))]
     if "\nparameters:" in path.read_text(encoding="utf-8")
 ]
-CONFIGS = [path for path in FILES if path not in [*STUDIES, *SWEEPS]]
+CONFIGS = [path for path in FILES if path not in [*chain(*STUDIES.values()), *SWEEPS]]
 
 # One device: the tests run under eight, and most laws here are not about devices.
 SMALL = """

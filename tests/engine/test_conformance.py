@@ -338,6 +338,9 @@ LATENT = {
     "top-kast": Case(lambda n: dst.TopKAST(SPARSITY, 0.5), kept, changes=False),
     "top-kast-every": Case(lambda n: dst.TopKAST(SPARSITY, 0.5, every=EVERY), kept),
     "edge-popup": Case(lambda n: dst.EdgePopup(SPARSITY), kept, changes=False),
+    "piggyback": Case(
+        lambda n: dst.Piggyback(SPARSITY), dense_in(range(-1, 10**6)), False, learned
+    ),
     "hydra": Case(lambda n: dst.HYDRA(SPARSITY), kept, changes=False),
     "top-k-weights": Case(lambda n: dst.TopKWeights(SPARSITY, anneal=0), kept, changes=False),
 }

@@ -20,7 +20,7 @@ from dst.train.config.run import ConfigError
 from dst.train.records import checkpoint, loggers, run_dir
 from dst.train.records.run_dir import DirectoryError
 from tests.studies.continual.small import CONFIG, STEPS, study
-from tests.training import states_in
+from tests.training import STUDIES, states_in
 
 SET = ("method={name: set, sparsity: 0.8, every: 4, stop: 100%}",)
 
@@ -49,6 +49,12 @@ def test_a_task_begins_with_weights_and_masks_of_the_one_before(finished):
     seen = [json.loads(json.dumps(x)) for x in loggers.read(finished / "task-02" / "metrics.jsonl")]
     steps = [x["step"] for x in seen if x["kind"] == "topology"]
     assert steps[0] <= 5, "the schedule starts again"
+
+
+@pytest.mark.parametrize("path", STUDIES["continual"], ids=lambda p: p.stem)
+def test_studies_of_the_repository_can_be_read(path):
+    study = load(path)
+    assert study.continual.tasks >= 2 and dump(study)
 
 
 def test_rows_are_the_trainers_own_accuracies_on_every_task(finished):
