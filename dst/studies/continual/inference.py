@@ -15,6 +15,7 @@ from dst.io.safetensors import replaced
 from dst.studies.continual.sequence import Tasks, Weights
 from dst.train import data, state
 from dst.train.data import stream
+from dst.train.setup import SetupError
 
 Call = Callable[[Params, Array], Array]
 
@@ -56,12 +57,21 @@ class Inference:
 
     Args:
       tasks: of the study.
+
+    Raises:
+      SetupError: a network with running statistics, which are those of one task only.
     """
 
     def __init__(self, tasks: Tasks):
         self._tasks = tasks
         dataset = data.load(tasks.config.data)
         model = state.network(tasks.config.model, dataset.shape, dataset.classes, tasks.config.seed)
+        if jax.tree.leaves(nnx.state(model, nnx.BatchStat)):
+            raise SetupError(
+                "continual.strategy.infer mixes the weights of all tasks, but the statistics of "
+                "BatchNorm would be those of one task. Choose a network without BatchNorm, or give "
+                "the task with infer: false."
+            )
         model.eval()
         graph, self._params = nnx.graphdef(model), state.parameters(model)
         carried = state.variables(model)

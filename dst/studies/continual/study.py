@@ -56,9 +56,10 @@ def run(study: Study, where: str | Path, *, overwrite: bool = False) -> dict[str
     study = replace(study, config=runs.check(study.config, KEY))
     tasks = Tasks(study)
     tasks.own(getattr(study.continual.strategy.value, "own", ()))
+    inference = _inference(tasks)
     config, files = enclosed(study.config)
     with run_dir.create(path, dump(replace(study, config=config)), overwrite, files):
-        return _finish(tasks, path)
+        return _finish(tasks, path, inference)
 
 
 def resume(where: str | Path) -> dict[str, Any]:
@@ -70,7 +71,8 @@ def resume(where: str | Path) -> dict[str, Any]:
     path = Path(where)
     directories.check(path, KEY)
     with run_dir.lock(path):
-        return _finish(Tasks(load(path / run_dir.CONFIG)), path)
+        tasks = Tasks(load(path / run_dir.CONFIG))
+        return _finish(tasks, path, _inference(tasks))
 
 
 def read(where: str | os.PathLike[str]) -> dict[str, Any]:
@@ -82,7 +84,13 @@ def read(where: str | os.PathLike[str]) -> dict[str, Any]:
     return directories.read(Path(where), KEY)
 
 
-def _finish(tasks: Tasks, where: Path) -> dict[str, Any]:
+def _inference(tasks: Tasks) -> Inference | None:
+    """What finds the task of an example, where it is not given."""
+    infers = getattr(tasks.study.continual.strategy.value, "infer", False)
+    return Inference(tasks) if infers else None
+
+
+def _finish(tasks: Tasks, where: Path, inference: Inference | None) -> dict[str, Any]:
     study = tasks.study
     strategy = study.continual.strategy
     result: dict[str, Any] = {
@@ -93,7 +101,6 @@ def _finish(tasks: Tasks, where: Path) -> dict[str, Any]:
         "finished": False,
         "rows": [],
     }
-    inference = Inference(tasks) if getattr(strategy.value, "infer", False) else None
     with shared_programs(), signals.caught():
         for number in tasks.numbers:
             learned = _LEARN[strategy.name](tasks, where, number)

@@ -199,3 +199,12 @@ PACKNET, POPUP = "continual.strategy=packnet", "method={name: edge-popup, sparsi
 def test_what_makes_no_sense_is_refused(overrides, words, tmp_path):
     with pytest.raises(ConfigError, match=words):
         study(tmp_path, *overrides)
+
+
+def test_a_network_with_running_statistics_infers_no_task(tmp_path):
+    network = "model={name: convnet, channels: [4], norm: batch}"
+    infer = ("continual.strategy={name: supsup, infer: true}", "continual.scenario=domain")
+    found = study(tmp_path, POPUP, network, "train.recalibrate=1", *infer)
+    with pytest.raises(ConfigError, match="without BatchNorm"):
+        continual.run(found, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
