@@ -55,14 +55,14 @@ def pytest_runtest_teardown(item, nextitem):
     global _lowered
     if _lowered > LOWERED and (nextitem is None or nextitem.path != item.path):
         jax.clear_caches()
+        gc.collect()
         _lowered = 0
 
 
 def pytest_collection_finish(session):
-    """What was imported stays: looking through it for garbage cost 7 % of the time."""
+    """What was imported stays, so it is not looked through for garbage."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 def _put_whole(self, key, value):
