@@ -62,6 +62,7 @@ def test_a_loss_within_a_call_is_reported_at_its_step(tmp_path, monkeypatch):
             loop.train(small(tmp_path, CALLS), tmp_path / "run")
 
 
+@pytest.mark.evidence
 def test_an_update_within_a_call_is_skipped(tmp_path, monkeypatch):
     with faults.before_step(monkeypatch, {}, bad=(8,)):
         loop.train(small(tmp_path, CALLS, "train.on_nonfinite=skip"), tmp_path / "calls")

@@ -118,6 +118,7 @@ def test_a_run_begins_with_files_of_the_other_form(runs, tmp_path):
     assert_same(dst.masks(packed.opt_state), dst.masks(masked.opt_state))
 
 
+@pytest.mark.evidence
 def test_devices_divide_the_slots_of_a_run(tmp_path):
     """Before and after a topology step. What SET grows does not depend on the order of sums."""
     shared = "sparsify.form=packed", "method.name=set", "model.hidden=[2048]"

@@ -12,7 +12,12 @@ from tests.training import assert_same, batch, small
 
 
 @pytest.mark.parametrize(
-    "change", ["method.name=rigl", "method={name: sr-ste, n: 2, m: 4}", "sparsify.form=packed"]
+    "change",
+    [
+        "method.name=rigl",
+        "method={name: sr-ste, n: 2, m: 4}",
+        pytest.param("sparsify.form=packed", marks=pytest.mark.evidence),
+    ],
 )
 def test_pieces_of_another_seed_share_what_is_compiled_and_begin_as_their_own(change, tmp_path):
     one = setup.make(small(tmp_path, change))
