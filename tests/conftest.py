@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 # Before JAX is imported: it reads the environment once.
@@ -15,6 +16,10 @@ _ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler"
 if _ORDER not in os.environ["XLA_FLAGS"]:
     os.environ["XLA_FLAGS"] += f" {_ORDER}=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# A shell lets what it starts in the background ignore SIGINT, which tests of signals are about.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import pytest

@@ -106,6 +106,7 @@ EVERY_KIND = {
     "structure-decay": {"start": 10, "stop": 30},
     "edge-popup": {"sparsity": 0.5},
     "hydra": {"sparsity": 0.5},
+    "piggyback": {"expected": 0.5},
     "top-k-weights": {"sparsity": 0.5},
 }
 
