@@ -112,6 +112,11 @@ def test_rows_of_a_table_that_are_not_made_again_stay():
     assert merged("", ["80%", "bits"], new, order) == kept[1:]
 
 
+def test_the_first_table_of_a_text_is_read():
+    two = "text\n" + "\n\n".join(markdown.table([x], [[1]]) for x in "ab")
+    assert markdown.read_table(two) == (["a"], [["1"]])
+
+
 def test_a_method_is_added_to_the_tables_and_the_picture_of_a_network(tmp_path):
     def runs(accuracy, *sparsities):
         seeds = (0.0, 0.02)

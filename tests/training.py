@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dst.studies import directories
 from dst.train import setup
 from dst.train.config import run as config
 from dst.train.records import checkpoint, run_dir
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 STUDIES = {
     kind: [path for path in FILES if f"\n{kind}:" in path.read_text(encoding="utf-8")]
-    for kind in ("lottery", "continual")
+    for kind in directories.PACKAGES
 }
 SWEEPS = [
     path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,32 @@ def run(where: Path, source: str, start: Callable[[Any, Report], Any]) -> int:
     if code == DONE and processes.first():
         print(f"report: {where / run_dir.REPORT}")
     return code
+
+
+def new_study(
+    key: str,
+    config: Path,
+    overrides: Sequence[str] | None,
+    directory: Path | None,
+    overwrite: bool,
+) -> int:
+    """Reads the config of a study and starts it; as :func:`study`."""
+    from dst.studies import directories
+    from dst.train.config.run import source
+    from dst.train.records import run_dir
+
+    changes = overrides or []
+    settings = directories.package(key).load(config, changes)
+    if settings.config.hosts.coordinator is not None:
+        return fail("hosts.coordinator must be null: a study runs in one process", BAD_INPUT)
+    where = directory or Path("runs") / settings.config.name
+    run_dir.check_free(where, overwrite)
+    return study(
+        where,
+        source(config, changes),
+        key,
+        lambda package: package.run(settings, where, overwrite=overwrite),
+    )
 
 
 @tolerated()

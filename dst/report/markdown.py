@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def read_table(text: str) -> tuple[list[str], list[list[str]]]:
     >>> read_table(table(["method", "R_s"], [["RigL", 0.27]]))
     (['method', 'R_s'], [['RigL', '0.27']])
     """
-    lines = [x for x in text.splitlines() if x.startswith("|")]
+    from_first = dropwhile(lambda x: not x.startswith("|"), text.splitlines())
+    lines = takewhile(lambda x: x.startswith("|"), from_first)
     cells = [[x.strip() for x in line[1:].removesuffix("|").split("|")] for line in lines]
     return (cells[0], cells[2:]) if cells else ([], [])
 

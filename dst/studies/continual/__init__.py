@@ -25,7 +25,7 @@ _HOMES = lazy.homes(
         "packnet": ("pack",),
         "report": ("write_report",),
         "study": ("read", "resume", "run", "table"),
-        "tasks": ("Task",),
+        "tasks": ("task",),
     }
 )
 

@@ -16,7 +16,7 @@ import dst
 from dst.core.patterns import chosen, require_matches
 from dst.studies import runs
 from dst.studies.continual.config import Study
-from dst.studies.continual.tasks import Task, classes_of
+from dst.studies.continual.tasks import classes_of, task
 from dst.train import data, setup
 from dst.train.config.run import DATA, METHOD, OBJECTIVE, Config
 from dst.train.config.schema import Section
@@ -124,7 +124,7 @@ class Tasks:
         """
         config, settings = self.config, self.settings
         given = {
-            "import": f"{Task.__module__}:{Task.__name__}",
+            "import": f"{task.__module__}:{task.__name__}",
             "batch_size": config.data.value.batch_size,
             "of": DATA.dump(config.data),
             "number": number,

@@ -92,10 +92,10 @@ def classes_of(classes: int, tasks: int, number: int) -> tuple[int, ...]:
     return tuple(map(int, np.array_split(np.arange(classes), tasks)[number - 1]))
 
 
-def Task(
+def task(
     *, of: Mapping[str, Any], number: int, tasks: int, scenario: Scenario, seed: int
 ) -> Dataset:
-    """One task of a sequence: a data set for ``data: {import: dst.studies.continual.tasks:Task}``.
+    """One task of a sequence: a data set for ``data: {import: dst.studies.continual.tasks:task}``.
 
     Args:
       of: the section ``data`` of the whole data set.
@@ -110,8 +110,8 @@ def Task(
       ValueError: labels that are no single classes, too many tasks, or a task without examples.
 
     Example:
-      >>> task = Task(of={"name": "digits"}, number=2, tasks=5, scenario="class", seed=0)
-      >>> sorted(set(task.test.take(np.arange(len(task.test)))[1].tolist()))
+      >>> second = task(of={"name": "digits"}, number=2, tasks=5, scenario="class", seed=0)
+      >>> sorted(set(second.test.take(np.arange(len(second.test)))[1].tolist()))
       [2, 3]
 
     References: van de Ven and Tolias 2019, "Three scenarios for continual learning"

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dst.core import checks
 from dst.core.registry import named
 from dst.core.typing import Array, Float, Int
+
+_LOOKED_AT = 1024  # test examples whose labels are compared with `classes`
 
 
 @named("classification", labels="class")
@@ -34,6 +37,29 @@ class Classification:
             raise ValueError(
                 f"classes must be two different ones at least, or null for all, got "
                 f"{list(self.classes)}."
+            )
+
+    def check(self, dataset: Any) -> None:
+        """Refuses a data set that has other classes.
+
+        Args:
+          dataset: the :class:`dst.train.data.Dataset`.
+
+        Raises:
+          ValueError: classes that it has not, or a label of a test example that is none of them.
+        """
+        if self.classes is None:
+            return
+        if max(self.classes) >= dataset.classes:
+            raise ValueError(
+                f"objective.classes must be below {dataset.classes}, the number of classes, got "
+                f"{list(self.classes)}."
+            )
+        _, labels = dataset.test.take(np.arange(min(len(dataset.test), _LOOKED_AT)))
+        if others := sorted({*np.unique(labels).tolist()} - {*self.classes}):
+            raise ValueError(
+                f"objective.classes are {list(self.classes)}, but test examples are of the classes "
+                f"{others}, too. Choose data of these classes alone, or leave classes out."
             )
 
     @property

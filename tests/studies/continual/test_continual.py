@@ -97,6 +97,19 @@ def test_classes_of_an_objective_are_checked():
         objective.loss(lambda x: x, batch, jax.random.key(0))
 
 
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [([0, 10], "must be below 10"), ([0, 1], r"test examples are of the classes \[2, 3, .* 9\]")],
+)
+def test_data_of_other_classes_are_refused_before_anything_is_written(classes, words, tmp_path):
+    run = {"objective": {"name": "classification", "classes": classes}, "mesh": {"data": 1}}
+    (tmp_path / "run.yaml").write_text(CONFIG.replace("continual: {tasks: 2}", ""))
+    settings = config.load(tmp_path / "run.yaml", [f"{k}={v}" for k, v in run.items()])
+    with pytest.raises(ConfigError, match=words):
+        loop.train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 class Killed(Exception):
     """Stands for the end of a process."""
 
@@ -199,6 +212,10 @@ PACKNET, POPUP = "continual.strategy=packnet", "method={name: edge-popup, sparsi
 def test_what_makes_no_sense_is_refused(overrides, words, tmp_path):
     with pytest.raises(ConfigError, match=words):
         study(tmp_path, *overrides)
+
+
+def test_a_run_names_the_command_of_every_study():
+    assert {k: f"dst {k}" for k in directories.PACKAGES} == config._OF_OTHERS
 
 
 def test_a_network_with_running_statistics_infers_no_task(tmp_path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dst.studies.continual.tasks import Task, classes_of
+from dst.studies.continual.tasks import classes_of
+from dst.studies.continual.tasks import task as made
 from dst.train import data
 from dst.train.config.run import DATA
 
@@ -19,7 +20,7 @@ def everything(split):
 
 def task(number, tasks=5, scenario="class", **options):
     given = {"of": DIGITS, "seed": 0, "number": number, "tasks": tasks, "scenario": scenario}
-    return Task(**given | options)
+    return made(**given | options)
 
 
 @pytest.mark.parametrize("name", ["train", "test"])
