@@ -16,13 +16,15 @@ from tests.reference.optimizer import Momentum
 
 def test_scores_start_as_weights_scaled_by_the_largest_of_their_layer():
     """``fan_in`` 6, so the largest weight gets ``sqrt(6 / 6) = 1``; a layer of zeros gets zeros."""
-    weight = np.zeros((2, 6, 2), np.float32)
+    weight = np.zeros((3, 6, 2), np.float32)
     weight[0, 0] = [2.0, -0.5]
     weight[0, 1] = [1.0, 0.25]
+    weight[1, 2] = [0.25, -0.125]
     tx = dst.sparsify(optax.sgd(0.1), dst.HYDRA(0.5), stacked={"w": 1})
     state = tx.init({"w": weight})
     expected = np.zeros_like(weight)
     expected[0, 0], expected[0, 1] = [1.0, -0.25], [0.5, 0.125]
+    expected[1, 2] = [1.0, -0.5]
     np.testing.assert_array_equal(state.variables["w"]["latent"], expected)
 
 

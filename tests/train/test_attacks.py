@@ -67,6 +67,13 @@ def test_clipped_inputs_move_as_far_as_their_range_allows():
     np.testing.assert_allclose(ball.moved(inside, delta), expected, atol=1e-6)
 
 
+def test_a_perturbation_is_cut_to_the_range_of_its_input():
+    found = Ball(0.5, clip=(0.0, 1.0)).project(
+        jnp.array([[2.0, -2.0, 2.0]]), jnp.array([[0.2, 0.2, 0.9]])
+    )
+    np.testing.assert_allclose(found, [[0.5, -0.2, 0.1]], atol=1e-6)
+
+
 def test_radius_and_range_are_in_raw_units():
     """Raw inputs in [0, 1], normalised per channel; two units of the network are 0.5 raw ones."""
     mean, std = np.float32([0.5, 0.25, 0.0]), np.float32([0.25, 0.5, 1.0])

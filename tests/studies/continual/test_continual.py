@@ -91,6 +91,10 @@ def test_classes_of_an_objective_are_checked():
     for classes, words in (([1], "two different"), ([1, 1], "two different"), ([-1, 2], ">= 0")):
         with pytest.raises(ValueError, match=words):
             read({"name": "classification", "classes": classes}, "objective")
+    logits = jnp.array([[-3.0, 5.0, -2.0, 1.0]])
+    known = read({"name": "classification", "classes": [0, 2]}, "objective").value
+    loss, scores = known.loss(lambda x: x, (logits, jnp.array([0])), jax.random.key(0))
+    assert float(loss) == pytest.approx(np.log(1 + np.exp(1))) and scores["accuracy"] == 0
     objective = read({"name": "classification", "classes": [0, 7]}, "objective").value
     with pytest.raises(ValueError, match=r"classes must be below 4, the number of outputs"):
         batch = jnp.zeros((2, 4)), jnp.zeros(2, jnp.int32)

@@ -8,7 +8,7 @@ import pytest
 
 import dst
 from dst.studies import continual
-from dst.studies.continual.inference import entropy_slopes
+from dst.studies.continual.inference import _answer, entropy_slopes
 from dst.train.records import run_dir
 from tests.studies.continual.small import STEPS, study
 
@@ -51,6 +51,14 @@ def test_piggyback_masks_a_network_that_is_given(tmp_path):
     assert not chosen[KERNEL].all(), "with weights that are given, the first task has a mask too"
     np.testing.assert_array_equal(again[KERNEL], np.where(chosen[KERNEL], first[KERNEL], 0))
     np.testing.assert_array_equal(second_masks[KERNEL], masks[KERNEL])
+
+
+@pytest.mark.parametrize("sure", [0, 1])
+def test_an_example_is_of_the_task_whose_weights_make_the_network_sure(sure):
+    used = [jnp.array([[0.0, 0.1, 0.0]]), jnp.array([[0.0, 0.1, 0.0]])]
+    used[sure] = jnp.array([[2.0, 0.0, 0.0]])
+    answers, tasks = _answer(lambda w, x: x @ w, used, jnp.ones((2, 1)))
+    assert tasks.tolist() == [sure] * 2 and answers.tolist() == [0, 0]
 
 
 @pytest.mark.evidence
