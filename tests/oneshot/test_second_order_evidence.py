@@ -18,7 +18,7 @@ WIDTHS = (64, 48, 32, 10)
 def loss(params, batch):
     x, labels = batch
     for i in range(len(WIDTHS) - 1):
-        x = x @ params[f"w{i}"] + params[f"b{i}"]
+        x = x @ params[f"w{i}"] + params[f"b{i}"][None]
         x = jax.nn.relu(x) if i + 2 < len(WIDTHS) else x
     return optax.softmax_cross_entropy_with_integer_labels(x, labels).mean()
 
